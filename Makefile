@@ -1,0 +1,50 @@
+# Everything a checkout needs; `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format pins clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "classify-pipeline needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
+	  echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+	@touch $@
+
+setup: $(INSTALLED) ## make .venv and install the project into it, pinned
+
+run: $(INSTALLED) ## classify data/sample with the embedded endpoint and show the result
+	$(BIN)/classify run --config configs/sample.yaml --overwrite
+	@$(BIN)/python -c "import pyarrow.parquet as p; t = p.read_table('output/reviews.parquet'); \
+	  print('\noutput/reviews.parquet,', t.num_rows, 'rows; the first ones:\n'); \
+	  print(t.slice(0, 8).select(['id', 'rating', 'review', 'label', 'score', 'error']).to_pandas().to_string(index=False, max_colwidth=48))"
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+pins: ## write constraints.txt anew from the newest versions that fit
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,dev]'
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+	@touch $(INSTALLED)
+
+clean: ## remove .venv, caches and output/
+	rm -rf $(VENV) output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

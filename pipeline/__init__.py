@@ -1,0 +1,24 @@
+"""Label a large table with a text-classification model behind an HTTP endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.api import RunResult, aclassify, classify, run
+    from pipeline.config import RunConfig
+    from pipeline.errors import ClassifyError
+
+__version__ = "0.1.0"
+__all__ = ["ClassifyError", "RunConfig", "RunResult", "aclassify", "classify", "run"]
+
+_HOMES = {"ClassifyError": "errors", "RunConfig": "config"}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: `classify --help` and an import should not wait for Arrow and aiohttp.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)

@@ -1,0 +1,190 @@
+"""What notebooks and the command line call: `run`, `classify` and `aclassify`."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import RunConfig
+from pipeline.errors import InputError, Interrupted
+from pipeline.producer import TableSource
+from pipeline.run import Run, install_signal_handlers
+from pipeline.workers import output_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from pipeline.events import Observer
+
+T = TypeVar("T")
+
+_SIGINT = 2
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run; `summary` has all of it, as docs/reference describes."""
+
+    summary: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every row is labelled or errors are within `max_errors`, else 3."""
+        return int(self.summary["exit_code"])
+
+    @property
+    def output(self) -> Path:
+        """The labelled table."""
+        return Path(self.summary["output"])
+
+    def __str__(self) -> str:
+        found = self.summary
+        return (
+            f"{found['output']}: {found['rows']:,} rows, {found['labelled']:,} labelled, "
+            f"{found['errors']:,} with errors; {found['requests']:,} requests in "
+            f"{found['seconds']:,.1f} s"
+        )
+
+
+def run(
+    config: RunConfig,
+    *,
+    observers: Sequence[Observer] = (),
+    restart: bool = False,
+    overwrite: bool = False,
+) -> RunResult:
+    """Label a table of files, as `classify run` does.
+
+    Runs inside a running event loop too (in a thread of its own). Raises an error of the tree in
+    `pipeline.errors`; what was committed by then is kept, and the same call continues it.
+    """
+    job = Run(config, observers=observers)
+    return RunResult(_blocking(job, lambda: job.execute(restart=restart, overwrite=overwrite)))
+
+
+def classify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:
+    """Label a table in memory and give the same kind of table back, with the result columns.
+
+    `table` is a pandas or polars DataFrame, a pyarrow Table, or anything else that offers the
+    Arrow PyCapsule interface (which comes back as a pyarrow Table). `settings` are those of
+    RunConfig. With `checkpoint`, a directory, an interrupted call keeps what was done and the
+    same call continues it. Runs inside a running event loop too.
+    """
+    with _InMemory(table, checkpoint, settings) as work:
+        _blocking(work.job, work.job.execute)
+        return work.result()
+
+
+async def aclassify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:
+    """Do what `classify` does without blocking the event loop."""
+    with _InMemory(table, checkpoint, settings) as work:
+        await work.job.execute()
+        return await asyncio.to_thread(work.result)
+
+
+class _InMemory:
+    """A run over a table in memory: its output lies in the checkpoint, or in a temporary place."""
+
+    def __init__(self, table: Any, checkpoint: str | Path | None, settings: dict[str, Any]) -> None:
+        self._table = table
+        self._checkpoint = checkpoint
+        self._settings = settings
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        arrow = _as_arrow(self._table)
+        directory = Path(
+            self._checkpoint
+            or self._stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
+        )
+        self._output = directory / "labelled.parquet"
+        settings = {**self._settings, "input": "(a table in memory)", "output": self._output}
+        self._config = RunConfig(**settings)
+        self.job = Run(self._config, source=TableSource(arrow), directory=directory)
+        self._schema = output_schema(arrow.schema, self._config)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def result(self) -> Any:
+        """The labelled table, of the kind that was given."""
+        labelled = pq.read_table(self._output, schema=self._schema, partitioning=None)
+        kind = type(self._table).__module__.partition(".")[0]
+        if kind == "pandas":
+            # The caller's own columns and index, untouched; only the results come from Arrow.
+            added = labelled.select(labelled.schema.names[self._table.shape[1] :]).to_pandas()
+            return self._table.assign(**{str(name): added[name].array for name in added})
+        if kind == "polars":
+            import polars as pl  # noqa: PLC0415  (the caller has it)
+
+            return pl.from_arrow(labelled)
+        return labelled
+
+
+def _as_arrow(table: Any) -> Any:
+    """Read a table through Arrow. Raises InputError for what is no table."""
+    try:
+        if type(table).__module__.partition(".")[0] == "pandas":
+            return pa.Table.from_pandas(table, preserve_index=False)
+        return pa.table(table)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise InputError(
+            f"A {type(table).__name__} cannot be read as a table: {error}. Give a pandas or polars "
+            "DataFrame, a pyarrow Table, or anything with the Arrow PyCapsule interface."
+        ) from None
+
+
+def _blocking(job: Run, execute: Callable[[], Awaitable[T]]) -> T:
+    """Run to the end from synchronous code, wherever that code runs."""
+
+    async def main() -> T:
+        remove_handlers = install_signal_handlers(job)
+        try:
+            return await execute()
+        finally:
+            remove_handlers()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(main())
+    return _in_own_thread(job, main)
+
+
+def _in_own_thread(job: Run, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run beside a loop that is running here already, such as Jupyter's."""
+    outcome: list[Any] = []
+    loop = asyncio.new_event_loop()
+
+    def work() -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                outcome.extend((runner.run(main()), None))
+        except BaseException as error:  # noqa: BLE001  (raised again by the caller)
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=work, name="classify")
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            reason = Interrupted(
+                "Interrupted; with `checkpoint` what was done is kept and the same call continues.",
+                _SIGINT,
+            )
+            loop.call_soon_threadsafe(job.stop, reason)
+    result: T
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result

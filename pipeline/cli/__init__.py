@@ -1,0 +1,48 @@
+"""The command line: parse, build a RunConfig, call the API, print. Nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+import pipeline
+
+_COMMANDS = {
+    "run": "Label a table: the job.",
+    "serve": "Serve the embedded models over HTTP, with faults on demand.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module only when that command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"pipeline.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pipeline.__version__, prog_name="classify")
+def main(**_: Any) -> None:
+    r"""Label every row of a table with a text-classification model behind an HTTP endpoint.
+
+    \b
+    Try it without an account:
+      classify run reviews.csv --text review --endpoint local -o labelled.parquet
+    With a model of the Hugging Face Hub (HF_TOKEN holds your token):
+      classify run reviews.csv --text review --model org/name -o labelled.parquet
+
+    The same command again continues what was interrupted, and does nothing once all is done.
+    """

@@ -1,0 +1,70 @@
+"""`classify run`: the job."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.output import fail, print_json, progress_for
+from pipeline.cli.settings import load_config, setting_options
+from pipeline.errors import ClassifyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("-o", "--output", metavar="PATH", help="A .parquet file, or a directory of them.")
+@click.option("--restart", is_flag=True, help="Throw away an unfinished run and begin anew.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
+@setting_options
+def run(
+    inputs: tuple[str, ...],
+    output: str | None,
+    *,
+    restart: bool,
+    overwrite: bool,
+    as_json: bool,
+    config_file: Path | None,
+    **settings: Any,
+) -> None:
+    r"""Label the rows of INPUT (files, globs or directories of .csv and .parquet).
+
+    \b
+    Examples:
+      classify run reviews.csv --text review --endpoint local -o labelled.parquet
+      classify run 'exports/*.parquet' --model org/name --rate 20 -o labelled.parquet
+      classify run --config nightly.yaml --deadline 6h --json
+
+    The output is the same table with `label`, `score` and `error` appended. Stopped or killed,
+    the same command continues; complete, it does nothing. Each flag is also a key of the YAML
+    file and an environment variable (--batch-size: batch_size, CLASSIFY_BATCH_SIZE).
+
+    \b
+    Exit codes: 0 complete; 2 wrong usage, settings or input; 3 complete with errors, or more
+    than --max-errors; 4 refused by the endpoint; 5 output in use; 75 stopped early, resumable;
+    130 and 143 stopped by a signal, resumable.
+    """
+    progress = progress_for(sys.stderr)
+    try:
+        config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
+        # Loaded only now: wrong settings need no Arrow.
+        from pipeline import api  # noqa: PLC0415
+
+        result = api.run(config, observers=[progress], restart=restart, overwrite=overwrite)
+    except ClassifyError as error:
+        progress.close()
+        fail(error, as_json=as_json)
+    progress.close()
+    if as_json:
+        print_json(result.summary)
+    else:
+        click.echo(str(result))
+        if result.summary["errors"]:
+            column = config.error_column
+            click.echo(f"The column {column!r} says why {result.summary['errors']:,} rows failed.")
+    sys.exit(result.exit_code)

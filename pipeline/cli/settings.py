@@ -1,0 +1,59 @@
+"""Options from settings: every field of RunConfig is a flag, so that none can be forgotten."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.config import RunConfig, allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Given as an argument and as -o.
+_ELSEWHERE = {"input", "output"}
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for each setting. Values stay text: RunConfig alone judges them."""
+    for key, field in reversed(RunConfig.model_fields.items()):
+        if key in _ELSEWHERE:
+            continue
+        flag = "--" + key.replace("_", "-")
+        meaning = f"{field.description} [{_default(field.default)}]"
+        if field.annotation is bool:
+            option = click.option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning)
+        else:
+            option = click.option(flag, metavar=_metavar(key), help=f"{meaning}")
+        command = option(command)
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="YAML file of settings, named as the flags are.",
+    )(command)
+
+
+def load_config(config_file: Path | None, flags: dict[str, Any]) -> RunConfig:
+    """Build the settings from flags, environment and file. Raises SettingsError."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    return RunConfig.load(given, file=config_file, environ=os.environ)
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "default: none" if value is None else f"default: {value}"
+
+
+def _metavar(key: str) -> str:
+    words = allowed(key)
+    known = {"a column name": "COLUMN", "a path": "PATH", "one character": "CHAR"}
+    if words in known:
+        return known[words]
+    if words.startswith(("seconds", "a whole", "a number")):
+        return "SECONDS" if words.startswith("seconds") else "N"
+    return "VALUE"

@@ -1,0 +1,283 @@
+"""RunConfig: one flat, validated set of settings.
+
+A setting `batch_size` is the flag `--batch-size`, the YAML key `batch_size`, the environment
+variable `CLASSIFY_BATCH_SIZE` and the keyword `batch_size=` in Python. Precedence: flag, then
+environment, then file, then default. The token is deliberately no setting (see `workers.token`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_PREFIX = "CLASSIFY_"
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
+    """Declare a setting: what it means and, in words, which values it takes."""
+    return Field(
+        default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints
+    )
+
+
+def _no_bool(value: Any) -> Any:
+    """Refuse `true` for a number: YAML makes it easy to write and Python would read 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("bool", "a boolean is no number")
+    return value
+
+
+def _one_or_many(value: Any) -> Any:
+    return (str(value),) if isinstance(value, str | Path) else value
+
+
+def _duration(value: Any) -> Any:
+    """Read seconds from a number or from `90s`, `30m`, `7h`, `1d`."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
+        if not found:
+            raise PydanticCustomError("duration", "not a duration")
+        return float(found[1]) * _UNITS_S[found[2]]
+    return _no_bool(value)
+
+
+def _rows_or_share(value: Any) -> Any:
+    """Read a number of rows, or a share of them such as `1%`, which is kept as text."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            percent = float(value.strip()[:-1])
+        except ValueError:
+            percent = -1.0
+        if not 0 <= percent <= 100:  # noqa: PLR2004
+            raise PydanticCustomError("share", "not a share between 0% and 100%")
+        return f"{percent:g}%"
+    return _no_bool(value)
+
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+PerSecond = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+MaxErrors = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="%$")],
+    BeforeValidator(_rows_or_share),
+]
+
+_COUNT = "a whole number from 1 up"
+_DURATION = "seconds above 0, or a duration such as 90s, 30m, 7h"
+_COLUMN = "a column name"
+_SWITCH = "true or false"
+
+
+class RunConfig(BaseModel):
+    """The settings of one run. Raises SettingsError for anything unknown or impossible."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (
+        _setting("files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst", "paths")
+    )
+    output: Path = _setting("a .parquet file, or a directory for a dataset of parts", "a path")
+    text: Name = _setting("column to classify", _COLUMN, "text")
+    text_pair: Name | None = _setting("second column, for models that take pairs", _COLUMN, None)
+    endpoint: Name = _setting(
+        "`local` (embedded), `hf` (serverless), or the URL of an endpoint",
+        "local, hf, or a URL with http:// or https://",
+        "hf",
+        pattern=r"^(local|hf|https?://[^\s/]+\S*)$",
+    )
+    model: Name | None = _setting("model id", "a model id such as org/name", None)
+    top_k: Literal["all"] | Count = _setting(
+        "labels asked for; over 1 adds the column of predictions", "1, 2, ... or all", 1
+    )
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = _setting(
+        "how the server turns logits into scores", "sigmoid, softmax, none", None
+    )
+    truncate: bool = _setting("ask the server to truncate long texts", _SWITCH, default=False)
+    server_cache: bool = _setting(
+        "false for nondeterministic models: sends x-use-cache: false", _SWITCH, default=True
+    )
+    batch_size: Literal["auto"] | Count = _setting(
+        "texts in one request", "1, 2, ... or auto", "auto"
+    )
+    concurrency: Count = _setting("the most requests in flight", _COUNT, 32)
+    rate: PerSecond | None = _setting(
+        "the most requests a second, retries included", "a number above 0", None
+    )
+    timeout_s: Seconds = _setting("one attempt, from sending to the last byte", _DURATION, 120.0)
+    max_loading_s: Seconds = _setting("how long to wait for a loading model", _DURATION, 1800.0)
+    max_outage_s: Seconds = _setting(
+        "how long to wait for an endpoint that is down", _DURATION, 600.0
+    )
+    dedup: bool = _setting("send identical inputs once", _SWITCH, default=True)
+    cache: Path | None = _setting("a response store shared between runs", "a path", None)
+    max_errors: MaxErrors | None = _setting(
+        "rows that may fail before the run stops", "a number of rows, or a share such as 1%", None
+    )
+    deadline: Seconds | None = _setting("stop resumably after this time", _DURATION, None)
+    max_requests: Count | None = _setting("stop resumably after this many requests", _COUNT, None)
+    grace_s: Seconds = _setting(
+        "after a signal, how long to wait for the answers in flight", _DURATION, 30.0
+    )
+    limit: Count | None = _setting("take the first rows only", _COUNT, None)
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = _setting(
+        "what separates the cells of a CSV file", "one character", ","
+    )
+    encoding: Name = _setting(
+        "encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark",
+        "auto, or a codec name such as latin-1",
+        "auto",
+    )
+    label_column: Name = _setting("output column of the label", _COLUMN, "label")
+    score_column: Name = _setting("output column of the score", _COLUMN, "score")
+    error_column: Name = _setting("output column of the error", _COLUMN, "error")
+    predictions_column: Name = _setting("output column of all predictions", _COLUMN, "predictions")
+    engine: Literal["local"] = _setting("where chunks are resolved", "local", "local")
+
+    # What decides the labels: a run continues only where these are what they were. `limit` is
+    # among them since it decides which rows there are; how CSV is read is part of the plan. All
+    # others may change between attempts.
+    RESULT_SETTINGS: ClassVar[tuple[str, ...]] = (
+        *("text", "text_pair", "endpoint", "model", "top_k", "function_to_apply", "truncate"),
+        "limit",
+        *("label_column", "score_column", "error_column", "predictions_column"),
+    )
+
+    def __init__(self, **settings: Any) -> None:
+        for key in settings:
+            if key not in type(self).model_fields:
+                raise SettingsError(_unknown(key))
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise SettingsError(_worded(error, settings)) from None
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.endpoint == "hf" and self.model is None:
+            raise SettingsError(
+                "model: required with the endpoint `hf`. Name one (--model org/name), "
+                "or try without an account: --endpoint local --model sentiment."
+            )
+        if self.cache is not None and not self.dedup:
+            raise SettingsError(
+                "cache: needs dedup, which is false: a cached answer stands for every row with "
+                "that text. Drop one of the two."
+            )
+        names = [self.label_column, self.score_column, self.error_column]
+        names += [self.predictions_column] if self.wants_predictions else []
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"{name!r} names two output columns: give each its own name.")
+
+    @property
+    def wants_predictions(self) -> bool:
+        """Whether the output has the column of all predictions."""
+        return self.top_k != 1
+
+    @property
+    def model_id(self) -> str | None:
+        """The model asked for; the embedded endpoint has a default."""
+        return self.model or ("sentiment" if self.endpoint == "local" else None)
+
+    @property
+    def texts_per_request(self) -> int:
+        """`batch_size` as a number; TEI's own maximum, 32, is the `auto` that suits all servers."""
+        return 32 if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def output_is_file(self) -> bool:
+        """Whether the output is one Parquet file rather than a directory of them."""
+        return self.output.suffix == ".parquet"
+
+    def result_settings(self) -> dict[str, Any]:
+        """Give the settings that change results, as plain JSON values."""
+        dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
+        return {**dumped, "model": self.model_id}
+
+    def allowed_errors(self, rows: int) -> int | None:
+        """How many of `rows` may fail; None for any number."""
+        if isinstance(self.max_errors, str):
+            return int(rows * float(self.max_errors[:-1]) / 100)
+        return self.max_errors
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, Any],
+        *,
+        file: Path | None = None,
+        environ: Mapping[str, str],
+    ) -> Self:
+        """Merge flags over the environment over a YAML file over the defaults.
+
+        A flag that was not given is absent from `flags`. Raises SettingsError, naming where the
+        value came from.
+        """
+        from_file = _read_yaml(file) if file else {}
+        from_env = {
+            name.removeprefix(ENV_PREFIX).lower(): value
+            for name, value in environ.items()
+            if name.startswith(ENV_PREFIX)
+        }
+        for where, settings in ((str(file), from_file), ("the environment", from_env)):
+            for key in settings:
+                if key not in cls.model_fields:
+                    raise SettingsError(f"{_unknown(key)} It stands in {where}.")
+        return cls(**{**from_file, **from_env, **flags})
+
+
+def allowed(key: str) -> str:
+    """Which values a setting takes, in words."""
+    extra = RunConfig.model_fields[key].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["allowed"])
+
+
+def _unknown(key: str) -> str:
+    if "token" in key.lower():
+        return (
+            f"{key}: the token is never a setting, so that it cannot end up in a file or a "
+            "process list. Put it into the environment variable HF_TOKEN."
+        )
+    near = difflib.get_close_matches(key.replace("-", "_").lower(), RunConfig.model_fields, 1, 0.5)
+    return f"{key}: no such setting." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _worded(error: ValidationError, settings: Mapping[str, Any]) -> str:
+    """Word what pydantic found: one line a setting, with key, value and what is allowed."""
+    lines = {}
+    for problem in error.errors():
+        key = str(problem["loc"][0])
+        if problem["type"] == "missing":
+            lines[key] = f"{key}: required. Give {allowed(key)}."
+        else:
+            lines[key] = f"{key}: {settings[key]!r} is not allowed. It takes {allowed(key)}."
+    return "\n".join(lines.values())
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot read the config file: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: the config file is not YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SettingsError(f"{file}: the config file must hold `setting: value` lines.")
+    return content

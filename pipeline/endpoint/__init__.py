@@ -1,0 +1,5 @@
+"""The local endpoint: the Hugging Face Inference API with embedded models, misbehaving on demand.
+
+`models` holds the models, `protocol` the shapes of requests and answers, `faults` what goes wrong
+in a rehearsal, `server` the HTTP application, `process` the endpoint as a process of its own.
+"""

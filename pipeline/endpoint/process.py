@@ -1,0 +1,180 @@
+"""The local endpoint as a process of its own, which never outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from pipeline.endpoint.models import DEFAULT_MODEL
+from pipeline.errors import ClassifyError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+_USAGE_EXIT: Final = SettingsError.exit_code
+_STDERR_TAIL_BYTES: Final = 2000
+
+
+class EndpointProcess:
+    """Serve embedded models on a free port of 127.0.0.1 while the block runs.
+
+    Works as a context manager and as an asynchronous one, in a loop of any thread. `arguments`
+    are further options of `classify serve`, such as `("--cold-start", "5")`. Entering waits for
+    the endpoint to listen, `startup_s` seconds at most; leaving sends SIGTERM, after `grace_s`
+    seconds SIGKILL, and reaps the process. A terminal's Ctrl-C does not reach it, so that a run
+    can drain; it holds a pipe to this process and ends when that closes, even by SIGKILL.
+
+    Entering raises SettingsError where the child refuses its options (an unknown model, a missing
+    package) and ClassifyError where it does not come up; both tell what the child wrote.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str] = (DEFAULT_MODEL,),
+        *,
+        arguments: Sequence[str] = (),
+        startup_s: float = 30.0,
+        grace_s: float = 5.0,
+    ) -> None:
+        self._command = [
+            sys.executable,
+            # Without the working directory on the path, a stray pipeline.py there is no danger.
+            *("-P", "-m", "pipeline.endpoint"),
+            *("--host", "127.0.0.1", "--port", "0", "--until-stdin-closes"),
+            *(part for model in models for part in ("--model", model)),
+            *arguments,
+        ]
+        self._startup_s = startup_s
+        self._grace_s = grace_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
+        self._announced: dict[str, Any] = {}
+
+    @property
+    def url(self) -> str:
+        """The address of the default model, `http://127.0.0.1:port`; known inside the block."""
+        return str(self._announced["url"])
+
+    @property
+    def pid(self) -> int:
+        """The process id of the child; known inside the block."""
+        return int(self._announced["pid"])
+
+    def __enter__(self) -> Self:
+        self._spawn()
+        try:
+            self._await_announcement()
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    async def __aenter__(self) -> Self:
+        self._spawn()
+        try:
+            await asyncio.to_thread(self._await_announcement)
+        except BaseException:
+            # Also on cancellation: the end of the child ends the thread that reads from it.
+            self._kill()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The thread goes on where the wait for it is cancelled: the child is reaped in any case.
+        await asyncio.to_thread(self._stop)
+
+    # Popen and not asyncio's subprocesses: those hang on a child watcher that belongs to one
+    # loop or thread, and on pipes that must be drained while that loop runs.
+    def _spawn(self) -> None:
+        # A file takes what a pipe would block on once nobody reads it.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _close
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                start_new_session=True,
+            )
+        except OSError:
+            self._close()
+            raise
+
+    def _await_announcement(self) -> None:
+        child = self._child
+        assert child is not None
+        assert child.stdout is not None
+        too_late = threading.Event()
+
+        def give_up() -> None:
+            too_late.set()
+            child.kill()
+
+        timer = threading.Timer(self._startup_s, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = child.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.endswith(b"\n") and not too_late.is_set():
+            self._announced = json.loads(line)
+            return
+        code = child.wait()
+        if too_late.is_set():
+            raise ClassifyError(
+                f"the local endpoint did not start within {self._startup_s:g} s{self._tail()}"
+            )
+        kind = SettingsError if code == _USAGE_EXIT else ClassifyError
+        raise kind(f"the local endpoint did not start (exit code {code}){self._tail()}")
+
+    def _tail(self) -> str:
+        assert self._stderr is not None
+        self._stderr.seek(0)
+        tail = self._stderr.read()[-_STDERR_TAIL_BYTES:].decode(errors="replace").strip()
+        return f"; it wrote:\n{tail}" if tail else "; it wrote nothing"
+
+    def _stop(self) -> None:
+        child = self._child
+        assert child is not None
+        child.terminate()
+        try:
+            child.wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self._kill()
+
+    def _kill(self) -> None:
+        child = self._child
+        assert child is not None
+        # A child that was reaped is not signalled: Popen looks first.
+        child.kill()
+        child.wait()
+        self._close()
+
+    def _close(self) -> None:
+        child = self._child
+        pipes = [self._stderr, *((child.stdin, child.stdout) if child is not None else ())]
+        for pipe in pipes:
+            if pipe is not None:
+                pipe.close()

@@ -1,0 +1,37 @@
+"""Engines decide where chunks are resolved, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.engines.local import LocalEngine, check_endpoint
+
+if TYPE_CHECKING:
+    from pipeline.workers import Resolved
+
+__all__ = ["Engine", "LocalEngine", "check_endpoint"]
+
+
+class Engine(Protocol):
+    """What a run needs of an engine; used inside `async with`, which drains it at the end."""
+
+    async def resolve(self, first_row: int, table: Any) -> Resolved:
+        """Give the chunk with its results. Raises whatever stopped the engine."""
+        ...
+
+    def input_blocked(self, blocked: bool) -> None:
+        """Hear whether new chunks must wait for old ones to be done."""
+        ...
+
+    def no_more_input(self) -> None:
+        """Hear that the last chunk has come."""
+        ...
+
+    def stop(self, reason: BaseException) -> None:
+        """Send nothing more, keep what is in flight, and fail open chunks with `reason`."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """The model's revision, as far as the endpoint told it."""
+        ...

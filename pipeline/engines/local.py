@@ -1,0 +1,101 @@
+"""The local engine: chunks are resolved in this process."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from pipeline.events import Notice
+from pipeline.responses import ResponseStore
+from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.config import RunConfig
+    from pipeline.events import Observer
+    from pipeline.workers import Resolved
+
+
+def check_endpoint(config: RunConfig) -> None:
+    """Refuse an embedded model that is unknown or not installed. Raises SettingsError."""
+    if config.endpoint == "local":
+        # Only this endpoint needs the code of a server, so nothing else loads it.
+        from pipeline.endpoint.models import load_model  # noqa: PLC0415
+
+        load_model(config.model_id or "")
+
+
+class LocalEngine:
+    """A pool, its response store and, for the endpoint `local`, the embedded endpoint.
+
+    Entering raises SettingsError or ClassifyError where the endpoint cannot be started, and
+    StoppedEarly where the store cannot be used.
+    """
+
+    def __init__(
+        self, config: RunConfig, store: Path, emit: Observer, *, allowed_errors: int | None
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._emit = emit
+        self._allowed_errors = allowed_errors
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            target = await self._target(stack)
+            client = await stack.enter_async_context(Client(self._config, target))
+            self._pool = Pool(
+                self._config, client, Clock(), self._emit, allowed_errors=self._allowed_errors
+            )
+            open_store = partial(ResponseStore, self._store)
+            # The pool is left first, so that its last answers still reach the store.
+            dedup = await stack.enter_async_context(Dedup(open_store, self._emit, self._pool.stop))
+            self._pool.save = dedup.save
+            await stack.enter_async_context(self._pool)
+            self._resolver = Resolver(self._config, self._pool, dedup)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.__aexit__(*error)  # type: ignore[arg-type]
+
+    async def _target(self, stack: AsyncExitStack) -> Target:
+        if self._config.endpoint != "local":
+            target = Target.of(self._config)
+            if target.token_withheld:
+                self._emit(
+                    Notice(
+                        f"The token is not sent: {target.host} is neither https nor this machine, "
+                        "and anyone between could read it."
+                    )
+                )
+            return target
+        from pipeline.endpoint.process import EndpointProcess  # noqa: PLC0415
+
+        assert self._config.model_id is not None
+        process = await stack.enter_async_context(EndpointProcess((self._config.model_id,)))
+        return Target.of(self._config, process.url)
+
+    async def resolve(self, first_row: int, table: Any) -> Resolved:
+        """Give the chunk with its results. Raises whatever stopped the pool."""
+        return await self._resolver.resolve(first_row, table)
+
+    def input_blocked(self, blocked: bool) -> None:
+        """Pass on whether new chunks must wait for old ones."""
+        self._pool.input_blocked(blocked)
+
+    def no_more_input(self) -> None:
+        """Pass on that the last chunk has come."""
+        self._pool.no_more_input()
+
+    def stop(self, reason: BaseException) -> None:
+        """End early; see `Pool.stop`."""
+        self._pool.stop(reason)
+
+    @property
+    def revision(self) -> str | None:
+        """The model's revision, as far as the endpoint told it."""
+        return self._pool.revision

@@ -1,0 +1,141 @@
+"""The error tree: what went wrong decides what the runner does about it.
+
+    ClassifyError                  exit code
+    ├── UsageError                     2      nothing was sent, nothing was written
+    │   ├── SettingsError                     a setting is unknown, ill-typed or impossible
+    │   ├── InputError                        the input cannot be read as a table
+    │   ├── OutputError                       the output cannot be written there
+    │   └── ResumeRefused                     the run directory belongs to a different run
+    ├── TooManyErrors                  3      more rows failed than `max_errors` allows
+    ├── EndpointRefused                4      token, permission, credits, model: no retry mends it
+    ├── OutputBusy                     5      another run holds this output
+    ├── StoppedEarly                  75      outage, loading limit, disk full; resumable
+    ├── Interrupted              130, 143     a signal; resumable
+    └── RequestError                          one request; never leaves the worker pool
+        ├── Retryable                         the endpoint's fault: the same request may succeed
+        └── RowsRejected                      the rows' fault: split until the bad row stands alone
+
+Every message says what happened, to which file, row or setting, and what to do.
+A bug is whatever else is raised: exit code 1.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+EXIT_COMPLETE = 0
+EXIT_ROWS_FAILED = 3
+
+
+class ClassifyError(Exception):
+    """The root of the tree; `exit_code` is what the command line ends with.
+
+    `summary` is the summary of the run that this ended, None where no run had begun.
+    """
+
+    exit_code: ClassVar[int] = 1
+    summary: dict[str, Any] | None = None
+
+
+class UsageError(ClassifyError):
+    """Wrong usage, settings or input, found before anything was sent or written."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting is unknown, has the wrong type or an impossible value."""
+
+
+class InputError(UsageError):
+    """The input cannot be read as the table that the settings describe."""
+
+
+class OutputError(UsageError):
+    """The output cannot be written where the settings say."""
+
+
+class ResumeRefused(UsageError):
+    """The run directory was made from another input or with other result-changing settings."""
+
+
+class TooManyErrors(ClassifyError):
+    """More rows failed than `max_errors` allows; what was answered is kept."""
+
+    exit_code = 3
+
+
+class EndpointRefused(ClassifyError):
+    """The endpoint refuses the account or the model; resumable once that is mended.
+
+    `status` is the HTTP status, None where no answer came.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OutputBusy(ClassifyError):
+    """Another process holds the lock of this output."""
+
+    exit_code = 5
+
+
+class StoppedEarly(ClassifyError):
+    """The run stopped before its end and the same command continues it."""
+
+    exit_code = 75
+
+
+class Interrupted(ClassifyError):
+    """A signal stopped the run; `signal_number` is 2 (SIGINT) or 15 (SIGTERM)."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        # 128 + n is the shell's convention for a process that signal n ended.
+        self.exit_code = 128 + signal_number  # type: ignore[misc]
+
+
+class Cause(StrEnum):
+    """Why a request failed in a way that a retry may mend; each has its own rule in `retry`."""
+
+    LOADING = "loading"
+    THROTTLED = "throttled"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server error"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection lost"
+    UNREADABLE = "unreadable answer"
+
+
+class RequestError(ClassifyError):
+    """One request failed; the worker pool handles it and nothing else sees it."""
+
+
+class Retryable(RequestError):
+    """The endpoint's fault, not the rows'.
+
+    `status` is the HTTP status, None where no answer came. `wait_s` is the server's own hint in
+    seconds (`Retry-After`, `RateLimit` or `estimated_time`), None where it gave none.
+    """
+
+    def __init__(
+        self, cause: Cause, message: str, *, status: int | None = None, wait_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.status = status
+        self.wait_s = wait_s
+
+
+class RowsRejected(RequestError):
+    """The server refused the content of the request (400, 413, 422): some row in it is at fault."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,90 @@
+"""The event log: what a run did and when, one JSON object a line, for people and for reports.
+
+It holds what is worth reading later; requests are summed up once a second, so that the log of a
+run of a million requests stays small.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
+from typing import IO, TYPE_CHECKING, Any
+
+import orjson
+
+from pipeline.events import Answered, ChunkLookedUp, RequestEnded, RequestSent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.events import Event
+
+TICK_S = 1.0
+
+
+class EventLog:
+    """Appends events to a file. The log is a help: where it cannot be written, the run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] | None = None
+        with suppress(OSError):
+            # Unbuffered: a kill loses at most the second that is being summed up.
+            self._file = path.open("ab", buffering=0)
+        self._tick_at = time.time()
+        self._causes: Counter[str] = Counter()
+        self._seconds: list[float] = []
+        self._items = self._failed = 0
+
+    def __call__(self, event: Event) -> None:
+        """Log one event, or add it to the sum of this second."""
+        match event:
+            case RequestEnded():
+                self._causes[event.cause or "ok"] += 1
+                self._seconds.append(event.seconds)
+                if time.time() - self._tick_at >= TICK_S:
+                    self._tick()
+            case Answered():
+                self._items += event.items
+                self._failed += event.failed
+            case RequestSent() | ChunkLookedUp():
+                pass
+            case _:
+                self._tick()
+                self._write(type(event).__name__, asdict(event))
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._tick()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _tick(self) -> None:
+        if self._causes:
+            ordered = sorted(self._seconds)
+            self._write(
+                "Requests",
+                {
+                    "ended": dict(self._causes),
+                    "inputs": self._items,
+                    "failed_inputs": self._failed,
+                    "median_s": round(ordered[len(ordered) // 2], 4),
+                    "slowest_s": round(ordered[-1], 4),
+                },
+            )
+            self._causes.clear()
+            self._seconds.clear()
+            self._items = self._failed = 0
+        self._tick_at = time.time()
+
+    def _write(self, kind: str, facts: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        line = {"at": round(time.time(), 3), "event": kind, **facts}
+        try:
+            self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        except OSError:
+            self._file.close()
+            self._file = None

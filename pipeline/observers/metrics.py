@@ -1,0 +1,65 @@
+"""Metrics: counts over one attempt of a run, for the summary and for progress."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pipeline.events import (
+    Answered,
+    ChunkLookedUp,
+    PartCommitted,
+    RequestEnded,
+    RequestSent,
+    RunStarted,
+)
+
+if TYPE_CHECKING:
+    from pipeline.events import Event
+
+
+class Metrics:
+    """Counts events; its attributes are named as in the summary."""
+
+    def __init__(self) -> None:
+        self.rows = self.resumed_rows = self.committed_rows = self.errors = 0
+        self.requests = self.retries = self.in_flight = self.peak_in_flight = 0
+        self.distinct_inputs = self.cache_hits = self.failed_inputs = 0
+        self.responses: Counter[str] = Counter()
+        self._looked_up_rows = self._asked_inputs = self._answered_inputs = 0
+
+    def __call__(self, event: Event) -> None:
+        """Count one event."""
+        match event:
+            case RequestSent():
+                self.requests += 1
+                self.retries += event.retry
+                self.in_flight = event.in_flight
+                self.peak_in_flight = max(self.peak_in_flight, event.in_flight)
+            case RequestEnded():
+                self.in_flight -= 1
+                # Without a status the cause says how the attempt ended.
+                self.responses[str(event.status or event.cause)] += 1
+            case Answered():
+                self._answered_inputs += event.items
+                self.failed_inputs += event.failed
+            case ChunkLookedUp():
+                new = event.distinct - event.shared
+                self.distinct_inputs += new
+                self.cache_hits += event.hits
+                self._looked_up_rows += event.rows
+                self._asked_inputs += new - event.hits
+            case PartCommitted():
+                self.committed_rows += event.rows
+                self.errors += event.errors
+            case RunStarted():
+                self.rows, self.resumed_rows = event.rows, event.resumed_rows
+            case _:
+                pass
+
+    @property
+    def estimated_rows(self) -> int:
+        """About how many rows are done: those committed, and a share of those being answered."""
+        share = self._answered_inputs / self._asked_inputs if self._asked_inputs else 0.0
+        answered = int(self._looked_up_rows * share)
+        return min(self.resumed_rows + max(self.committed_rows, answered), self.rows)

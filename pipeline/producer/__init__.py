@@ -1,0 +1,23 @@
+"""The producer: settle the plan over the whole input, then stream its rows as chunks.
+
+    open_source(inputs) ──► Source.plan          schema, row count, identity; before any request
+                            Source.chunks(n)     rows n, n + 1, ... with bounded memory
+
+`files` finds and watches the input files, `csv_files` and `parquet_files` read them, `csv_types`
+settles what the columns of a CSV hold, `chunks` cuts the rows, `sources` ties these together.
+"""
+
+from pipeline.producer.chunks import Chunk
+from pipeline.producer.plan import CsvFormat, InputFile, Plan
+from pipeline.producer.sources import FileSource, Source, TableSource, open_source
+
+__all__ = [
+    "Chunk",
+    "CsvFormat",
+    "FileSource",
+    "InputFile",
+    "Plan",
+    "Source",
+    "TableSource",
+    "open_source",
+]

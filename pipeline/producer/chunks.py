@@ -1,0 +1,121 @@
+"""Chunks: contiguous ranges of input rows, the unit that workers resolve and the writer commits."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+# Columns of a chunk are joined, and 32-bit string offsets end at 2 GiB.
+MAX_CHUNK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `first_row` to `first_row + table.num_rows - 1` of the input; at least one row."""
+
+    first_row: int
+    table: pa.Table
+
+
+def rechunk(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    *,
+    first_row: int,
+    max_rows: int,
+    max_bytes: int,
+) -> Generator[Chunk, None, None]:
+    """Cut a stream of record batches of any size into chunks.
+
+    A chunk has `max_rows` rows, or fewer where one more would exceed `max_bytes` of Arrow
+    buffers, or at the end of the stream; a row larger than `max_bytes` is a chunk by itself. The
+    shared dictionary of a dictionary column is not counted. A chunk owns its memory: it keeps no
+    larger batch alive.
+
+    Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
+    """
+    if max_rows < 1 or not 1 <= max_bytes <= MAX_CHUNK_BYTES:
+        raise ValueError(
+            f"max_rows ({max_rows}) must be at least 1, and max_bytes ({max_bytes}) between 1 "
+            f"and {MAX_CHUNK_BYTES}"
+        )
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        rest = batch
+        while rest.num_rows:
+            count = _fitting_rows(rest, max_rows - rows, max_bytes - size)
+            if count == 0 and not held:
+                count = 1
+            if count:
+                held.append(rest.slice(0, count))
+                rows += count
+                size += _own_bytes(held[-1])
+                rest = rest.slice(count)
+            if rest.num_rows or rows == max_rows:
+                yield Chunk(first_row, _joined(held, schema))
+                first_row += rows
+                held, rows, size = [], 0, 0
+    if held:
+        yield Chunk(first_row, _joined(held, schema))
+
+
+def _fitting_rows(batch: pa.RecordBatch, rows: int, size: int) -> int:
+    """Count how many of the first `rows` rows have at most `size` bytes together."""
+    rows = min(rows, batch.num_rows)
+    if rows and _own_bytes(batch.slice(0, rows)) <= size:
+        return rows
+    return bisect_right(range(1, rows + 1), size, key=lambda n: _own_bytes(batch.slice(0, n)))
+
+
+def _own_bytes(batch: pa.RecordBatch) -> int:
+    """Size the rows of a slice: neither its parent's buffers nor shared dictionaries."""
+    return sum(map(_own_array_bytes, batch.columns))
+
+
+def _own_array_bytes(array: pa.Array) -> int:
+    if pt.is_dictionary(array.type):
+        array = array.indices
+    # A slice of a view array refers to, and is measured by, every buffer of its parent.
+    contiguous = _contiguous(array.type)
+    if contiguous is not None:
+        array = array.cast(contiguous)
+    size: int = array.nbytes
+    return size
+
+
+def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Copy slices into one table that shares no buffer with their parents."""
+    try:
+        joined = pa.concat_batches([_without_views(batch) for batch in batches])
+    except pa.ArrowException:
+        # Dictionaries that do not fit their index type together, and types Arrow cannot join.
+        return pa.Table.from_batches(batches, schema=schema)
+    columns = [
+        column if column.type == kind else column.cast(kind)
+        for column, kind in zip(joined.columns, schema.types, strict=True)
+    ]
+    return pa.Table.from_batches([pa.RecordBatch.from_arrays(columns, schema=schema)])
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = []
+    for column in batch.columns:
+        contiguous = _contiguous(column.type)
+        columns.append(column if contiguous is None else column.cast(contiguous))
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _contiguous(kind: pa.DataType) -> pa.DataType | None:
+    if pt.is_string_view(kind):
+        return pa.large_string()
+    if pt.is_binary_view(kind):
+        return pa.large_binary()
+    return None

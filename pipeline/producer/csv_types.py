@@ -1,0 +1,84 @@
+"""What the columns of a CSV hold: a type only where each cell can be written back unchanged.
+
+A column becomes int64 or double only when each of its non-empty cells, over all files, is the
+one spelling in which that value is printed. `00123`, `+1`, `1.50`, `1e5`, `NaN`, `-0` and numbers
+beyond 18 digits therefore keep their column text, and so do columns that mix `1` with `1.5`, since
+a double would print the first as `1.0`. A column without a non-empty cell is text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"
+
+# A double gives back any decimal of up to 15 significant digits (DBL_DIG), and Python prints it
+# without an exponent from 0.0001 on. One alternative for each count of digits before the point.
+_DECIMAL = (
+    r"^(?:0\.0|-?(?:"
+    + "|".join(rf"[1-9][0-9]{{{n}}}\.(?:0|[0-9]{{0,{13 - n}}}[1-9])" for n in range(14))
+    + r"|[1-9][0-9]{14}\.0|0\.0{0,3}[1-9](?:[0-9]{0,13}[1-9])?))$"
+)
+
+# No cell matches both, so at most one candidate outlives the first non-empty cell.
+_CANDIDATES = ((pa.int64(), _INTEGER), (pa.float64(), _DECIMAL))
+
+_NULL = pa.scalar(None, pa.string())
+
+
+class ColumnTypes:
+    """Narrows each column's type block by block; a column that is text is not looked at again.
+
+    `text` are the positions of columns that are text whatever they hold.
+    """
+
+    def __init__(self, columns: int, text: Iterable[int] = ()) -> None:
+        self._candidates: dict[int, tuple[tuple[pa.DataType, str], ...]]
+        self._candidates = dict.fromkeys(set(range(columns)) - set(text), _CANDIDATES)
+        self._columns = columns
+
+    def observe(self, rows: Sequence[Sequence[str]]) -> None:
+        """Take these rows into account; each must have one cell for each column."""
+        for column, candidates in list(self._candidates.items()):
+            cells = pa.array([row[column] for row in rows], pa.string())
+            cells = cells.filter(pc.greater(pc.binary_length(cells), 0))
+            if len(cells) == 0:
+                continue
+            fitting = tuple(
+                (kind, pattern)
+                for kind, pattern in candidates
+                if pc.all(pc.match_substring_regex(cells, pattern)).as_py()
+            )
+            if fitting:
+                self._candidates[column] = fitting
+            else:
+                del self._candidates[column]
+
+    def types(self) -> list[pa.DataType]:
+        """Return the types that every row observed so far allows."""
+        settled = [pa.string()] * self._columns
+        for column, candidates in self._candidates.items():
+            if len(candidates) == 1:
+                settled[column] = candidates[0][0]
+        return settled
+
+
+def to_batch(rows: Sequence[Sequence[str]], schema: pa.Schema) -> pa.RecordBatch:
+    """Turn rows of cells into a record batch; an empty cell is null.
+
+    Raises ArrowInvalid for a cell that is not of its column's type.
+    """
+    columns = []
+    for cells, kind in zip(zip(*rows, strict=True), schema.types, strict=True):
+        text = pa.array(cells, pa.string())
+        empty = pc.equal(pc.binary_length(text), 0)
+        if pc.any(empty).as_py():
+            text = pc.if_else(empty, _NULL, text)
+        columns.append(text if kind == pa.string() else text.cast(kind))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,0 +1,198 @@
+"""Which files the input names, and whether they stay as they were planned."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+from pipeline.producer.plan import Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.producer.plan import InputFile
+
+CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
+PARQUET_SUFFIX = ".parquet"
+SUFFIXES = (*CSV_SUFFIXES, PARQUET_SUFFIX)
+_READABLE = ", ".join(SUFFIXES)
+_SAME_COLUMNS = "All files of one input must have the same columns in the same order."
+
+
+def find_files(inputs: Sequence[str]) -> list[str]:
+    """Resolve files, globs and directories to the files to read, in reading order.
+
+    Inputs keep the order given; what a glob or a directory (searched recursively) yields is
+    sorted by path. There, files of other kinds and names that begin with `.` or `_` are passed
+    over; a file named outright must be readable as a table.
+
+    Raises InputError for what is missing, empty, of an unknown kind, named twice, or a mixture
+    of CSV and Parquet.
+    """
+    if not inputs:
+        raise InputError("No input is given. Name one or more files, globs or directories.")
+    found: list[str] = []
+    named_by: dict[str, str] = {}
+    for name in inputs:
+        for path in _expand(name):
+            real = str(Path(path).resolve())
+            if real in named_by:
+                raise InputError(
+                    f"{path} is in the input twice, through {named_by[real]!r} and {name!r}. "
+                    "Name each file once, or its rows would be labelled twice."
+                )
+            named_by[real] = name
+            found.append(path)
+    for path in found:
+        if signature(path).size_bytes == 0:
+            raise InputError(f"{path} is empty (0 bytes). Write the table again, or leave it out.")
+    csv = next((path for path in found if is_csv(path)), None)
+    parquet = next((path for path in found if not is_csv(path)), None)
+    if csv is not None and parquet is not None:
+        raise InputError(
+            f"The input mixes CSV ({csv}) with Parquet ({parquet}). Run each kind by itself."
+        )
+    return found
+
+
+def is_csv(path: str) -> bool:
+    """Whether the name is that of a CSV file, compressed or not; case does not matter."""
+    return path.lower().endswith(CSV_SUFFIXES)
+
+
+def signature(path: str) -> Signature:
+    """Return what `stat` says of a regular file.
+
+    Raises InputError where the file is missing, out of reach, or not a regular file.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(
+            f"{path} is not a regular file. The input is read more than once, so pipes and "
+            "devices cannot be used: write the table to a file first."
+        )
+    return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def check_unchanged(path: str, planned: InputFile | Signature) -> None:
+    """Raise InputError when the file is no longer the one that was planned."""
+    expected = planned if isinstance(planned, Signature) else planned.signature
+    try:
+        same = signature(path) == expected
+    except InputError:
+        same = False
+    if not same:
+        raise changed(path)
+
+
+def changed(path: str) -> InputError:
+    """Build the error for a file that does not hold still."""
+    return InputError(
+        f"{path} changed while it was being read. Wait until whatever writes it is done, "
+        "then run again."
+    )
+
+
+def unreadable(path: str, error: Exception) -> InputError:
+    """Build the error for a file that the operating system does not hand out."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path} does not exist{_nearest(path)}. Check the path.")
+    if isinstance(error, PermissionError):
+        return InputError(
+            f"{path} cannot be read: permission denied. Give this user the right to read it."
+        )
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path} cannot be read: {reason}. Check the file and its disk.")
+
+
+def check_same_columns(path: str, names: list[str], first: str, expected: list[str]) -> None:
+    """Raise InputError, naming the column, unless `names` are those of the first file."""
+    if names == expected:
+        return
+    for name in expected:
+        if name not in names:
+            raise InputError(f"{path} has no column {name!r}, but {first} has. {_SAME_COLUMNS}")
+    for name in names:
+        if name not in expected:
+            raise InputError(f"{path} has a column {name!r} that {first} has not. {_SAME_COLUMNS}")
+    at = next(i for i, name in enumerate(expected) if names[i] != name)
+    raise InputError(
+        f"{path} has its columns in another order than {first}: column {at + 1} is "
+        f"{names[at]!r}, not {expected[at]!r}. {_SAME_COLUMNS}"
+    )
+
+
+def _expand(name: str) -> list[str]:
+    path = Path(name).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        # A file whose own name holds brackets is found above, so only what is missing is a glob.
+        if glob.has_magic(name):
+            return _glob(name)
+        raise unreadable(str(path), error) from error
+    except (OSError, ValueError) as error:
+        raise unreadable(str(path), error) from error
+    if path.is_dir():
+        return _tables_in(name, [path])
+    if not str(path).lower().endswith(SUFFIXES):
+        raise InputError(
+            f"{path} is of a kind that cannot be read. Readable are {_READABLE}: "
+            "convert the file, or rename it if it is one of these."
+        )
+    return [str(path)]
+
+
+def _glob(pattern: str) -> list[str]:
+    matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not matches:
+        raise InputError(
+            f"No file matches {pattern!r}. Check the pattern and the directory it is run from."
+        )
+    return _tables_in(pattern, map(Path, matches))
+
+
+def _tables_in(name: str, paths: Iterable[Path]) -> list[str]:
+    # A recursive glob yields a directory and the files inside it: the set joins them.
+    found: set[str] = set()
+    for path in paths:
+        if path.is_dir():
+            found.update(_walk(path))
+        elif _is_table(path.name):
+            found.add(str(path))
+    if not found:
+        raise InputError(f"{name} holds no table. Readable are files that end in {_READABLE}.")
+    return sorted(found)
+
+
+def _walk(directory: Path) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise unreadable(str(error.filename), error) from error
+
+    found = []
+    for folder, subfolders, names in os.walk(directory, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "_"))]
+        found += [str(Path(folder, name)) for name in names if _is_table(name)]
+    return found
+
+
+def _is_table(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith((".", "_"))
+
+
+def _nearest(path: str) -> str:
+    missing = Path(path)
+    try:
+        siblings = [sibling.name for sibling in missing.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(missing.name, siblings, n=1, cutoff=0.8)
+    return f" (there is {missing.with_name(close[0])})" if close else ""

@@ -1,0 +1,127 @@
+"""Parquet: schema and rows from the footers, then batches small enough for any row group."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError
+from pipeline.producer import files
+from pipeline.producer.plan import InputFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# A batch is decoded whole, and a page may decode to far more than the footer tells (a dictionary
+# holds a repeated value once), so rows are few even where bytes seem to allow more.
+BATCH_ROWS = 1024
+BATCH_BYTES = 4 << 20
+
+# Without a read buffer, pyarrow holds the compressed columns of a whole row group.
+_READ_BYTES = 1 << 20
+
+
+def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
+    """Read every footer and checksum every file.
+
+    The schema is the first file's, metadata included; a column is nullable where it is so in any
+    file. Raises InputError for a file that is not Parquet, or whose columns differ.
+    """
+    schema = pa.schema([])
+    planned: list[InputFile] = []
+    for path in paths:
+        signature = files.signature(path)
+        with _open(path) as file:
+            found, rows = file.schema_arrow, file.metadata.num_rows
+        if not planned:
+            check_columns(path, found)
+            schema = found
+        schema = _joined(path, found, paths[0], schema)
+        try:
+            with Path(path).open("rb") as raw:
+                digest = hashlib.file_digest(raw, "sha256")
+        except OSError as error:
+            raise files.unreadable(path, error) from error
+        files.check_unchanged(path, signature)
+        planned.append(
+            InputFile(path=path, rows=rows, sha256=digest.hexdigest(), **signature._asdict())
+        )
+    return schema, tuple(planned)
+
+
+def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of one file from `start_row` on; whole row groups before it are not read.
+
+    Raises InputError where the data is damaged or not valid for its type.
+    """
+    with _open(path) as file:
+        groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+        first = 0
+        while first < len(groups) and groups[first].num_rows <= start_row:
+            start_row -= groups[first].num_rows
+            first += 1
+        row_bytes = max(
+            (group.total_byte_size // group.num_rows for group in groups[first:] if group.num_rows),
+            default=0,
+        )
+        batches = file.iter_batches(
+            batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes))),
+            row_groups=range(first, len(groups)),
+        )
+        for decoded in batches:
+            batch = decoded.slice(start_row)
+            start_row = max(0, start_row - decoded.num_rows)
+            if batch.num_rows:
+                # Parquet readers trust the file; text that is not UTF-8 would fail much later.
+                batch.validate(full=True)
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[pq.ParquetFile]:
+    """Open one file; damage found while it is open becomes an InputError."""
+    try:
+        with (
+            pa.OSFile(path) as raw,
+            pq.ParquetFile(
+                raw, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+            ) as file,
+        ):
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise files.unreadable(path, error) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"{path} cannot be read as Parquet: it is truncated, damaged or of another kind "
+            f"({reason}). Copy or write the file again."
+        ) from error
+
+
+def check_columns(path: str, schema: pa.Schema) -> None:
+    """Raise InputError for a table without columns or with two of one name."""
+    if not schema.names:
+        raise InputError(f"{path} has no columns. Choose a table with a text column.")
+    for position, name in enumerate(schema.names):
+        if name in schema.names[:position]:
+            raise InputError(f"{path}: two columns are named {name!r}. Rename one of them.")
+
+
+def _joined(path: str, schema: pa.Schema, first: str, expected: pa.Schema) -> pa.Schema:
+    """Return `expected`, nullable where either schema is; refuse any other difference."""
+    files.check_same_columns(path, schema.names, first, expected.names)
+    for position, field in enumerate(schema):
+        wanted = expected.field(position)
+        if field.type != wanted.type:
+            raise InputError(
+                f"{path}: column {field.name!r} is {field.type}, but {wanted.type} in {first}. "
+                "All files of one input must have the same types: convert one of them."
+            )
+        if field.nullable and not wanted.nullable:
+            expected = expected.set(position, wanted.with_nullable(True))
+    return expected

@@ -1,0 +1,183 @@
+"""The plan: what the input is, settled before the first request and recorded with the run."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+
+class Signature(NamedTuple):
+    """What the file system says of a file; any write to the file changes at least one of these."""
+
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input file as it was when the plan was made.
+
+    `rows` is what the whole file holds, also where a limit cuts the plan. `sha256` is of the raw
+    bytes, before decompression. Times are nanoseconds since the epoch.
+    """
+
+    path: str
+    rows: int
+    size_bytes: int
+    sha256: str
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @property
+    def signature(self) -> Signature:
+        """The part that `stat` can confirm without reading the file."""
+        return Signature(self.size_bytes, self.mtime_ns, self.ctime_ns, self.inode)
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How CSV bytes become cells: one delimiter character; `auto` or a Python codec name.
+
+    `text_columns` stay text whatever they hold: a column to classify is no number, even where
+    all its texts happen to be digits.
+    """
+
+    delimiter: str = ","
+    encoding: str = "auto"
+    text_columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # JSON knows lists only.
+        object.__setattr__(self, "text_columns", tuple(self.text_columns))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The input, settled: its columns and types, how many rows will come, and from which files.
+
+    `rows` is after the limit. `csv_format` is None for Parquet and for tables in memory.
+    """
+
+    schema: pa.Schema
+    rows: int
+    files: tuple[InputFile, ...]
+    csv_format: CsvFormat | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; the schema, with its metadata, as base64 of its Arrow IPC message."""
+        return {
+            "schema": base64.b64encode(self.schema.serialize()).decode("ascii"),
+            "rows": self.rows,
+            "files": [asdict(file) for file in self.files],
+            "csv_format": None if self.csv_format is None else asdict(self.csv_format),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """Give back what `to_json` was given."""
+        csv_format = values["csv_format"]
+        return cls(
+            schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"]))),
+            rows=values["rows"],
+            files=tuple(InputFile(**file) for file in values["files"]),
+            csv_format=None if csv_format is None else CsvFormat(**csv_format),
+        )
+
+    def same_input(self, other: Plan) -> bool:
+        """Whether both plans read the same rows (before any limit), wherever the files lie."""
+        return not self.differences(other)
+
+    def differences(self, other: Plan) -> list[str]:
+        """Say in words what differs from `other`, the earlier plan; empty for the same input.
+
+        Compares how the files are read, the schema without its metadata, and the sequence of
+        sizes and checksums of the files; never paths or times, so a moved input stays the same.
+        `rows` is not compared: with the same files it differs only by the limit, which is a
+        setting.
+        """
+        return [
+            *_format_differences(self.csv_format, other.csv_format),
+            *_schema_differences(self.schema, other.schema),
+            *_file_differences(self.files, other.files),
+        ]
+
+
+def _format_differences(now: CsvFormat | None, was: CsvFormat | None) -> list[str]:
+    if now is None or was is None:
+        return [] if now is was else [f"input format: {_format(now)}, was {_format(was)}"]
+    found = []
+    if now.delimiter != was.delimiter:
+        found.append(f"delimiter: {now.delimiter!r}, was {was.delimiter!r}")
+    if now.encoding != was.encoding:
+        found.append(f"encoding: {now.encoding}, was {was.encoding}")
+    return found
+
+
+def _format(csv_format: CsvFormat | None) -> str:
+    return "not CSV" if csv_format is None else "CSV"
+
+
+def _schema_differences(now: pa.Schema, was: pa.Schema) -> list[str]:
+    if now.equals(was, check_metadata=False):
+        return []
+    types_now = {field.name: field.type for field in now}
+    types_was = {field.name: field.type for field in was}
+    found = [f"column {name}: new" for name in types_now if name not in types_was]
+    found += [f"column {name}: gone" for name in types_was if name not in types_now]
+    found += [
+        f"column {name}: {kind}, was {types_was[name]}"
+        for name, kind in types_now.items()
+        if name in types_was and kind != types_was[name]
+    ]
+    if found:
+        return found
+    if now.names != was.names:
+        return [f"columns in another order: {', '.join(now.names)}, was {', '.join(was.names)}"]
+    return [
+        f"column {field.name}: {_nullable(field)}, was {_nullable(was.field(position))}"
+        for position, field in enumerate(now)
+        if field.nullable != was.field(position).nullable
+    ]
+
+
+def _nullable(field: pa.Field) -> str:
+    return "may hold nulls" if field.nullable else "never null"
+
+
+def _file_differences(now: tuple[InputFile, ...], was: tuple[InputFile, ...]) -> list[str]:
+    if len(now) != len(was):
+        return [f"{len(now)} file{'' if len(now) == 1 else 's'}, was {len(was)}"]
+    contents_now = [(file.size_bytes, file.sha256) for file in now]
+    contents_was = [(file.size_bytes, file.sha256) for file in was]
+    if contents_now != contents_was and Counter(contents_now) == Counter(contents_was):
+        return ["the same files in another order"]
+    return [
+        f"{file.path}: content changed ({_sizes(file.size_bytes, before.size_bytes)})"
+        for file, before in zip(now, was, strict=True)
+        if (file.size_bytes, file.sha256) != (before.size_bytes, before.sha256)
+    ]
+
+
+def _sizes(now: int, was: int) -> str:
+    if now == was:
+        return f"{human_size(now)}, the same size as before"
+    short_now, short_was = human_size(now), human_size(was)
+    if short_now == short_was:
+        return f"{now:,} bytes, was {was:,}"
+    return f"{short_now}, was {short_was}"
+
+
+def human_size(size_bytes: float) -> str:
+    """Bytes for people, in powers of 1000: `1.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size_bytes < 999.95:  # noqa: PLR2004 - rounds to 1000.0 from here
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"

@@ -1,0 +1,229 @@
+"""Sources: a plan, and the planned rows as chunks from any row on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from pipeline.errors import InputError, SettingsError
+from pipeline.producer import csv_files, files, parquet_files
+from pipeline.producer.chunks import Chunk, rechunk
+from pipeline.producer.plan import CsvFormat, InputFile, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+# A table in memory is checksummed in pieces of this size, however it is chunked.
+_IDENTITY_ROWS = 65_536
+_IDENTITY_BYTES = 64 << 20
+
+
+class Source(Protocol):
+    """Rows with a settled plan. Reading blocks, so call it in a thread."""
+
+    @property
+    def plan(self) -> Plan:
+        """What will be read."""
+        ...
+
+    def chunks(
+        self, start_row: int, *, max_rows: int, max_bytes: int
+    ) -> Generator[Chunk, None, None]:
+        """Stream the planned rows from `start_row` on; see `rechunk` for how they are cut.
+
+        Every table has exactly the plan's schema. Ends after row `plan.rows - 1`, and yields
+        nothing for `start_row == plan.rows`. Raises InputError where the input cannot be read or
+        is no longer what was planned. `close()` on what is returned closes the open file.
+        """
+        ...
+
+
+def open_source(
+    inputs: Sequence[str],
+    *,
+    text_columns: Sequence[str] = (),
+    delimiter: str = ",",
+    encoding: str = "auto",
+    limit: int | None = None,
+    earlier: Plan | None = None,
+) -> FileSource:
+    """Find the files that `inputs` name, and settle their plan by reading all of them once.
+
+    `text_columns` of CSV files stay text. `limit` takes the first rows only; types and checksums
+    are still those of the whole input.
+    `earlier`, the plan of an interrupted run, spares the planning pass when the file system
+    vouches that every file is still the same; otherwise the caller compares the new plan with it.
+
+    Raises InputError for files that are not one table, SettingsError for an impossible
+    `delimiter`, `encoding` or `limit`.
+    """
+    if limit is not None and limit < 1:
+        raise SettingsError(f"limit: {limit} takes no rows. It must be at least 1, or be left out.")
+    csv_format = CsvFormat(delimiter, encoding, tuple(text_columns))
+    csv_files.check_format(csv_format)
+    paths = files.find_files(inputs)
+    plan = None if earlier is None else _still_valid(earlier, paths, csv_format)
+    if plan is None:
+        plan = _settle(paths, csv_format)
+    return FileSource(replace(plan, rows=_limited(plan.files, limit)))
+
+
+def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:
+    if files.is_csv(paths[0]):
+        schema, planned = csv_files.plan_files(paths, csv_format)
+        return Plan(schema, _limited(planned, None), planned, csv_format)
+    schema, planned = parquet_files.plan_files(paths)
+    return Plan(schema, _limited(planned, None), planned)
+
+
+def _still_valid(earlier: Plan, paths: list[str], csv_format: CsvFormat) -> Plan | None:
+    """Return the earlier plan with today's paths, if no file was written to since."""
+    if earlier.csv_format != (csv_format if files.is_csv(paths[0]) else None):
+        return None
+    if [files.signature(path) for path in paths] != [file.signature for file in earlier.files]:
+        return None
+    moved = zip(earlier.files, paths, strict=True)
+    return replace(earlier, files=tuple(replace(file, path=path) for file, path in moved))
+
+
+def _limited(planned: Iterable[InputFile], limit: int | None) -> int:
+    rows = sum(file.rows for file in planned)
+    return rows if limit is None else min(rows, limit)
+
+
+class FileSource:
+    """The rows of CSV or Parquet files, one after the other."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def chunks(
+        self, start_row: int, *, max_rows: int, max_bytes: int
+    ) -> Generator[Chunk, None, None]:
+        """Stream the planned rows from `start_row` on; see `Source.chunks`."""
+        _check_start(start_row, self.plan)
+        batches = self._batches(start_row)
+        # Without a limit, reading goes on to the end of the last file, which is checked there.
+        if self.plan.rows < sum(file.rows for file in self.plan.files):
+            batches = _first_rows(batches, self.plan.rows - start_row)
+        return rechunk(
+            batches,
+            self.plan.schema,
+            first_row=start_row,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+        )
+
+    def _batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
+        for file in self.plan.files:
+            files.check_unchanged(file.path, file)
+            if start_row >= file.rows:
+                start_row -= file.rows
+                continue
+            rows = start_row
+            try:
+                for batch in self._read(file.path, start_row):
+                    rows += batch.num_rows
+                    files.check_unchanged(file.path, file)
+                    if rows > file.rows:
+                        break
+                    yield batch
+            except InputError:
+                # A file that is rewritten under the reader looks damaged; name the cause instead.
+                files.check_unchanged(file.path, file)
+                raise
+            files.check_unchanged(file.path, file)
+            if rows != file.rows:
+                raise InputError(
+                    f"{file.path} does not hold the {file.rows:,} rows that were planned. Its "
+                    "footer is wrong, or it changed: write the file again, then run again."
+                )
+            start_row = 0
+
+    def _read(self, path: str, start_row: int) -> Iterator[pa.RecordBatch]:
+        if self.plan.csv_format is None:
+            return parquet_files.read_batches(path, self.plan.schema, start_row)
+        return csv_files.read_batches(path, self.plan.csv_format, self.plan.schema, start_row)
+
+
+class TableSource:
+    """A table that is already in memory; its identity is the checksum of its rows.
+
+    Raises InputError for a table without columns or with two of one name.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        parquet_files.check_columns("The table", table.schema)
+        self._table = table
+        self.plan = Plan(table.schema, table.num_rows, (_identify(table),))
+
+    def chunks(
+        self, start_row: int, *, max_rows: int, max_bytes: int
+    ) -> Generator[Chunk, None, None]:
+        """Stream the rows from `start_row` on; see `Source.chunks`."""
+        _check_start(start_row, self.plan)
+        return rechunk(
+            self._table.slice(start_row).to_batches(max_chunksize=csv_files.BLOCK_ROWS),
+            self.plan.schema,
+            first_row=start_row,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+        )
+
+
+def _check_start(start_row: int, plan: Plan) -> None:
+    if not 0 <= start_row <= plan.rows:
+        raise ValueError(f"start_row ({start_row}) must be between 0 and {plan.rows}")
+
+
+def _first_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    if rows == 0:
+        return
+    for batch in batches:
+        yield batch.slice(0, rows)
+        rows -= min(rows, batch.num_rows)
+        if rows == 0:
+            return
+
+
+class _Digest(io.RawIOBase):
+    """A file that keeps only the length and the checksum of what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size_bytes = 0
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        self.size_bytes += len(data)
+        return len(data)
+
+
+def _identify(table: pa.Table) -> InputFile:
+    digest = _Digest()
+    with pa.ipc.new_stream(digest, table.schema) as stream:
+        for piece in rechunk(
+            table.to_batches(),
+            table.schema,
+            first_row=0,
+            max_rows=_IDENTITY_ROWS,
+            max_bytes=_IDENTITY_BYTES,
+        ):
+            stream.write_table(piece.table)
+    return InputFile(
+        path="the table in memory",
+        rows=table.num_rows,
+        size_bytes=digest.size_bytes,
+        sha256=digest.sha256.hexdigest(),
+        mtime_ns=0,
+        ctime_ns=0,
+        inode=0,
+    )

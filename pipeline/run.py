@@ -1,0 +1,415 @@
+"""One run: producer, workers and writer tied together; lock, resume, signals, summary."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+import pipeline
+from pipeline import rundir, storage
+from pipeline.engines import LocalEngine, check_endpoint
+from pipeline.errors import (
+    EXIT_COMPLETE,
+    EXIT_ROWS_FAILED,
+    ClassifyError,
+    Interrupted,
+    StoppedEarly,
+    TooManyErrors,
+)
+from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
+from pipeline.observers import EventLog, Metrics
+from pipeline.producer import Plan, open_source
+from pipeline.workers import check_columns, output_schema
+from pipeline.writer import Manifest, assemble, write_part
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pipeline.config import RunConfig
+    from pipeline.engines import Engine
+    from pipeline.events import Observer
+    from pipeline.producer import Source
+    from pipeline.workers import Resolved
+
+# Constants, not settings: a run that is continued must cut the same chunks.
+CHUNK_ROWS = 4_096
+CHUNK_BYTES = 16 << 20
+
+
+@dataclass
+class _Opened:
+    """A run that may begin: its input is settled, its output locked, its manifest on disk."""
+
+    source: Source
+    directory: rundir.RunDirectory
+    manifest: Manifest
+    lock: storage.Lock
+    damaged_parts: int = 0
+
+
+class Run:
+    """One attempt at a run. `execute` does it; `stop` ends it early, keeping what was done.
+
+    `source` replaces the input files by a table in memory, `directory` the run directory beside
+    the output.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        source: Source | None = None,
+        directory: Path | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._config = config
+        self._directory = (
+            rundir.RunDirectory(directory) if directory else rundir.RunDirectory.of(config.output)
+        )
+        self._source = source
+        self._metrics = Metrics()
+        self._observers: list[Observer] = [self._metrics, *observers]
+        self._engine: Engine | None = None
+        self._stopped_by: BaseException | None = None
+
+    def stop(self, reason: BaseException) -> None:
+        """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
+        self._stopped_by = self._stopped_by or reason
+        if self._engine is not None:
+            self._engine.stop(reason)
+
+    async def execute(self, *, restart: bool = False, overwrite: bool = False) -> dict[str, Any]:
+        """Run to the end and give the summary.
+
+        Raises UsageError before anything is sent or written, and any other ClassifyError after
+        what was done has been committed; `summary` of such an error is the summary so far.
+        """
+        # Its own handlers would swallow an interrupt during a long read.
+        pa.enable_signal_handlers(False)
+        started = time.monotonic()
+        opened = await _in_thread(lambda: self._open(restart=restart, overwrite=overwrite))
+        if opened.manifest.complete is not None:
+            opened.lock.release()
+            self._metrics.resumed_rows = opened.source.plan.rows
+            return self._summary(opened, started, None)
+        log = EventLog(opened.directory.events)
+        self._observers.append(log)
+        emit = fan_out(self._observers)
+        error: BaseException | None = None
+        try:
+            await self._execute(opened, emit)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            summary = self._summary(opened, started, error)
+            emit(RunEnded(summary["state"], summary["exit_code"], str(error) if error else None))
+            log.close()
+            with suppress(StoppedEarly):
+                opened.directory.write_summary(summary)
+            opened.lock.release()
+            if isinstance(error, ClassifyError):
+                error.summary = summary
+        return summary
+
+    def _open(self, *, restart: bool, overwrite: bool) -> _Opened:
+        """Check everything that can be checked; write only once all is well.
+
+        Where the output is complete already, nothing is written and its manifest says so.
+        """
+        config = self._config
+        rundir.check_output(config)
+        check_endpoint(config)
+        directory = self._directory
+        lock = storage.Lock(directory.lock)
+        if directory.root.exists():
+            lock.acquire()
+        try:
+            found = None if restart else Manifest.load(directory.manifest)
+            source = self._source or open_source(
+                config.input,
+                text_columns=[name for name in (config.text, config.text_pair) if name],
+                delimiter=config.delimiter,
+                encoding=config.encoding,
+                limit=config.limit,
+                earlier=Plan.from_json(found.run.plan) if found else None,
+            )
+            check_columns(source.plan.schema, config)
+            manifest = rundir.same_run_or_new(
+                directory, found, config, source.plan, overwrite=overwrite
+            )
+            if manifest is not None and manifest.complete is not None:
+                return _Opened(source, directory, manifest, lock)
+            with storage.writing(directory.root):
+                directory.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            if manifest is None:
+                manifest = rundir.begin(directory, config, source.plan)
+                return _Opened(source, directory, manifest, lock)
+            damaged = rundir.proceed(directory, manifest)
+        except BaseException:
+            lock.release()
+            raise
+        return _Opened(source, directory, manifest, lock, damaged)
+
+    async def _execute(self, opened: _Opened, emit: Observer) -> None:
+        config, manifest, plan = self._config, opened.manifest, opened.source.plan
+        emit(
+            RunStarted(
+                rows=plan.rows,
+                resumed_rows=manifest.rows,
+                output=str(config.output),
+                endpoint=config.endpoint,
+                model=config.model_id,
+            )
+        )
+        if opened.damaged_parts:
+            emit(
+                Notice(
+                    f"{opened.damaged_parts} committed parts were damaged and are done again from "
+                    "the stored answers."
+                )
+            )
+        if manifest.rows < plan.rows:
+            store = config.cache or opened.directory.responses
+            allowed = config.allowed_errors(plan.rows)
+            async with LocalEngine(config, store, emit, allowed_errors=allowed) as engine:
+                self._engine = engine
+                if self._stopped_by is not None:
+                    engine.stop(self._stopped_by)
+                deadline = config.deadline and asyncio.get_running_loop().call_later(
+                    config.deadline, self.stop, _deadline_passed(config.deadline)
+                )
+                try:
+                    await _Stream(config, opened, engine, emit).flow()
+                finally:
+                    self._engine = None
+                    if deadline:
+                        deadline.cancel()
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        await _in_thread(lambda: self._finish(opened))
+
+    def _finish(self, opened: _Opened) -> None:
+        """Assemble the output, record that it stands, and tidy up."""
+        config, manifest, directory = self._config, opened.manifest, opened.directory
+        schema = output_schema(opened.source.plan.schema, config)
+        assemble(
+            [directory.parts / part.file for part in manifest.parts],
+            schema.with_metadata({**(schema.metadata or {}), **_metadata(config, manifest)}),
+            config.output,
+            as_file=config.output_is_file,
+            scratch=directory.scratch,
+        )
+        manifest.set_complete(self._facts(opened, "complete"))
+        with suppress(OSError):
+            directory.clear()
+
+    def _facts(self, opened: _Opened, state: str) -> dict[str, Any]:
+        """What can be said of the rows that are committed."""
+        parts = opened.manifest.parts
+        labels: dict[str, int] = {}
+        for part in parts:
+            for label, count in part.labels.items():
+                labels[label] = labels.get(label, 0) + count
+        errors = sum(part.errors for part in parts)
+        failed = errors > (self._config.allowed_errors(opened.source.plan.rows) or 0)
+        return {
+            "state": state,
+            "exit_code": EXIT_ROWS_FAILED if failed else EXIT_COMPLETE,
+            "rows": opened.source.plan.rows,
+            "labelled": opened.manifest.rows - errors,
+            "errors": errors,
+            "labels": dict(sorted(labels.items())),
+            "output": str(self._config.output),
+            "endpoint": self._config.endpoint,
+            "model": self._config.model_id,
+            "model_revision": _revision(opened.manifest),
+        }
+
+    def _summary(
+        self, opened: _Opened, started: float, error: BaseException | None
+    ) -> dict[str, Any]:
+        metrics = self._metrics
+        seconds = time.monotonic() - started
+        facts = opened.manifest.complete or self._facts(opened, "stopped")
+        if error is not None:
+            facts = {**facts, "exit_code": getattr(error, "exit_code", 1), "message": str(error)}
+        return {
+            **facts,
+            "resumed_rows": metrics.resumed_rows,
+            "distinct_inputs": metrics.distinct_inputs,
+            "cache_hits": metrics.cache_hits,
+            "requests": metrics.requests,
+            "retries": metrics.retries,
+            "responses": dict(sorted(metrics.responses.items())),
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(metrics.committed_rows / seconds, 1),
+            "peak_in_flight": metrics.peak_in_flight,
+        }
+
+
+class _Stream:
+    """The flow of chunks through the engine into parts.
+
+    Chunks are resolved several at a time and committed in order, so that the parts never have a
+    gap; at most `window` chunks are between reading and commit, which bounds the memory.
+    """
+
+    def __init__(self, config: RunConfig, opened: _Opened, engine: Engine, emit: Observer) -> None:
+        self._config = config
+        self._opened = opened
+        self._engine = engine
+        self._emit = emit
+        self._errors = sum(part.errors for part in opened.manifest.parts)
+        in_flight_rows = config.concurrency * config.texts_per_request
+        self._window = asyncio.Semaphore(3 + math.ceil(2 * in_flight_rows / CHUNK_ROWS))
+        self._resolving: asyncio.Queue[asyncio.Task[Resolved] | None] = asyncio.Queue()
+
+    async def flow(self) -> None:
+        """Stream all rows that are not committed yet. Raises what stopped the run."""
+        reader = asyncio.create_task(self._read(), name="reader")
+        try:
+            while (task := await self._resolving.get()) is not None:
+                await self._commit(await task)
+                self._window.release()
+            await reader
+        finally:
+            reader.cancel()
+            tasks: list[asyncio.Task[Any]] = [reader]
+            while not self._resolving.empty():
+                if (task := self._resolving.get_nowait()) is not None:
+                    task.cancel()
+                    tasks.append(task)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        chunks = self._opened.source.chunks(
+            self._opened.manifest.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
+        )
+        try:
+            while True:
+                if self._window.locked():
+                    self._engine.input_blocked(True)
+                await self._window.acquire()
+                self._engine.input_blocked(False)
+                chunk = await _in_thread(lambda: next(chunks, None))
+                if chunk is None:
+                    break
+                self._resolving.put_nowait(
+                    asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
+                )
+        finally:
+            with suppress(ValueError):  # a cancelled read may still be running in its thread
+                chunks.close()
+            # Also after a failure to read: the chunks before it are resolved and committed.
+            self._engine.no_more_input()
+            self._resolving.put_nowait(None)
+
+    async def _commit(self, resolved: Resolved) -> None:
+        opened = self._opened
+        revision = self._engine.revision
+
+        def write() -> None:
+            part = write_part(
+                opened.directory.parts,
+                resolved.table,
+                first_row=resolved.first_row,
+                errors=resolved.errors,
+                labels=resolved.labels,
+                revision=revision,
+            )
+            opened.manifest.add_part(part)
+
+        await _in_thread(write)
+        self._errors += resolved.errors
+        self._emit(
+            PartCommitted(
+                resolved.first_row, resolved.table.num_rows, resolved.errors, resolved.labels
+            )
+        )
+        self._check_errors()
+
+    def _check_errors(self) -> None:
+        allowed = self._config.allowed_errors(self._opened.source.plan.rows)
+        if allowed is not None and self._errors > allowed:
+            raise TooManyErrors(
+                f"{self._errors} rows failed, more than max_errors allows "
+                f"({self._config.max_errors}). "
+                "What was answered is kept; mend the cause or raise max_errors, then run again."
+            )
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    return await asyncio.to_thread(call)
+
+
+def install_signal_handlers(run: Run) -> Callable[[], None]:
+    """Stop the run at the first SIGINT or SIGTERM, drop everything at the second.
+
+    For a loop in the main thread; gives the function that takes the handlers off again.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    received: list[int] = []
+
+    def handle(number: int) -> None:
+        received.append(number)
+        if len(received) > 1:
+            task.cancel()
+            return
+        name = signal.Signals(number).name
+        run.stop(
+            Interrupted(
+                f"Stopped by {name} after committing what was answered. Run the same command "
+                "again to continue.",
+                number,
+            )
+        )
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, handle, number)
+
+    def remove() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    return remove
+
+
+def _deadline_passed(seconds: float) -> StoppedEarly:
+    return StoppedEarly(
+        f"The deadline of {seconds:g} s passed. Run the same command again to continue."
+    )
+
+
+def _revision(manifest: Manifest) -> str | None:
+    return next((part.revision for part in reversed(manifest.parts) if part.revision), None)
+
+
+def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:
+    """What the output tells of its origin; no time, so that equal runs give equal bytes."""
+    facts = {
+        "software": f"classify-pipeline {pipeline.__version__}",
+        "endpoint": config.endpoint,
+        "model": config.model_id or "",
+        "model_revision": _revision(manifest) or "",
+        "top_k": str(config.top_k),
+        "function_to_apply": config.function_to_apply or "",
+        "truncate": str(config.truncate).lower(),
+    }
+    return {f"classify.{key}".encode(): value.encode() for key, value in facts.items()}

@@ -1,0 +1,136 @@
+"""The one door to files: durable, atomic commits on a local disk.
+
+The order of a commit is temp file, close, fsync, rename, fsync of the directory. Without the
+first fsync a rename can leave an empty file after a power cut; without the second the rename
+itself may be lost. A failed fsync is never tried again: the kernel may have dropped the dirty
+pages, so a second one would report success for data that is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.errors import OutputBusy, StoppedEarly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TEMP_SUFFIX = ".tmp"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a resumable stop that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoppedEarly(
+            f"{path}: cannot write: {error.strerror or error}. What was committed is kept; "
+            "mend the disk (or free some space) and run the same command again."
+        ) from error
+
+
+def fsync_path(path: Path) -> None:
+    """Fsync a file or a directory by its path."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit(temp: Path, final: Path) -> None:
+    """Make the closed file `temp` durable under the name `final`, atomically."""
+    fsync_path(temp)
+    temp.replace(final)
+    fsync_path(final.parent)
+
+
+def commit_bytes(content: bytes, final: Path) -> None:
+    """Write a small file durably and atomically."""
+    temp = final.with_name(final.name + TEMP_SUFFIX)
+    temp.write_bytes(content)
+    commit(temp, final)
+
+
+def commit_directory(temp: Path, final: Path) -> None:
+    """Make a directory of closed files durable under the name `final`.
+
+    POSIX renames a directory over an empty one only, so an existing `final` is moved aside
+    first: for that instant there is neither the old nor the new, but never a mixture.
+    """
+    for file in temp.iterdir():
+        fsync_path(file)
+    fsync_path(temp)
+    aside = final.with_name(final.name + ".replaced")
+    if final.exists():
+        final.rename(aside)
+    temp.rename(final)
+    fsync_path(final.parent)
+    remove(aside)
+
+
+def append_durably(path: Path, line: bytes) -> None:
+    """Append one line and fsync it."""
+    with path.open("ab", buffering=0) as file:
+        file.write(line)
+        os.fsync(file.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory with all that is in it; missing is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Lock:
+    """An exclusive lock that dies with its owner, on a file in the run directory.
+
+    It is the kernel's (flock): nothing about names or clocks of the machine enters, and a
+    killed owner leaves no stale lock. The file's content only tells who holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises OutputBusy, saying who holds it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 1000).decode("utf-8", "replace")
+            os.close(descriptor)
+            raise OutputBusy(
+                f"{self._path.parent}: another run holds this output ({_worded(holder)}). "
+                "Wait for it, stop it, or choose another output."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(
+            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
+        )
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; harmless where it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _worded(holder: str) -> str:
+    try:
+        found = json.loads(holder)
+        return f"process {found['pid']} on {found['host']}"
+    except (ValueError, TypeError, KeyError):
+        return "its process is not known"

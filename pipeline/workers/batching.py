@@ -1,0 +1,202 @@
+"""Batching: the inputs of several chunks become requests of `batch_size` inputs.
+
+A batch is made of spans of jobs, so that batches run on over the borders of chunks: the number of
+requests is the ceiling of inputs over batch size, however the input was cut into chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from pipeline.responses import RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.responses import Item, Outcome
+
+# TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
+MAX_REQUEST_BYTES = 1_900_000
+
+
+@dataclass(eq=False)
+class Job:
+    """The inputs of one chunk that must be asked; `done` is set when each has an outcome.
+
+    Where the pool stops before, `failure` says why.
+    """
+
+    items: Sequence[Item]
+    keys: Sequence[bytes]
+    failure: BaseException | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    outcomes: list[Outcome | None] = field(init=False)
+    sizes: list[int] = field(init=False)
+    open_items: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outcomes = [None] * len(self.items)
+        self.sizes = list(accumulate(map(size_bytes, self.items), initial=0))
+        self.open_items = len(self.items)
+
+
+def size_bytes(item: Item) -> int:
+    """Bound from above the bytes of an input in UTF-8, without encoding it.
+
+    ASCII is counted exactly, other text as four bytes a character.
+    """
+    if type(item) is str:
+        return len(item) if item.isascii() else 4 * len(item)
+    return sum(map(size_bytes, item))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The inputs of one request, as spans (job, start, stop)."""
+
+    spans: tuple[tuple[Job, int, int], ...]
+
+    def __len__(self) -> int:
+        return sum(stop - start for _, start, stop in self.spans)
+
+    @property
+    def items(self) -> list[Item]:
+        """The inputs, in order."""
+        if len(self.spans) == 1:
+            job, start, stop = self.spans[0]
+            return list(job.items[start:stop])
+        return [item for job, start, stop in self.spans for item in job.items[start:stop]]
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The keys of the inputs, in order."""
+        return [key for job, start, stop in self.spans for key in job.keys[start:stop]]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Split in two, to find the row at fault."""
+        half = len(self) // 2
+        left, right = [], []
+        for job, start, stop in self.spans:
+            cut = min(stop, start + half)
+            half -= cut - start
+            if cut > start:
+                left.append((job, start, cut))
+            if stop > cut:
+                right.append((job, cut, stop))
+        return Batch(tuple(left)), Batch(tuple(right))
+
+    def settle(self, outcomes: Sequence[Outcome]) -> int:
+        """Hand the outcomes to the jobs; gives how many are errors."""
+        assert len(outcomes) == len(self)
+        at = 0
+        for job, start, stop in self.spans:
+            count = stop - start
+            job.outcomes[start:stop] = outcomes[at : at + count]
+            at += count
+            job.open_items -= count
+            if not job.open_items:
+                job.done.set()
+        return sum(type(outcome) is RowError for outcome in outcomes)
+
+
+class Batcher:
+    """The queue between chunks and workers: jobs go in, batches of full size come out.
+
+    What is left of the newest job waits for the next one; it goes out as a smaller batch only
+    after `flush`.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._spans: deque[tuple[Job, int, int]] = deque()
+        self._takers: deque[asyncio.Future[Batch | None]] = deque()
+        self._waiting_items = 0
+        self._flush_items = 0
+        self._outstanding = 0
+        self._closed = False
+
+    def put(self, job: Job) -> None:
+        """Add the inputs of a job."""
+        if job.items:
+            self._spans.append((job, 0, len(job.items)))
+            self._waiting_items += len(job.items)
+            self._hand_out()
+
+    def close(self) -> None:
+        """Say that no more jobs come: every `take` gives None once all is taken."""
+        self._closed = True
+        self._hand_out()
+
+    def flush(self) -> None:
+        """Let out what waits now, without waiting for a full batch."""
+        self._flush_items = self._waiting_items
+        self._hand_out()
+
+    @property
+    def outstanding(self) -> int:
+        """How many batches were taken and are not finished."""
+        return self._outstanding
+
+    async def take(self) -> Batch | None:
+        """Wait for the next batch; None once all is taken and the batcher is closed.
+
+        Each batch is given back with `finished`.
+        """
+        taker: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
+        self._takers.append(taker)
+        self._hand_out()
+        try:
+            return await taker
+        except asyncio.CancelledError:
+            if taker.done() and not taker.cancelled() and (batch := taker.result()):
+                self._spans.extendleft(reversed(batch.spans))
+                self._waiting_items += len(batch)
+                self._outstanding -= 1
+            raise
+
+    def finished(self) -> None:
+        """Say that a batch that was taken has all its outcomes."""
+        self._outstanding -= 1
+
+    def _hand_out(self) -> None:
+        while self._takers:
+            if self._takers[0].done():
+                self._takers.popleft()
+            elif self._waiting_items >= self.batch_size or (
+                self._spans and (self._closed or self._flush_items)
+            ):
+                self._takers.popleft().set_result(self._cut())
+            elif self._closed:
+                self._takers.popleft().set_result(None)
+            else:
+                return
+
+    def _cut(self) -> Batch:
+        """Take up to `batch_size` inputs, fewer where their bytes would exceed a request."""
+        spans: list[tuple[Job, int, int]] = []
+        room, room_bytes = self.batch_size, MAX_REQUEST_BYTES
+        while room and self._spans:
+            job, start, stop = self._spans[0]
+            cut = min(stop, start + room)
+            while cut > start and job.sizes[cut] - job.sizes[start] > room_bytes:
+                cut -= 1
+            if cut == start:
+                if spans:
+                    break
+                cut = start + 1  # an input that is too large on its own goes alone
+            spans.append((job, start, cut))
+            room -= cut - start
+            room_bytes -= job.sizes[cut] - job.sizes[start]
+            if cut < stop:
+                self._spans[0] = (job, cut, stop)
+                break
+            self._spans.popleft()
+        taken = self.batch_size - room
+        self._waiting_items -= taken
+        self._flush_items = max(0, self._flush_items - taken)
+        self._outstanding += 1
+        return Batch(tuple(spans))

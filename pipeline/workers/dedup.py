@@ -1,0 +1,152 @@
+"""Each input is asked once: what is in flight is waited for, what was answered is looked up."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from pipeline.events import ChunkLookedUp
+from pipeline.responses import RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from pipeline.events import Observer
+    from pipeline.responses import Answer, Item, Outcome, ResponseStore
+
+    Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
+
+T = TypeVar("T")
+
+# An answer is durable at the latest 0.5 s after it came; the rest of that is for the write.
+GROUP_COMMIT_S = 0.4
+# Inputs that failed are remembered for the run, so that a duplicate of a bad row costs nothing.
+# Past this many, a duplicate is asked again.
+MOST_FAILED = 100_000
+
+
+@dataclass(eq=False)
+class _Claim:
+    """The inputs that one chunk asks for, on behalf of every chunk that has them too."""
+
+    outcomes: dict[bytes, Outcome] = field(default_factory=dict)
+    failure: BaseException | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def outcome(self, key: bytes) -> Outcome:
+        await self.done.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self.outcomes[key]
+
+
+class Dedup:
+    """Stands between the chunks and the pool; `async with` opens and closes the store.
+
+    All methods belong to the event loop; the store is used in a thread of its own. `on_failure`
+    gets the error of a group commit that failed: the run must stop then.
+    """
+
+    def __init__(
+        self,
+        open_store: Callable[[], ResponseStore],
+        emit: Observer,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._open_store = open_store
+        self._emit = emit
+        self._on_failure = on_failure
+        self._thread = ThreadPoolExecutor(1, "response-store")
+        self._claims: dict[bytes, _Claim] = {}
+        self._settled: list[tuple[_Claim, list[bytes]]] = []
+        self._failed: dict[bytes, RowError] = {}
+        self._unsaved: list[tuple[bytes, Answer]] = []
+        self._closing = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._store = await self._in_thread(self._open_store)
+        self._saver = asyncio.create_task(self._save_in_groups(), name="group-commit")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
+        try:
+            await self._saver
+        finally:
+            await self._in_thread(self._store.close)
+            self._thread.shutdown()
+
+    async def outcomes(
+        self, items: Sequence[Item], keys: Sequence[bytes], ask: Ask, *, rows: int
+    ) -> list[Outcome]:
+        """Give one outcome per input, all distinct; `ask` gets those that nobody knows.
+
+        `rows` is how many rows have these inputs, for whoever watches.
+        """
+        # Claimed before the store is looked at: an answer leaves the claims only once it is
+        # stored, so in this order it is found in one place or the other.
+        theirs = {key: self._claims[key] for key in self._claims.keys() & set(keys)}
+        mine = (
+            [i for i, key in enumerate(keys) if key not in theirs] if theirs else range(len(keys))
+        )
+        my_keys = [keys[i] for i in mine]
+        claim = _Claim()
+        self._claims.update(dict.fromkeys(my_keys, claim))
+        try:
+            known: dict[int, Outcome] = {**await self._in_thread(self._store.get, my_keys)}
+            if self._failed:
+                known |= {i: self._failed[k] for i, k in enumerate(my_keys) if k in self._failed}
+            self._emit(ChunkLookedUp(rows, len(keys), len(theirs), len(known)))
+            new = [i for i in range(len(my_keys)) if i not in known]
+            asked = await ask([items[mine[i]] for i in new], [my_keys[i] for i in new])
+            known.update(zip(new, asked, strict=True))
+            claim.outcomes = {key: known[i] for i, key in enumerate(my_keys)}
+        except BaseException as failure:
+            claim.failure = failure
+            raise
+        finally:
+            claim.done.set()
+            self._settled.append((claim, my_keys))
+        return [
+            claim.outcomes[key] if key not in theirs else await theirs[key].outcome(key)
+            for key in keys
+        ]
+
+    def save(self, keys: Sequence[bytes], outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of one request: answers become durable with the next group commit."""
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if not isinstance(outcome, RowError):
+                self._unsaved.append((key, outcome))
+            elif len(self._failed) < MOST_FAILED:
+                self._failed[key] = outcome
+
+    async def _save_in_groups(self) -> None:
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(GROUP_COMMIT_S):
+                    await self._closing.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self._save()
+            except Exception as failure:  # noqa: BLE001  (handed on, and raised by the run)
+                self._on_failure(failure)
+                return
+
+    async def _save(self) -> None:
+        unsaved, self._unsaved = self._unsaved, []
+        settled, self._settled = self._settled, []
+        if unsaved:
+            await self._in_thread(
+                self._store.put, [key for key, _ in unsaved], [answer for _, answer in unsaved]
+            )
+        for claim, keys in settled:
+            for key in keys:
+                if self._claims.get(key) is claim:
+                    del self._claims[key]
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, call, *arguments)

@@ -1,0 +1,239 @@
+"""The resolver: one code path that turns a chunk of rows into the same rows with results.
+
+Rows are handled by Arrow, whole columns at a time; Python touches each distinct input once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import InputError, SettingsError
+from pipeline.responses import Item, Keys, Outcome, RowError
+from pipeline.workers.batching import MAX_REQUEST_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.config import RunConfig
+    from pipeline.workers.dedup import Dedup
+    from pipeline.workers.pool import Pool
+
+PREDICTIONS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A chunk with its result columns; `errors` of its rows have no label."""
+
+    first_row: int
+    table: Any
+    errors: int
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The inputs of a chunk: which rows have which of the distinct `items`.
+
+    `index` has one entry per row: the position in `items`, or null where the row has an error
+    before it is sent; `errors` has that error, and null elsewhere.
+    """
+
+    items: list[Item]
+    keys: list[bytes]
+    index: Any
+    errors: Any
+
+
+def result_fields(config: RunConfig) -> list[Any]:
+    """The columns that a run appends, in order."""
+    fields = [
+        pa.field(config.label_column, pa.string()),
+        pa.field(config.score_column, pa.float64()),
+        pa.field(config.error_column, pa.string()),
+    ]
+    if config.wants_predictions:
+        fields.append(pa.field(config.predictions_column, PREDICTIONS))
+    return fields
+
+
+def output_schema(schema: Any, config: RunConfig) -> Any:
+    """The schema of the output: all columns of the input, then the results."""
+    for field in result_fields(config):
+        schema = schema.append(field)
+    return schema
+
+
+def check_columns(schema: Any, config: RunConfig) -> None:
+    """Refuse a missing or unfit text column, and a name that the output would have twice.
+
+    Raises InputError or SettingsError, before anything is sent.
+    """
+    for setting, name in (("text", config.text), ("text_pair", config.text_pair)):
+        if name is None:
+            continue
+        if name not in schema.names:
+            raise SettingsError(
+                f"{setting}: the input has no column {name!r}. It has: {', '.join(schema.names)}. "
+                f"Name the column to classify with --{setting.replace('_', '-')}."
+            )
+        if not _is_text(schema.field(name).type):
+            raise InputError(
+                f"The column {name!r} holds {schema.field(name).type}, not text. Choose another "
+                "one, or convert it to text first."
+            )
+    for key in ("label", "score", "error", "predictions"):
+        name = getattr(config, f"{key}_column")
+        if name in schema.names and (key != "predictions" or config.wants_predictions):
+            raise SettingsError(
+                f"The input has a column {name!r} already, which the output needs for its {key}. "
+                f"Give the output's another name: --{key}-column NAME."
+            )
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_null,
+        )
+    )
+
+
+class Resolver:
+    """Resolves chunks, several at a time; `model` and `endpoint` scope what is known already."""
+
+    def __init__(self, config: RunConfig, pool: Pool, dedup: Dedup) -> None:
+        self._config = config
+        self._pool = pool
+        self._dedup = dedup
+        settings = config.result_settings()
+        decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate")
+        self._keys = Keys({name: settings[name] for name in decides})
+
+    async def resolve(self, first_row: int, table: Any) -> Resolved:
+        """Give the chunk with its results. Raises whatever stopped the pool."""
+        self._pool.expect()
+        prepared = await asyncio.to_thread(
+            prepare, table, self._config, self._keys, first_row=first_row
+        )
+        outcomes = await self._dedup.outcomes(
+            prepared.items, prepared.keys, self._pool.ask, rows=table.num_rows
+        )
+        return await asyncio.to_thread(finish, first_row, table, prepared, outcomes, self._config)
+
+
+def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
+    """Find the distinct inputs of a chunk and the rows that cannot be sent."""
+    text, text_error = _sendable(table.column(config.text), config.text)
+    columns, error = [text], text_error
+    if config.text_pair is not None:
+        pair, pair_error = _sendable(table.column(config.text_pair), config.text_pair)
+        columns, error = [text, pair], pc.coalesce(text_error, pair_error)
+    if config.dedup:
+        items, index = _distinct(columns)
+        item_keys = keys.of(items)
+    else:
+        rows = pc.indices_nonzero(pc.is_null(error))
+        items = _as_items([column.take(rows) for column in columns])
+        index = _scatter(rows, table.num_rows)
+        # The row's number keeps equal texts apart and lets a resumed run find each row's answer.
+        item_keys = keys.of(
+            (f"{first_row + row}", item if isinstance(item, str) else "\0".join(item))
+            for row, item in zip(rows.to_pylist(), items, strict=True)
+        )
+    return Prepared(items, item_keys, index, error)
+
+
+def finish(
+    first_row: int,
+    table: Any,
+    prepared: Prepared,
+    outcomes: Sequence[Outcome],
+    config: RunConfig,
+) -> Resolved:
+    """Append the result columns to the rows of a chunk."""
+    good: list[Any] = [None if type(outcome) is RowError else outcome for outcome in outcomes]
+    failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
+    label = pa.array([found and found[0][0] for found in good], pa.string())
+    score = pa.array([found and found[0][1] for found in good], pa.float64())
+    error = pa.array(failed, pa.string())
+    if not len(outcomes):
+        label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
+        good = [None]
+    columns = [
+        label.take(prepared.index),
+        score.take(prepared.index),
+        pc.coalesce(prepared.errors, error.take(prepared.index)),
+    ]
+    if config.wants_predictions:
+        lists = [
+            found and [{"label": name, "score": value} for name, value in found] for found in good
+        ]
+        columns.append(pa.array(lists, PREDICTIONS).take(prepared.index))
+    result = table
+    for field, column in zip(result_fields(config), columns, strict=True):
+        result = result.append_column(field, column)
+    counts = pc.value_counts(columns[0]).to_pylist()
+    return Resolved(
+        first_row,
+        result,
+        errors=table.num_rows - columns[2].null_count,
+        labels={
+            count["values"]: count["counts"] for count in counts if count["values"] is not None
+        },
+    )
+
+
+def _sendable(column: Any, name: str) -> tuple[Any, Any]:
+    """Give a column as plain strings, null where a row cannot be sent, and why."""
+    values = column.combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    values = values.cast(pa.large_string())
+    too_long = pc.fill_null(pc.greater(pc.binary_length(values), MAX_REQUEST_BYTES), False)
+    none = pa.scalar(None, pa.string())
+    error = pc.if_else(
+        too_long,
+        pa.scalar(f"{name} longer than a request may be ({MAX_REQUEST_BYTES:,} bytes)"),
+        pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), none),
+    )
+    return pc.if_else(too_long, pa.scalar(None, pa.large_string()), values), error
+
+
+def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
+    """Give the distinct inputs in order of appearance, and each row's position among them."""
+    encoded = [column.dictionary_encode() for column in columns]
+    if len(encoded) == 1:
+        return encoded[0].dictionary.to_pylist(), encoded[0].indices
+    width = max(len(encoded[1].dictionary), 1)
+    first, second = (one.indices.cast(pa.int64()) for one in encoded)
+    both = pc.add(pc.multiply(first, width), second).dictionary_encode()
+    texts, pairs = (one.dictionary.to_pylist() for one in encoded)
+    items: list[Item] = [
+        (texts[code // width], pairs[code % width]) for code in both.dictionary.to_pylist()
+    ]
+    return items, both.indices
+
+
+def _as_items(columns: list[Any]) -> list[Item]:
+    values = [column.to_pylist() for column in columns]
+    return values[0] if len(values) == 1 else list(zip(*values, strict=True))
+
+
+def _scatter(rows: Any, count: int) -> Any:
+    """Give the inverse of `rows`: for each of `count` rows its position there, or null."""
+    positions: list[int | None] = [None] * count
+    for position, row in enumerate(rows.to_pylist()):
+        positions[row] = position
+    return pa.array(positions, pa.int64())

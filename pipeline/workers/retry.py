@@ -1,0 +1,68 @@
+"""Retry by cause: how often, after how long, and from which budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pipeline.errors import Cause, Retryable
+
+if TYPE_CHECKING:
+    from pipeline.workers.clock import Clock
+
+# How many failures of each cause one request may have before its rows are suspected. Throttling
+# and loading are no fault of a request: they are bounded by time instead. A timeout is retried
+# least, since a server that queues makes each retry wait behind the one before.
+MOST_FAILURES = {
+    Cause.OVERLOADED: 10,
+    Cause.SERVER_ERROR: 6,
+    Cause.CONNECTION: 6,
+    Cause.UNREADABLE: 4,
+    Cause.TIMEOUT: 3,
+}
+FIRST_BACKOFF_S = 0.25
+LONGEST_BACKOFF_S = 20.0
+
+# Retries may add a fifth to the requests that succeed, and this many at any time.
+BUDGET_SHARE = 0.2
+BUDGET_RESERVE = 20.0
+
+
+class Failures:
+    """The failures of one request so far."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Cause] = Counter()
+
+    def add(self, failure: Retryable) -> bool:
+        """Count a failure; True when its cause is exhausted."""
+        self._counts[failure.cause] += 1
+        return self._counts[failure.cause] >= MOST_FAILURES.get(failure.cause, 1 << 30)
+
+    def backoff_s(self, clock: Clock) -> float:
+        """How long to wait now: exponential in the failures, with half of it jitter."""
+        exponent = min(self._counts.total() - 1, 10)
+        longest_s: float = min(FIRST_BACKOFF_S * 2**exponent, LONGEST_BACKOFF_S)
+        return longest_s * clock.jitter(0.5, 1.0)
+
+
+class Budget:
+    """The retry budget that all requests share, so that retries never multiply an outage."""
+
+    def __init__(self) -> None:
+        self._left = BUDGET_RESERVE
+
+    def earn(self) -> None:
+        """Count a success."""
+        self._left = min(self._left + BUDGET_SHARE, 10 * BUDGET_RESERVE)
+
+    def spend(self) -> bool:
+        """Take one retry; False when the budget is used up."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def renew(self) -> None:
+        """Grant the reserve again: a probe showed that the endpoint is back."""
+        self._left = max(self._left, BUDGET_RESERVE)

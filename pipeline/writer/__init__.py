@@ -1,0 +1,7 @@
+"""The writer stage: commits resolved chunks as parts and assembles the parts into the output."""
+
+from pipeline.writer.assembly import assemble
+from pipeline.writer.manifest import Manifest, PartRecord, RunRecord
+from pipeline.writer.parts import verified_parts, write_part
+
+__all__ = ["Manifest", "PartRecord", "RunRecord", "assemble", "verified_parts", "write_part"]
