@@ -51,7 +51,7 @@ _PUT = """
 INSERT OR REPLACE INTO responses
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]')
-FROM json_each(?)
+FROM json_each(?) ORDER BY 1
 """
 _GET = """
 SELECT json_group_array(json_array(asked.key, found.crc, found.answer))
