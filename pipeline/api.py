@@ -31,7 +31,7 @@ _SIGINT = 2
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run; `summary` has all of it, as docs/reference describes."""
+    """What came of a run; `summary` has all of it, as `classify run --json` prints it."""
 
     summary: dict[str, Any]
 

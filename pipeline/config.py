@@ -100,12 +100,20 @@ class RunConfig(BaseModel):
         pattern=r"^(local|hf|https?://[^\s/]+\S*)$",
     )
     model: Name | None = _setting("model id", "a model id such as org/name", None)
+    dialect: Literal["auto", "hf", "tei", "single"] = _setting(
+        "how the server wants to be asked; auto finds out", "auto, hf, tei, single", "auto"
+    )
     top_k: Literal["all"] | Count = _setting(
         "labels asked for; over 1 adds the column of predictions", "1, 2, ... or all", 1
     )
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = _setting(
         "how the server turns logits into scores", "sigmoid, softmax, none", None
     )
+    bill_to: Name | None = _setting("organisation that pays", "an organisation's name", None)
+    token_file: Path | None = _setting(
+        "file that holds the token, where HF_TOKEN does not", "a path", None
+    )
+    allow_drift: bool = _setting("go on where the model's revision changes", _SWITCH, default=False)
     truncate: bool = _setting("ask the server to truncate long texts", _SWITCH, default=False)
     server_cache: bool = _setting(
         "false for nondeterministic models: sends x-use-cache: false", _SWITCH, default=True
@@ -171,6 +179,11 @@ class RunConfig(BaseModel):
             raise SettingsError(
                 "model: required with the endpoint `hf`. Name one (--model org/name), "
                 "or try without an account: --endpoint local --model sentiment."
+            )
+        if self.dialect == "tei" and self.function_to_apply in ("sigmoid", "softmax"):
+            raise SettingsError(
+                f"function_to_apply: {self.function_to_apply} cannot be asked of dialect tei, "
+                "which picks it by the model. Leave it out, or use none."
             )
         if self.cache is not None and not self.dedup:
             raise SettingsError(
@@ -248,10 +261,10 @@ def allowed(key: str) -> str:
 
 
 def _unknown(key: str) -> str:
-    if "token" in key.lower():
+    if "token" in key.lower() and "file" not in key.lower():
         return (
             f"{key}: the token is never a setting, so that it cannot end up in a file or a "
-            "process list. Put it into the environment variable HF_TOKEN."
+            "process list. Put it into the environment variable HF_TOKEN, or into a token_file."
         )
     near = difflib.get_close_matches(key.replace("-", "_").lower(), RunConfig.model_fields, 1, 0.5)
     return f"{key}: no such setting." + (f" Did you mean {near[0]}?" if near else "")

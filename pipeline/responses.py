@@ -44,17 +44,20 @@ Outcome = Answer | RowError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
-    key INTEGER PRIMARY KEY, rest INTEGER NOT NULL, crc INTEGER NOT NULL, answer TEXT NOT NULL
-)
+    key INTEGER PRIMARY KEY, rest INTEGER NOT NULL, crc INTEGER NOT NULL, answer TEXT NOT NULL,
+    revision INTEGER
+);
+CREATE TABLE IF NOT EXISTS revisions (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 """
+# In the order of the keys, so that a group touches each page of the index once.
 _PUT = """
 INSERT OR REPLACE INTO responses
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       json_extract(value, '$[3]')
+       json_extract(value, '$[3]'), json_extract(value, '$[4]')
 FROM json_each(?) ORDER BY 1
 """
 _GET = """
-SELECT json_group_array(json_array(asked.key, found.crc, found.answer))
+SELECT json_group_array(json_array(asked.key, found.crc, found.answer, found.revision))
 FROM json_each(?) AS asked CROSS JOIN responses AS found
 WHERE found.key = json_extract(asked.value, '$[0]')
   AND found.rest = json_extract(asked.value, '$[1]')
@@ -104,35 +107,60 @@ class ResponseStore:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA cache_size = -65536")
             self._db.execute("PRAGMA wal_autocheckpoint = 16384")
-            self._db.execute(_SCHEMA)
+            self._db.executescript(_SCHEMA)
+            self._revisions: dict[int, str] = dict(
+                self._db.execute("SELECT id, name FROM revisions").fetchall()
+            )
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
-    def get(self, keys: Sequence[bytes]) -> dict[int, Answer]:
-        """Look up keys; gives the known answers by position in `keys`."""
+    def get(self, keys: Sequence[bytes]) -> dict[int, tuple[Answer, str | None]]:
+        """Look up keys; gives what is known by position in `keys`: answer and model revision."""
         if not keys:
             return {}
         try:
             (found,) = self._db.execute(_GET, (_as_json(_halves(keys)),)).fetchone()
         except sqlite3.Error as error:
             raise self._failed(error) from error
-        answers = {}
-        for position, crc, answer in orjson.loads(found):
-            if zlib.crc32(answer.encode(), _seed(keys[position])) != crc:
+        known = {}
+        for position, crc, text, revision in orjson.loads(found):
+            if zlib.crc32(text.encode(), _seed(keys[position])) != crc:
                 continue  # a flipped bit: as good as never answered
-            answers[position] = tuple((label, score) for label, score in orjson.loads(answer))
-        return answers
+            answer = tuple((label, score) for label, score in orjson.loads(text))
+            known[position] = (answer, self._revision_name(revision))
+        return known
 
-    def put(self, keys: Sequence[bytes], answers: Sequence[Answer]) -> None:
-        """Store answers durably, all or none."""
+    def put(self, answers: Sequence[tuple[bytes, Answer, str | None]]) -> None:
+        """Store answers, as (key, answer, model revision), durably and all or none."""
+        ids = {name: self._revision_id(name) for name in {name for _, _, name in answers}}
+        halves = _halves([key for key, _, _ in answers])
         rows = []
-        for key, (first, rest), answer in zip(keys, _halves(keys), answers, strict=True):
+        for (key, answer, name), (first, rest) in zip(answers, halves, strict=True):
             text = orjson.dumps(answer)
-            rows.append((first, rest, zlib.crc32(text, _seed(key)), text.decode()))
+            rows.append((first, rest, zlib.crc32(text, _seed(key)), text.decode(), ids[name]))
         try:
             self._db.execute(_PUT, (_as_json(rows),))
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def _revision_id(self, name: str | None) -> int | None:
+        """A small number for a revision, so that each answer needs not repeat its name."""
+        if name is None:
+            return None
+        try:
+            self._db.execute("INSERT OR IGNORE INTO revisions (name) VALUES (?)", (name,))
+            found = self._db.execute("SELECT id FROM revisions WHERE name = ?", (name,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        self._revisions[found[0]] = name
+        return int(found[0])
+
+    def _revision_name(self, number: int | None) -> str | None:
+        if number is not None and number not in self._revisions:
+            # Another process that shares the store met a revision since.
+            found = self._db.execute("SELECT id, name FROM revisions").fetchall()
+            self._revisions.update(found)
+        return None if number is None else self._revisions.get(number)
 
     def close(self) -> None:
         """Close the file; what was put is durable already."""

@@ -21,6 +21,7 @@ from pipeline.errors import (
     EXIT_ROWS_FAILED,
     ClassifyError,
     Interrupted,
+    ResumeRefused,
     StoppedEarly,
     TooManyErrors,
 )
@@ -109,6 +110,10 @@ class Run:
         error: BaseException | None = None
         try:
             await self._execute(opened, emit)
+        except asyncio.CancelledError as cancelled:
+            # A second signal cancels; what ended the run is still the first one.
+            error = self._stopped_by or cancelled
+            raise error from None
         except BaseException as failure:
             error = failure
             raise
@@ -136,7 +141,7 @@ class Run:
         if directory.root.exists():
             lock.acquire()
         try:
-            found = None if restart else Manifest.load(directory.manifest)
+            found = self._manifest(directory, restart=restart)
             source = self._source or open_source(
                 config.input,
                 text_columns=[name for name in (config.text, config.text_pair) if name],
@@ -163,6 +168,17 @@ class Run:
             raise
         return _Opened(source, directory, manifest, lock, damaged)
 
+    @staticmethod
+    def _manifest(directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
+        """The manifest that this attempt may go on from."""
+        try:
+            found = Manifest.load(directory.manifest)
+        except ResumeRefused:
+            if not restart:
+                raise
+            return None
+        return None if restart and found is not None and found.complete is None else found
+
     async def _execute(self, opened: _Opened, emit: Observer) -> None:
         config, manifest, plan = self._config, opened.manifest, opened.source.plan
         emit(
@@ -184,7 +200,9 @@ class Run:
         if manifest.rows < plan.rows:
             store = config.cache or opened.directory.responses
             allowed = config.allowed_errors(plan.rows)
-            async with LocalEngine(config, store, emit, allowed_errors=allowed) as engine:
+            async with LocalEngine(
+                config, store, emit, allowed_errors=allowed, revision=_revision(manifest)
+            ) as engine:
                 self._engine = engine
                 if self._stopped_by is not None:
                     engine.stop(self._stopped_by)

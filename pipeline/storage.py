@@ -104,7 +104,9 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises OutputBusy, saying who holds it."""
+        """Take the lock, unless it is held already. Raises OutputBusy, saying who holds it."""
+        if self._descriptor is not None:
+            return
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,7 +36,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pipeline.__version__, prog_name="classify")
 def main(**_: Any) -> None:
-    r"""Label every row of a table with a text-classification model behind an HTTP endpoint.
+    """Label every row of a table with a text-classification model behind an HTTP endpoint.
 
     \b
     Try it without an account:

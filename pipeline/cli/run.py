@@ -32,7 +32,7 @@ def run(
     config_file: Path | None,
     **settings: Any,
 ) -> None:
-    r"""Label the rows of INPUT (files, globs or directories of .csv and .parquet).
+    """Label the rows of INPUT (files, globs or directories of .csv and .parquet).
 
     \b
     Examples:
@@ -66,5 +66,5 @@ def run(
         click.echo(str(result))
         if result.summary["errors"]:
             column = config.error_column
-            click.echo(f"The column {column!r} says why {result.summary['errors']:,} rows failed.")
+            click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.events import Notice
 from pipeline.responses import ResponseStore
-from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Target
+from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Revision, Target, find_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 
 def check_endpoint(config: RunConfig) -> None:
-    """Refuse an embedded model that is unknown or not installed. Raises SettingsError."""
+    """Refuse what can be known to fail: an embedded model that is missing, a token file.
+
+    Raises SettingsError.
+    """
     if config.endpoint == "local":
         # Only this endpoint needs the code of a server, so nothing else loads it.
         from pipeline.endpoint.models import load_model  # noqa: PLC0415
 
         load_model(config.model_id or "")
+    else:
+        Target.of(config, find_token(config.token_file).value)
 
 
 class LocalEngine:
@@ -35,12 +40,19 @@ class LocalEngine:
     """
 
     def __init__(
-        self, config: RunConfig, store: Path, emit: Observer, *, allowed_errors: int | None
+        self,
+        config: RunConfig,
+        store: Path,
+        emit: Observer,
+        *,
+        allowed_errors: int | None,
+        revision: str | None,
     ) -> None:
         self._config = config
         self._store = store
         self._emit = emit
         self._allowed_errors = allowed_errors
+        self._revision = Revision(revision, emit, allow_drift=config.allow_drift)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -48,11 +60,18 @@ class LocalEngine:
             target = await self._target(stack)
             client = await stack.enter_async_context(Client(self._config, target))
             self._pool = Pool(
-                self._config, client, Clock(), self._emit, allowed_errors=self._allowed_errors
+                self._config,
+                client,
+                self._revision,
+                Clock(),
+                self._emit,
+                allowed_errors=self._allowed_errors,
             )
             open_store = partial(ResponseStore, self._store)
             # The pool is left first, so that its last answers still reach the store.
-            dedup = await stack.enter_async_context(Dedup(open_store, self._emit, self._pool.stop))
+            dedup = await stack.enter_async_context(
+                Dedup(open_store, self._emit, self._revision, self._pool.stop)
+            )
             self._pool.save = dedup.save
             await stack.enter_async_context(self._pool)
             self._resolver = Resolver(self._config, self._pool, dedup)
@@ -64,20 +83,16 @@ class LocalEngine:
 
     async def _target(self, stack: AsyncExitStack) -> Target:
         if self._config.endpoint != "local":
-            target = Target.of(self._config)
-            if target.token_withheld:
-                self._emit(
-                    Notice(
-                        f"The token is not sent: {target.host} is neither https nor this machine, "
-                        "and anyone between could read it."
-                    )
-                )
+            token = find_token(self._config.token_file)
+            target = Target.of(self._config, token.value)
+            for notice in filter(None, (token.warning, target.notice)):
+                self._emit(Notice(notice))
             return target
         from pipeline.endpoint.process import EndpointProcess  # noqa: PLC0415
 
         assert self._config.model_id is not None
         process = await stack.enter_async_context(EndpointProcess((self._config.model_id,)))
-        return Target.of(self._config, process.url)
+        return Target.of(self._config, None, process.url)
 
     async def resolve(self, first_row: int, table: Any) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the pool."""
@@ -98,4 +113,4 @@ class LocalEngine:
     @property
     def revision(self) -> str | None:
         """The model's revision, as far as the endpoint told it."""
-        return self._pool.revision
+        return self._revision.current

@@ -5,6 +5,8 @@ from pipeline.workers.clock import Clock
 from pipeline.workers.dedup import Dedup
 from pipeline.workers.pool import Pool
 from pipeline.workers.resolver import Resolved, Resolver, check_columns, output_schema
+from pipeline.workers.revision import Revision
+from pipeline.workers.token import find_token
 
 __all__ = [
     "Client",
@@ -13,7 +15,9 @@ __all__ = [
     "Pool",
     "Resolved",
     "Resolver",
+    "Revision",
     "Target",
     "check_columns",
+    "find_token",
     "output_schema",
 ]

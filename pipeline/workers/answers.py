@@ -17,18 +17,23 @@ from pipeline.responses import Answer, Outcome, RowError
 NON_FINITE = RowError("the model gave a score that is not a finite number")
 
 
-def read_answers(body: bytes, count: int, top_k: int | None) -> list[Outcome]:
-    """Read the answer to a request of `count` inputs; `top_k` None stands for all labels.
-
-    A score of null is how servers print a non-finite one: an error of that row alone. Raises
-    Retryable (unreadable answer) for everything else that is not one list of labels per input.
-    """
+def read_list(body: bytes) -> list[Any]:
+    """Read a body that must be a JSON list. Raises Retryable (unreadable answer)."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise unreadable(f"not JSON: {excerpt(body)}") from None
     if type(answer) is not list:
         raise unreadable(f"not a list: {excerpt(body)}")
+    return answer
+
+
+def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) -> list[Outcome]:
+    """Read the answer to a request of `count` inputs; `top_k` None stands for all labels.
+
+    A score of null is how servers print a non-finite one: an error of that row alone. Raises
+    Retryable (unreadable answer) for everything else that is not one list of labels per input.
+    """
     if len(answer) != count:
         raise unreadable(f"{len(answer)} answers for {count} inputs")
     return [_one(entry, top_k, body) for entry in answer]

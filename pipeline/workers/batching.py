@@ -76,6 +76,14 @@ class Batch:
         """The keys of the inputs, in order."""
         return [key for job, start, stop in self.spans for key in job.keys[start:stop]]
 
+    def part(self, position: int) -> Batch:
+        """The one input at a position, as a batch of its own."""
+        for job, start, stop in self.spans:
+            if position < stop - start:
+                return Batch(((job, start + position, start + position + 1),))
+            position -= stop - start
+        raise IndexError(position)
+
     def halves(self) -> tuple[Batch, Batch]:
         """Split in two, to find the row at fault."""
         half = len(self) // 2
@@ -111,7 +119,7 @@ class Batcher:
     """
 
     def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+        self.batch_size = batch_size  # may shrink while the endpoint is being learned
         self._spans: deque[tuple[Job, int, int]] = deque()
         self._takers: deque[asyncio.Future[Batch | None]] = deque()
         self._waiting_items = 0

@@ -2,90 +2,114 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import aiohttp
 import orjson
 
-from pipeline.errors import Cause, EndpointRefused, Retryable
-from pipeline.workers.answers import read_answers, unreadable
-from pipeline.workers.statuses import error_of
-from pipeline.workers.token import find_token
+from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
+from pipeline.workers.answers import unreadable
+from pipeline.workers.dialects import Hf, Single, Tei
+from pipeline.workers.statuses import binding_hint_s, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.responses import Item, Outcome
+    from pipeline.workers.dialects import Dialect
 
 ROUTER = "https://router.huggingface.co/hf-inference/models/"
 OLD_HOST = "api-inference.huggingface.co"
 
 # An answer of all labels to a large batch stays far below; what is larger is no answer.
 MAX_ANSWER_BYTES = 64 << 20
+# Asking what a server is must not take long: most have no such page.
+INFO_TIMEOUT_S = 10.0
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, and the header that says who asks."""
+    """Where requests go, the header that says who asks, and what is known of the server.
+
+    `dialect` is `auto` where nothing is known. `notice` is something to tell the user.
+    """
 
     url: str
+    dialect: str
     token: str | None = field(default=None, repr=False)
-    token_withheld: bool = False
+    notice: str | None = None
 
     @classmethod
-    def of(cls, config: RunConfig, embedded_url: str | None = None) -> Target:
+    def of(cls, config: RunConfig, token: str | None, embedded_url: str | None = None) -> Target:
         """Settle the target of a run; `embedded_url` is where the embedded endpoint listens.
 
         The token goes to https or to this machine only: elsewhere anyone could read it.
         """
         if embedded_url is not None:
-            return cls(f"{embedded_url}/models/{quote(config.model_id or '')}")
-        token = find_token()
+            dialect = "hf" if config.dialect == "auto" else config.dialect
+            return cls(f"{embedded_url}/models/{quote(config.model_id or '')}", dialect)
         if config.endpoint == "hf":
-            return cls(ROUTER + quote(config.model or ""), token)
+            return cls(ROUTER + quote(config.model or ""), config.dialect, token)
         parts = urlsplit(config.endpoint)
-        safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
-        return cls(
-            config.endpoint, token if safe else None, token_withheld=bool(token) and not safe
-        )
-
-    @property
-    def host(self) -> str:
-        """The host with its port, for people and for metadata."""
-        return urlsplit(self.url).netloc.rpartition("@")[2]
+        if parts.hostname == OLD_HOST:
+            model = parts.path.removeprefix("/models/").strip("/") or config.model or ""
+            if not model:
+                raise SettingsError(
+                    f"endpoint: {OLD_HOST} is no longer served, and names no model here. Use the "
+                    "endpoint `hf` and name one: --endpoint hf --model org/name."
+                )
+            return cls(
+                ROUTER + model,
+                config.dialect,
+                token,
+                f"{OLD_HOST} is no longer served: requests go to {urlsplit(ROUTER).hostname}. "
+                f"Write `endpoint: hf` and `model: {model}` instead.",
+            )
+        if token and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+            return cls(
+                config.endpoint,
+                config.dialect,
+                None,
+                f"The token is not sent: {parts.hostname} is neither https nor this machine, and "
+                "anyone between could read it.",
+            )
+        return cls(config.endpoint, config.dialect, token)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a good attempt gave: outcomes in the order of the inputs, and the model's revision."""
+    """What a good attempt gave: outcomes in the order of the inputs, and what the server told.
+
+    `revision` is the model's (`x-sha`). `pause_s` is how long the server wants no more requests
+    after this one (a RateLimit header with nothing remaining).
+    """
 
     outcomes: list[Outcome]
-    status: int
     revision: str | None
+    pause_s: float | None
 
 
 class Client:
-    """One aiohttp session for the run; `async with` opens and closes it."""
+    """One aiohttp session for the run; `async with` opens and closes it.
+
+    `dialect` may change while the server is being met: see `introduction`.
+    """
 
     def __init__(self, config: RunConfig, target: Target) -> None:
-        self._url = target.url
-        self._top_k = None if config.top_k == "all" else config.top_k
-        parameters: dict[str, Any] = {"top_k": self._top_k}
-        if config.function_to_apply is not None:
-            parameters["function_to_apply"] = config.function_to_apply
-        if config.truncate:
-            parameters["truncation"] = True
-        self._parameters = parameters
+        self._config = config
+        self._target = target
+        self.dialect: Dialect = _dialect(target.dialect, config)
         # Exactly this content type: a charset in lower case gets a 400 from the toolkit.
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if target.token:
             self._headers["Authorization"] = f"Bearer {target.token}"
+        if config.bill_to:
+            self._headers["X-HF-Bill-To"] = config.bill_to
         if not config.server_cache:
             self._headers["x-use-cache"] = "false"
         self._waiting_headers = {**self._headers, "x-wait-for-model": "true"}
@@ -95,55 +119,130 @@ class Client:
     async def __aenter__(self) -> Self:
         # The pool bounds the requests in flight. A limit here too would make an attempt wait for
         # a connection inside its own timeout.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+            # No cookies: what one answer sets must not change the next request.
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._session is not None
         await self._session.close()
 
+    @property
+    def knows_dialect(self) -> bool:
+        """Whether the dialect is given rather than to be found out."""
+        return self._target.dialect != "auto"
+
+    def use_single(self) -> None:
+        """From now on, send one text a request."""
+        self.dialect = Single(self._config)
+
+    async def discover(self) -> int | None:
+        """Ask the server what it is, and take TEI's dialect where it says so.
+
+        Gives how many texts it works on at once, where it tells. Only servers of people's own are
+        asked (`GET /info` is TEI's page); a server that has no such page is taken for hf. Raises
+        Retryable where the server is not ready, SettingsError for what TEI cannot do.
+        """
+        if self._target.url.startswith(ROUTER):
+            return None
+        parts = urlsplit(self._target.url)
+        path = parts.path.removesuffix("/").removesuffix("/predict") + "/info"
+        url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        timeout = aiohttp.ClientTimeout(total=min(INFO_TIMEOUT_S, self._config.timeout_s))
+        try:
+            status, headers, body = await self._exchange("GET", url, None, self._headers, timeout)
+        except Retryable as failure:
+            if failure.cause is Cause.CONNECTION:
+                raise
+            return None
+        if status == 503:  # noqa: PLR2004
+            raise error_of(status, headers, body)
+        info = _as_object(body) if status == 200 else {}  # noqa: PLR2004
+        if "max_client_batch_size" not in info:
+            return None
+        if self._config.function_to_apply in ("sigmoid", "softmax"):
+            raise SettingsError(
+                f"function_to_apply: {self._config.function_to_apply} cannot be asked of Text "
+                "Embeddings Inference, which picks it by the model. Leave it out, or use none."
+            )
+        most_texts = info.get("max_client_batch_size")
+        self.dialect = Tei(self._config, most_texts if isinstance(most_texts, int) else None)
+        permits = info.get("max_concurrent_requests")
+        return permits if isinstance(permits, int) else None
+
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer.
 
-        Always a list and always an explicit `top_k`: so every variant of the server answers one
-        list of labels per input. Raises Retryable, RowsRejected or EndpointRefused.
+        Raises Retryable, RowsRejected or EndpointRefused.
         """
-        assert self._session is not None
-        body = orjson.dumps(
-            {"inputs": [_input(item) for item in items], "parameters": self._parameters}
+        dialect = self.dialect
+        status, headers, body = await self._exchange(
+            "POST",
+            dialect.url(self._target.url),
+            dialect.body(items),
+            self._waiting_headers if wait_for_model else self._headers,
+            self._timeout,
         )
-        headers = self._waiting_headers if wait_for_model else self._headers
+        if status != 200:  # noqa: PLR2004
+            raise error_of(status, headers, body)
+        outcomes = dialect.read(body, len(items))
+        return Reply(outcomes, headers.get("x-sha"), binding_hint_s(headers))
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  (aiohttp enforces it)
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send and receive; the one place where aiohttp's errors become ours."""
+        assert self._session is not None
         try:
-            async with self._session.post(
-                self._url,
+            async with self._session.request(
+                method,
+                url,
                 data=body,
                 headers=headers,
-                timeout=self._timeout,
+                timeout=timeout,
+                # A redirect could carry the token to another host.
                 allow_redirects=False,
             ) as response:
-                answer = await _read(response)
-                if response.status == 200:  # noqa: PLR2004
-                    outcomes = read_answers(answer, len(items), self._top_k)
-                    return Reply(outcomes, 200, response.headers.get("x-sha"))
-                raise error_of(response.status, response.headers, answer)
+                return response.status, response.headers, await _read(response)
         except TimeoutError:
             raise Retryable(
-                Cause.TIMEOUT, f"no answer within {self._timeout.total:g} s (timeout_s)"
+                Cause.TIMEOUT, f"no answer within {timeout.total:g} s (timeout_s)"
             ) from None
         except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
             raise EndpointRefused(
-                f"{self._url}: cannot connect safely: {error}. Check the address and its "
+                f"{self._target.url}: cannot connect safely: {error}. Check the address and its "
                 "certificate."
             ) from None
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise Retryable(
                 Cause.CONNECTION, f"{type(error).__name__}: {error}".rstrip(": ")
             ) from None
 
 
-def _input(item: Item) -> Any:
-    return item if type(item) is str else {"text": item[0], "text_pair": item[1]}
+def _dialect(name: str, config: RunConfig) -> Dialect:
+    match name:
+        case "tei":
+            return Tei(config)
+        case "single":
+            return Single(config)
+        case _:
+            return Hf(config)
+
+
+def _as_object(body: bytes) -> dict[str, Any]:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

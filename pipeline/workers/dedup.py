@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.events import Observer
     from pipeline.responses import Answer, Item, Outcome, ResponseStore
+    from pipeline.workers.revision import Revision
 
     Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
 
@@ -53,16 +54,18 @@ class Dedup:
         self,
         open_store: Callable[[], ResponseStore],
         emit: Observer,
+        revision: Revision,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._open_store = open_store
         self._emit = emit
+        self._revision = revision
         self._on_failure = on_failure
         self._thread = ThreadPoolExecutor(1, "response-store")
         self._claims: dict[bytes, _Claim] = {}
         self._settled: list[tuple[_Claim, list[bytes]]] = []
         self._failed: dict[bytes, RowError] = {}
-        self._unsaved: list[tuple[bytes, Answer]] = []
+        self._unsaved: list[tuple[bytes, Answer, str | None]] = []
         self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -95,7 +98,12 @@ class Dedup:
         claim = _Claim()
         self._claims.update(dict.fromkeys(my_keys, claim))
         try:
-            known: dict[int, Outcome] = {**await self._in_thread(self._store.get, my_keys)}
+            stored = await self._in_thread(self._store.get, my_keys)
+            known: dict[int, Outcome] = {
+                i: answer
+                for i, (answer, revision) in stored.items()
+                if self._revision.accepts(revision)
+            }
             if self._failed:
                 known |= {i: self._failed[k] for i, k in enumerate(my_keys) if k in self._failed}
             self._emit(ChunkLookedUp(rows, len(keys), len(theirs), len(known)))
@@ -114,11 +122,13 @@ class Dedup:
             for key in keys
         ]
 
-    def save(self, keys: Sequence[bytes], outcomes: Sequence[Outcome]) -> None:
+    def save(
+        self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None
+    ) -> None:
         """Take the outcomes of one request: answers become durable with the next group commit."""
         for key, outcome in zip(keys, outcomes, strict=True):
             if not isinstance(outcome, RowError):
-                self._unsaved.append((key, outcome))
+                self._unsaved.append((key, outcome, revision))
             elif len(self._failed) < MOST_FAILED:
                 self._failed[key] = outcome
 
@@ -139,9 +149,7 @@ class Dedup:
         unsaved, self._unsaved = self._unsaved, []
         settled, self._settled = self._settled, []
         if unsaved:
-            await self._in_thread(
-                self._store.put, [key for key, _ in unsaved], [answer for _, answer in unsaved]
-            )
+            await self._in_thread(self._store.put, unsaved)
         for claim, keys in settled:
             for key in keys:
                 if self._claims.get(key) is claim:

@@ -1,14 +1,15 @@
 """The pool: workers that turn batches into outcomes through everything an endpoint can do.
 
-One worker has one request in flight at most, so the number of workers is the bound. `stop` is the
-one way to end early, whatever the reason (a refusal, an outage, a signal, a limit): workers that
-wait are cancelled, requests in flight are awaited and their answers kept.
+One worker has one request in flight at most. `stop` is the one way to end early, whatever the
+reason (a refusal, an outage, a signal, a limit): workers that wait are cancelled, requests in
+flight are awaited and their answers kept.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pipeline.errors import (
     Cause,
@@ -18,39 +19,53 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
-from pipeline.events import Answered, RequestEnded, RequestSent, Waiting
+from pipeline.events import Answered, Notice, RequestEnded, RequestSent, Waiting
 from pipeline.responses import RowError
 from pipeline.workers.batching import Batch, Batcher, Job
+from pipeline.workers.concurrency import AdaptiveLimit
+from pipeline.workers.introduction import Introduction
 from pipeline.workers.limits import Turnstile
 from pipeline.workers.readiness import Gate, Why
 from pipeline.workers.retry import Budget, Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.responses import Item, Outcome
     from pipeline.workers.client import Client, Reply
     from pipeline.workers.clock import Clock
+    from pipeline.workers.revision import Revision
 
-    Save = Callable[[Sequence[bytes], Sequence[Outcome]], None]
+    Save = Callable[[Sequence[bytes], Sequence[Outcome], str | None], None]
+
+T = TypeVar("T")
+
+# So many inputs rejected and none answered: it is the request that is wrong, not each row.
+HOPELESS = 100
 
 
 class _StoppedError(Exception):
     """The pool is stopping: this worker gives up its batch."""
 
 
-class Pool:
-    """Answers inputs; `async with` starts the workers and drains them.
+class _GateClosedError(Exception):
+    """The gate closed while an attempt waited its turn: it has to come through the gate again."""
 
-    Raises from `ask` whatever stopped the pool.
-    """
+
+class _DialectChangedError(Exception):
+    """The batch was cut for a dialect that is no longer in force."""
+
+
+class Pool:
+    """Answers inputs; `async with` starts the workers and drains them."""
 
     def __init__(
         self,
         config: RunConfig,
         client: Client,
+        revision: Revision,
         clock: Clock,
         emit: Observer,
         *,
@@ -58,28 +73,30 @@ class Pool:
     ) -> None:
         self._config = config
         self._client = client
+        self._revision = revision
         self._clock = clock
         self._emit = emit
         self._allowed_errors = allowed_errors
         self._batcher = Batcher(config.texts_per_request)
         self._gate = Gate(config, clock, emit)
+        self._limit = AdaptiveLimit(config.concurrency, clock)
         self._turnstile = Turnstile(config.rate, clock)
         self._budget = Budget()
+        self._introduction = Introduction(client, self._ask_first, emit)
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
-        self._requests = self._failed_items = self._successes = 0
+        self._requests = self._successes = self._failed_items = 0
         self._last_success_at = clock.now()
+        self._known_good: Batch | None = None
         self._expected = 0
         self._input_blocked = self._input_ended = False
-        self.save: Save = lambda _keys, _outcomes: None
+        self.save: Save = lambda _keys, _outcomes, _revision: None
         self.stopped_by: BaseException | None = None
-        # What the endpoint last said of the model's revision (`x-sha`).
-        self.revision: str | None = None
 
     async def __aenter__(self) -> Self:
         self._workers = [
-            asyncio.create_task(self._work(), name=f"worker-{i}")
+            asyncio.create_task(self._work(first=i == 0), name=f"worker-{i}")
             for i in range(self._config.concurrency)
         ]
         return self
@@ -90,6 +107,7 @@ class Pool:
             if error is not None:
                 self.stop(error)
             self._batcher.close()
+            self._introduction.met.set()
             if not isinstance(error, asyncio.CancelledError):
                 grace_s = self._config.grace_s if self.stopped_by else None
                 await asyncio.wait(self._workers, timeout=grace_s)
@@ -134,15 +152,6 @@ class Pool:
         self._input_blocked = blocked
         self._flush_if_due()
 
-    def _flush_if_due(self) -> None:
-        """Send a smaller batch where no input can come to fill it.
-
-        That is so at the end, and where the reader waits for what waits here.
-        """
-        stalled = self._input_blocked and not self._batcher.outstanding
-        if not self._expected and (self._input_ended or stalled):
-            self._batcher.flush()
-
     def stop(self, reason: BaseException) -> None:
         """End early: nothing more is sent, requests in flight are awaited, jobs get `reason`."""
         if self.stopped_by is not None:
@@ -155,10 +164,25 @@ class Pool:
             job.failure = reason
             job.done.set()
 
-    async def _work(self) -> None:
+    def _flush_if_due(self) -> None:
+        """Send a smaller batch where no input can come to fill it.
+
+        That is so at the end, and where the reader waits for what waits here.
+        """
+        stalled = self._input_blocked and not self._batcher.outstanding
+        if not self._expected and (self._input_ended or stalled):
+            self._batcher.flush()
+
+    async def _work(self, *, first: bool) -> None:
         try:
+            if not first:
+                await self._introduction.met.wait()
             while self.stopped_by is None and (batch := await self._batcher.take()) is not None:
-                await self._answer(batch)
+                if first:
+                    await self._meet(batch)
+                    first = False
+                else:
+                    await self._answer(batch)
                 self._batcher.finished()
                 self._flush_if_due()
         except _StoppedError:
@@ -166,41 +190,129 @@ class Pool:
         except Exception as reason:  # noqa: BLE001  (handed to every job, and raised there)
             self.stop(reason)
 
-    async def _answer(self, batch: Batch) -> None:
-        """Give every input of the batch its outcome, splitting off the ones that are at fault."""
-        try:
-            reply = await self._ask_until_answered(batch)
-        except RowsRejected as rejection:
-            if len(batch) == 1:
-                self._settle(batch, [RowError(str(rejection))])
-            else:
-                for half in batch.halves():
-                    await self._answer(half)
+    async def _meet(self, batch: Batch) -> None:
+        """Meet the endpoint with the first batch; see `introduction`."""
+        client, introduction = self._client, self._introduction
+        if not client.knows_dialect:
+            permits = await self._until_answered(lambda _probing, _retry: client.discover())
+            if permits is not None:
+                self._limit.cap(permits // self._batcher.batch_size)
+        if client.dialect.most_texts is not None:
+            self._batcher.batch_size = min(self._batcher.batch_size, client.dialect.most_texts)
+        checkable = not client.knows_dialect and client.dialect.name == "hf" and len(batch) > 1
+        reply = None
+        if checkable:
+            reply = await introduction.check_batching(batch)
+            if client.dialect.most_texts == 1:
+                self._batcher.batch_size = 1
         else:
-            self.revision = reply.revision or self.revision
-            self._settle(batch, reply.outcomes)
+            introduction.settled.set()
+        if reply is not None:
+            self._settle(batch, reply)
+        else:
+            await self._answer(batch)
 
-    def _settle(self, batch: Batch, outcomes: list[Outcome]) -> None:
+    async def _ask_first(self, batch: Batch) -> Reply:
+        """Ask for the introduction: an answer that stays unreadable goes through as Retryable."""
+        return await self._until_answered(partial(self._attempt, batch), patient=False)
+
+    async def _answer(self, batch: Batch) -> int:
+        """Give every input of the batch its outcome, splitting off the ones that are at fault.
+
+        Gives how many of them failed.
+        """
+        most = self._client.dialect.most_texts
+        if most is not None and len(batch) > most:
+            return sum([await self._answer(half) for half in batch.halves()])
+        dialect, rejection, reply = self._client.dialect, None, None
+        try:
+            reply = await self._until_answered(partial(self._attempt, batch))
+        except _DialectChangedError:
+            return await self._answer(batch)
+        except RowsRejected as rejected:
+            rejection = rejected
+        # Nothing is believed before it is beyond doubt that the endpoint was asked rightly.
+        await self._introduction.settled.wait()
+        if self._client.dialect is not dialect:
+            return await self._answer(batch)
+        if reply is not None:
+            return self._settle(batch, reply)
+        assert rejection is not None
+        if len(batch) == 1:
+            return self._reject(batch, rejection)
+        failed = sum([await self._answer(half) for half in batch.halves()])
+        if not failed:
+            self._shrink_batches(len(batch), rejection)
+        return failed
+
+    def _settle(self, batch: Batch, reply: Reply) -> int:
+        self._revision.observe(reply.revision)
+        if self._known_good is None and type(reply.outcomes[0]) is not RowError:
+            self._known_good = batch.part(0)
+        self.save(batch.keys, reply.outcomes, reply.revision)
+        return self._count(batch, reply.outcomes)
+
+    def _reject(self, batch: Batch, rejection: RowsRejected) -> int:
+        outcomes: list[Outcome] = [RowError(str(rejection))]
+        self.save(batch.keys, outcomes, None)
+        if self._known_good is None and self._failed_items + 1 >= HOPELESS:
+            raise EndpointRefused(
+                f"The endpoint rejected the first {HOPELESS} inputs, each on its own, and answered "
+                f"none. The last time it said: {rejection}. Check the settings of the request "
+                "(model, function_to_apply, truncate, dialect); the run resumes then.",
+                rejection.status,
+            )
+        return self._count(batch, outcomes)
+
+    def _count(self, batch: Batch, outcomes: list[Outcome]) -> int:
         failed = batch.settle(outcomes)
-        self.save(batch.keys, outcomes)
         self._failed_items += failed
         self._emit(Answered(len(batch), failed))
         if self._allowed_errors is not None and self._failed_items > self._allowed_errors:
+            last = next(o.message for o in reversed(outcomes) if isinstance(o, RowError))
             raise TooManyErrors(
                 f"{self._failed_items} inputs failed, more than max_errors allows "
-                f"({self._config.max_errors}). The last one: {_last_error(outcomes)}. "
-                "What was answered is kept; mend the cause or raise max_errors, then run again."
+                f"({self._config.max_errors}). The last one: {last}. What was answered is kept; "
+                "mend the cause or raise max_errors, then run again."
+            )
+        return failed
+
+    def _shrink_batches(self, refused: int, rejection: RowsRejected) -> None:
+        """Send smaller batches: this one was refused, and both its halves were not."""
+        smaller = max(1, refused // 2)
+        if smaller < self._batcher.batch_size:
+            self._batcher.batch_size = smaller
+            self._emit(
+                Notice(
+                    f"{smaller} texts a request from now on: {refused} together were refused "
+                    f"({rejection}), and their halves were not."
+                )
             )
 
-    async def _ask_until_answered(self, batch: Batch) -> Reply:
-        """Send a batch as often as its failures allow. Raises RowsRejected to have it split."""
+    async def _until_answered(
+        self, attempt: Callable[[bool, bool], Awaitable[T]], *, patient: bool = True
+    ) -> T:
+        """Attempt something as often as its failures allow.
+
+        `attempt` gets whether it is the gate's probe, and whether it is a retry. Raises
+        RowsRejected to have a batch split, and, where not `patient`, Retryable for an answer that
+        is unreadable twice.
+        """
         failures = Failures()
         successes_before = self._successes
         retry = False
         while True:
             probing = await self._gate.enter()
             try:
-                reply = await self._attempt(batch, probing=probing, retry=retry)
+                if probing and self._gate.why is Why.OUTAGE and self._known_good is not None:
+                    # What was answered before tells an outage from a batch that the endpoint
+                    # fails on.
+                    await self._attempt(self._known_good, probing, retry)
+                    self._alive()
+                    continue
+                answer = await attempt(probing, retry)
+            except _GateClosedError:
+                continue
             except RowsRejected:
                 self._alive()
                 raise
@@ -208,18 +320,34 @@ class Pool:
                 retry = True
                 if probing:
                     await self._gate.probe_failed(failure)
-                elif (exhausted := failures.add(failure)) and self._successes > successes_before:
-                    # Others were answered meanwhile, so these rows are what the endpoint fails on.
-                    raise RowsRejected(failure.status or 0, _given_up(failure)) from failure
-                else:
-                    await self._hold_back(failure, failures, exhausted=exhausted)
+                    continue
+                exhausted = failures.add(failure)
+                if not patient and failure.cause is Cause.UNREADABLE and failures.total > 1:
+                    raise
+                if exhausted:
+                    self._judge(failure, others_answered=self._successes > successes_before)
+                await self._hold_back(failure, failures, exhausted=exhausted)
             else:
-                if reply is not None:
-                    self._alive()
-                    return reply
+                self._alive()
+                return answer
             finally:
                 if probing:
                     self._gate.leave()
+
+    def _judge(self, failure: Retryable, *, others_answered: bool) -> None:
+        """Find out whose fault it is that one request keeps failing.
+
+        Raises RowsRejected where it is the rows', EndpointRefused where this is no such endpoint;
+        otherwise it is an outage.
+        """
+        if others_answered:
+            raise RowsRejected(failure.status or 0, _given_up(failure)) from failure
+        if failure.cause is Cause.UNREADABLE and self._known_good is None:
+            raise EndpointRefused(
+                f"This does not speak the Hugging Face Inference API: {failure}. Check the "
+                "address and the dialect.",
+                failure.status,
+            ) from failure
 
     async def _hold_back(self, failure: Retryable, failures: Failures, *, exhausted: bool) -> None:
         """Wait before the next attempt, alone or with all others, as the cause asks."""
@@ -252,20 +380,37 @@ class Pool:
         self._successes += 1
         self._last_success_at = self._clock.now()
         self._budget.earn()
+        self._introduction.met.set()
         if not self._gate.is_open:
             self._budget.renew()
             self._gate.open()
 
-    async def _attempt(self, batch: Batch, *, probing: bool, retry: bool) -> Reply | None:
-        """Send one request; None where the gate closed while this attempt waited its turn."""
-        if not await self._turnstile.pass_through(lambda: probing or self._gate.is_open):
-            return None
-        if self.stopped_by is not None:
-            raise _StoppedError
-        if self._config.max_requests is not None and self._requests >= self._config.max_requests:
+    async def _attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
+        """Send one request, once there is a permit and a token for it.
+
+        Raises _GateClosedError where the gate closed while this attempt waited its turn, and
+        _DialectChangedError where the batch is too large for the dialect by now.
+        """
+        await self._limit.acquire()
+        try:
+            if not await self._turnstile.pass_through(lambda: probing or self._gate.is_open):
+                raise _GateClosedError
+            most = self._client.dialect.most_texts
+            if most is not None and len(batch) > most:
+                raise _DialectChangedError
+            if self.stopped_by is not None:
+                raise _StoppedError
+            return await self._send(batch, probing=probing, retry=retry)
+        finally:
+            self._limit.release()
+
+    async def _send(self, batch: Batch, *, probing: bool, retry: bool) -> Reply:
+        """Send one request now, and learn from what comes of it."""
+        most = self._config.max_requests
+        if most is not None and self._requests >= most:
             raise StoppedEarly(
-                f"Sent {self._requests} requests, all that max_requests allows. Run the same "
-                "command again to continue."
+                f"Sent {most} requests, all that max_requests allows. Run the same command again "
+                "to continue."
             )
         self._requests += 1
         task = asyncio.current_task()
@@ -276,24 +421,33 @@ class Pool:
         cause: str | None = "cancelled"
         try:
             reply = await self._client.ask(batch.items, wait_for_model=self._gate.wait_for_model)
-            status, cause = reply.status, None
+            status, cause = 200, None
         except (Retryable, RowsRejected, EndpointRefused) as failure:
-            status = getattr(failure, "status", None)
-            cause = str(getattr(failure, "cause", "")) or type(failure).__name__
+            status = failure.status
+            cause = failure.cause if isinstance(failure, Retryable) else type(failure).__name__
+            self._learn(failure)
             if self.stopped_by is not None:
                 raise _StoppedError from failure
             raise
-        else:
-            return reply
         finally:
             self._sending.discard(task)
             seconds = self._clock.now() - started
             self._emit(RequestEnded(len(batch), status, cause, seconds))
+        if not probing:  # a probe may have been held until the model was loaded
+            self._limit.succeeded(seconds)
+        if reply.pause_s:
+            self._turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
+        return reply
+
+    def _learn(self, failure: Exception) -> None:
+        """Let the limits hear of an attempt that failed."""
+        if not isinstance(failure, Retryable):
+            return
+        if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
+            self._limit.overloaded()
+        if failure.cause is Cause.THROTTLED:
+            self._turnstile.throttled()
 
 
 def _given_up(failure: Retryable) -> str:
     return f"{failure} (given up after several attempts, while other rows were answered)"
-
-
-def _last_error(outcomes: Sequence[Outcome]) -> str:
-    return next(o.message for o in reversed(outcomes) if type(o) is RowError)

@@ -1,10 +1,10 @@
 """The readiness gate: while the endpoint is not ready, one probe goes on and all others wait.
 
-The gate is closed at the start (nobody knows yet whether the model is loaded), after a 503 that
-says loading, and when the retry budget is used up, which is an outage. In each case the next
-worker to come through becomes the probe and keeps trying with its own batch; the first answer
-that shows a living model opens the gate for all. So a cold start costs a handful of requests
-instead of one a worker, and an outage is not multiplied by retries.
+The gate closes after a 503 that says loading, and when a request has failed for good or the retry
+budget is used up while nothing is answered, which is an outage. The next worker to come through
+becomes the probe; the first answer that shows a living model opens the gate for all. So a cold
+start costs a handful of requests instead of one a worker, and an outage is not multiplied by
+retries.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ PROBE_LONGEST_S = 30.0
 class Why(StrEnum):
     """Why the gate is closed."""
 
-    UNKNOWN = "first answer of the endpoint"
     LOADING = "model loading"
     OUTAGE = "endpoint down"
 
@@ -43,8 +42,8 @@ class Gate:
         self._emit = emit
         self._turn = asyncio.Event()
         self._probing = False
-        self.is_open = False
-        self.why = Why.UNKNOWN
+        self.is_open = True
+        self.why = Why.OUTAGE
         self._begin()
 
     def _begin(self) -> None:

@@ -39,6 +39,11 @@ class Failures:
         self._counts[failure.cause] += 1
         return self._counts[failure.cause] >= MOST_FAILURES.get(failure.cause, 1 << 30)
 
+    @property
+    def total(self) -> int:
+        """How many there were, of any cause."""
+        return self._counts.total()
+
     def backoff_s(self, clock: Clock) -> float:
         """How long to wait now: exponential in the failures, with half of it jitter."""
         exponent = min(self._counts.total() - 1, 10)

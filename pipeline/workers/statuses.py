@@ -96,10 +96,9 @@ def _message(body: bytes) -> str:
 
 
 def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
-    """Read how long to wait: Retry-After (seconds or a date), else a RateLimit with r=0.
+    """Read how long to wait: Retry-After (seconds or a date), else a RateLimit that binds.
 
-    A RateLimit header comes with every answer and binds only where nothing remains. Negative
-    values and garbage are no hint.
+    Negative values and garbage are no hint.
     """
     after = headers.get("Retry-After")
     if after is not None:
@@ -112,7 +111,17 @@ def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
             date = date if date.tzinfo else date.replace(tzinfo=UTC)
             seconds = max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)
         return seconds
-    limit = headers.get("RateLimit", "")
+    return binding_hint_s(headers)
+
+
+def binding_hint_s(headers: Mapping[str, str]) -> float | None:
+    """Read for how long nothing remains of the quota.
+
+    RateLimit comes with every answer, and binds only where r is 0.
+    """
+    limit = headers.get("RateLimit")
+    if limit is None:
+        return None
     remaining, reset = re.search(r"\br=(\d+)", limit), re.search(r"\bt=(\d+)", limit)
     if remaining and reset and int(remaining[1]) == 0:
         return float(reset[1])
