@@ -2,8 +2,9 @@
 
 Additive increase, multiplicative decrease (as TCP's congestion control), on three signals:
 
-- a good answer while the limit was used to the full raises it: by half a round trip until the
-  first decrease ("slow start"), by one a round trip after it;
+- a good answer while the limit was used to the full raises it: by three tenths a round trip until
+  the first decrease ("slow start", gentle since a burst into an unknown rate limit is answered
+  with 429s), by one a round trip after it;
 - a 429, an overload or a timeout lowers it to 70%, at most once a round trip, since the answers
   of one round trip all tell of the same moment;
 - latency that rises while throughput does not: requests only queue at the server, where they eat
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.workers.clock import Clock
 
 START = 4.0
-SLOW_START_GAIN = 0.5
+SLOW_START_GAIN = 0.3
 DECREASE = 0.7
 # Latency may rise to this many times the unloaded one before the limit sinks.
 LATENCY_RATIO = 3.0

@@ -194,7 +194,7 @@ class Pool:
         """Meet the endpoint with the first batch; see `introduction`."""
         client, introduction = self._client, self._introduction
         if not client.knows_dialect:
-            permits = await self._until_answered(lambda _probing, _retry: client.discover())
+            permits = await self._until_answered(self._discover)
             if permits is not None:
                 self._limit.cap(permits // self._batcher.batch_size)
         if client.dialect.most_texts is not None:
@@ -211,6 +211,12 @@ class Pool:
             self._settle(batch, reply)
         else:
             await self._answer(batch)
+
+    async def _discover(self, probing: bool, retry: bool) -> int | None:  # noqa: ARG002
+        permits = await self._client.discover()
+        if probing:
+            self._gate.open()
+        return permits
 
     async def _ask_first(self, batch: Batch) -> Reply:
         """Ask for the introduction: an answer that stays unreadable goes through as Retryable."""
@@ -308,14 +314,10 @@ class Pool:
                     # What was answered before tells an outage from a batch that the endpoint
                     # fails on.
                     await self._attempt(self._known_good, probing, retry)
-                    self._alive()
                     continue
-                answer = await attempt(probing, retry)
+                return await attempt(probing, retry)
             except _GateClosedError:
                 continue
-            except RowsRejected:
-                self._alive()
-                raise
             except Retryable as failure:
                 retry = True
                 if probing:
@@ -327,9 +329,6 @@ class Pool:
                 if exhausted:
                     self._judge(failure, others_answered=self._successes > successes_before)
                 await self._hold_back(failure, failures, exhausted=exhausted)
-            else:
-                self._alive()
-                return answer
             finally:
                 if probing:
                     self._gate.leave()
@@ -422,9 +421,12 @@ class Pool:
         try:
             reply = await self._client.ask(batch.items, wait_for_model=self._gate.wait_for_model)
             status, cause = 200, None
+            self._alive()
         except (Retryable, RowsRejected, EndpointRefused) as failure:
             status = failure.status
-            cause = failure.cause if isinstance(failure, Retryable) else type(failure).__name__
+            cause = type(failure).__name__
+            if isinstance(failure, Retryable):
+                cause = failure.cause.value
             self._learn(failure)
             if self.stopped_by is not None:
                 raise _StoppedError from failure
@@ -441,6 +443,8 @@ class Pool:
 
     def _learn(self, failure: Exception) -> None:
         """Let the limits hear of an attempt that failed."""
+        if isinstance(failure, RowsRejected):
+            self._alive()
         if not isinstance(failure, Retryable):
             return
         if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
