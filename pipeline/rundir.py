@@ -44,7 +44,7 @@ class RunDirectory:
     @property
     def responses(self) -> Path:
         """The response store of this run."""
-        return self.root / "responses.sqlite"
+        return self.root / "responses.journal"
 
     @property
     def lock(self) -> Path:
@@ -70,8 +70,7 @@ class RunDirectory:
         """Remove all that a finished or discarded run leaves; the log and the lock stay."""
         storage.remove(self.parts)
         storage.remove(self.scratch)
-        for suffix in ("", "-wal", "-shm"):
-            storage.remove(self.responses.with_name(self.responses.name + suffix))
+        storage.remove(self.responses)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep the summary of this attempt."""

@@ -1,0 +1,14 @@
+"""The response store: what was already answered.
+
+One store serves three purposes: deduplication within a run, the journal that makes a kill cheap,
+and the cache between runs. It maps the digest of an input (never its text) to the answer.
+
+    keys      digest of an input and of all that decides its answer
+    store     the answers in an append-only journal: one write and one fsync a group
+    index     where in the journal each key's answer is; bounded memory, made anew on opening
+"""
+
+from pipeline.responses.keys import Item, Keys
+from pipeline.responses.store import Answer, Outcome, ResponseStore, RowError
+
+__all__ = ["Answer", "Item", "Keys", "Outcome", "ResponseStore", "RowError"]

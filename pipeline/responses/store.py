@@ -1,0 +1,251 @@
+"""The store: answers in an append-only journal, found through the index.
+
+The file is a sequence of frames, one a group commit, each
+
+    "CLR1"  u32 length  u32 crc of the payload  u32 crc of these 12 bytes       16 bytes
+    payload:  u32 count, u32 bytes of revision, revision
+              count x u64         first half of each key
+              count x u32         length of each record
+              records             second half of the key, u32 crc and u32 length of the answer,
+                                  the answer as JSON
+
+A kill leaves a torn frame at the end, which is cut off on opening. A frame that is damaged
+elsewhere is passed over: its answers are asked for again, and no wrong one is ever given, since
+every record carries its whole key and a checksum.
+
+Several processes may share a file: each appends whole frames under the file's lock, and knows the
+frames of the others from when it opened the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import zlib
+from bisect import bisect_right
+from itertools import accumulate, groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import orjson
+
+from pipeline import storage
+from pipeline.errors import StoppedEarly
+from pipeline.responses.index import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# The labels of one input with their scores, best first, as many as `top_k` asked for.
+Answer = tuple[tuple[str, float], ...]
+
+
+class RowError(NamedTuple):
+    """Why an input has no label; the words for the error column."""
+
+    message: str
+
+
+Outcome = Answer | RowError
+
+_MAGIC = b"CLR1"
+_HEADER = struct.Struct("<4sIII")
+_COUNTS = struct.Struct("<II")
+_RECORD = struct.Struct("<8sII")
+_FRAME_ANSWERS = 1 << 15
+_LONGEST_FRAME = 1 << 30
+_WINDOW = 1 << 20
+# Answers of one label fit; longer ones take a second read.
+_FIRST_READ = 128
+
+
+class _Frame(NamedTuple):
+    """A frame as it was read: keys' first halves, and where in the file each record begins."""
+
+    end: int
+    revision: str | None
+    keys: list[int]
+    positions: list[int]
+
+
+class ResponseStore:
+    """The answers of one file; used from one thread at a time.
+
+    Raises StoppedEarly where the file cannot be read or written, or is no response store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._index = Index(path.parent)
+        # Frames by where they begin, for the revision that a record belongs to.
+        self._frame_starts: list[int] = []
+        self._frame_revisions: list[str | None] = []
+        with storage.writing(path):
+            new = not path.exists()
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            if new:
+                storage.fsync_path(path.parent)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                self._load()
+            except BaseException:
+                os.close(self._file)
+                raise
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def get(self, keys: Sequence[bytes]) -> dict[int, tuple[Answer, str | None]]:
+        """Look up keys; gives what is known by position in `keys`: answer and model revision."""
+        if not keys:
+            return {}
+        first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
+        known = {}
+        with storage.writing(self._path):
+            for i, positions in self._index.find(first_halves).items():
+                for position in positions:
+                    answer = self._record(position, keys[i])
+                    if answer is not None:
+                        known[i] = (answer, self._revision_at(position))
+                        break
+        return known
+
+    def put(self, answers: Sequence[tuple[bytes, Answer, str | None]]) -> None:
+        """Store answers, as (key, answer, model revision); durable when this returns."""
+        with storage.writing(self._path):
+            for revision, group in groupby(answers, itemgetter(2)):
+                members = list(group)
+                for start in range(0, len(members), _FRAME_ANSWERS):
+                    self._append(members[start : start + _FRAME_ANSWERS], revision)
+            os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Close the file; what was put is durable already."""
+        os.close(self._file)
+
+    def _append(
+        self, answers: Sequence[tuple[bytes, Answer, str | None]], revision: str | None
+    ) -> None:
+        pack, crc32, dumps = _RECORD.pack, zlib.crc32, orjson.dumps
+        records = []
+        for key, answer, _ in answers:
+            text = dumps(answer)
+            records.append(pack(key[8:], crc32(text), len(text)) + text)
+        name = (revision or "").encode()
+        lengths = np.fromiter(map(len, records), "<u4", len(records))
+        first_halves = np.frombuffer(b"".join([key for key, _, _ in answers]), "<u8")[::2]
+        payload = b"".join(
+            (
+                _COUNTS.pack(len(records), len(name)),
+                name,
+                first_halves.tobytes(),
+                lengths.tobytes(),
+                *records,
+            )
+        )
+        start = self._write(_header(payload) + payload)
+        first_record = start + _HEADER.size + len(payload) - int(lengths.sum())
+        positions = list(accumulate(lengths.tolist(), initial=first_record))[:-1]
+        self._note(start, _Frame(0, revision, first_halves.tolist(), positions))
+
+    def _write(self, frame: bytes) -> int:
+        """Append a frame under the file's lock, whole or not at all; gives where it begins."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            start = os.fstat(self._file).st_size
+            rest = memoryview(frame)
+            try:
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+            except OSError:
+                os.ftruncate(self._file, start)
+                raise
+            return start
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _note(self, start: int, frame: _Frame) -> None:
+        self._frame_starts.append(start)
+        self._frame_revisions.append(frame.revision)
+        self._index.add(frame.keys, frame.positions)
+
+    def _revision_at(self, position: int) -> str | None:
+        return self._frame_revisions[bisect_right(self._frame_starts, position) - 1]
+
+    def _record(self, position: int, key: bytes) -> Answer | None:
+        """Read the answer at a position; None where it is another key's, or damaged."""
+        piece = os.pread(self._file, _FIRST_READ, position)
+        if len(piece) < _RECORD.size:
+            return None
+        rest, crc, length = _RECORD.unpack_from(piece)
+        if rest != key[8:] or length > _LONGEST_FRAME:
+            return None
+        text = piece[_RECORD.size : _RECORD.size + length]
+        if len(text) < length:
+            text = os.pread(self._file, length, position + _RECORD.size)
+        if zlib.crc32(text) != crc:
+            return None
+        return tuple((label, score) for label, score in orjson.loads(text))
+
+    def _load(self) -> None:
+        """Read all frames into the index, and cut off a torn one at the end."""
+        start, size = 0, os.fstat(self._file).st_size
+        while start < size:
+            frame = self._frame_at(start)
+            if frame is None:
+                following = self._next_frame(start + 1, size)
+                if following is None:
+                    if start == 0 and not _MAGIC.startswith(os.pread(self._file, 4, 0)):
+                        raise StoppedEarly(
+                            f"{self._path} is no response store, or nothing in it can be read. "
+                            "Name another file, or delete this one: its answers would be asked "
+                            "for again."
+                        )
+                    os.ftruncate(self._file, start)
+                    os.fsync(self._file)
+                    return
+                start = following
+                continue
+            self._note(start, frame)
+            start = frame.end
+
+    def _next_frame(self, start: int, size: int) -> int | None:
+        """Find where the next whole frame begins; None where there is none."""
+        while start < size:
+            window = os.pread(self._file, _WINDOW, start)
+            found = window.find(_MAGIC)
+            if found < 0:
+                # The mark may lie across the border of two windows.
+                start += max(1, len(window) - len(_MAGIC) + 1)
+            elif self._frame_at(start + found) is not None:
+                return start + found
+            else:
+                start += found + 1
+        return None
+
+    def _frame_at(self, start: int) -> _Frame | None:
+        """Read the frame that begins here; None where there is no whole one."""
+        header = os.pread(self._file, _HEADER.size, start)
+        if len(header) < _HEADER.size:
+            return None
+        magic, length, crc, header_crc = _HEADER.unpack(header)
+        if magic != _MAGIC or zlib.crc32(header[:12]) != header_crc or length > _LONGEST_FRAME:
+            return None
+        payload = os.pread(self._file, length, start + _HEADER.size)
+        if len(payload) < length or zlib.crc32(payload) != crc:
+            return None
+        count, name_bytes = _COUNTS.unpack_from(payload)
+        at = _COUNTS.size
+        name = payload[at : at + name_bytes].decode()
+        at += name_bytes
+        keys = np.frombuffer(payload, "<u8", count, at).tolist()
+        lengths = np.frombuffer(payload, "<u4", count, at + 8 * count).tolist()
+        first_record = start + _HEADER.size + at + 12 * count
+        positions = list(accumulate(lengths, initial=first_record))[:-1]
+        return _Frame(start + _HEADER.size + length, name or None, keys, positions)
+
+
+def _header(payload: bytes) -> bytes:
+    fields = struct.pack("<4sII", _MAGIC, len(payload), zlib.crc32(payload))
+    return fields + struct.pack("<I", zlib.crc32(fields))
