@@ -1,0 +1,182 @@
+"""The journal of answers: what a kill, a flipped bit or another process may do to it."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import StoppedEarly
+from pipeline.responses import Keys, ResponseStore, index
+
+KEYS = Keys({"model": "m"})
+
+
+def entry(text, label="positive", revision="r1"):
+    return KEYS.of([text])[0], ((label, len(text) / 7),), revision
+
+
+def known(path, texts):
+    store = ResponseStore(path)
+    try:
+        found = store.get(KEYS.of(texts))
+        return {texts[i]: answer[0] for i, answer in found.items()}
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "answers"
+
+
+@pytest.fixture
+def three_frames(path):
+    """Three group commits of two answers; gives the file's size after each."""
+    store, sizes = ResponseStore(path), [0]
+    for texts in (["a", "bb"], ["ccc", "dddd"], ["eeeee", "ffffff"]):
+        store.put([entry(text) for text in texts])
+        sizes.append(path.stat().st_size)
+    store.close()
+    return sizes
+
+
+TEXTS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]
+ALL = {text: entry(text)[1] for text in TEXTS}
+
+
+def test_cut_off_at_every_byte(path, three_frames):
+    """A kill in the middle of a write costs that group and nothing before it."""
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        frames = sum(size >= end for end in three_frames[1:])
+        assert known(path, TEXTS) == {text: ALL[text] for text in TEXTS[: 2 * frames]}
+        assert path.stat().st_size == three_frames[frames]
+
+
+def test_answers_go_on_behind_a_torn_tail(path, three_frames):
+    path.write_bytes(path.read_bytes()[:-1])
+    store = ResponseStore(path)
+    store.put([entry("g")])
+    store.close()
+    assert known(path, [*TEXTS, "g"]) == {**{t: ALL[t] for t in TEXTS[:4]}, "g": entry("g")[1]}
+
+
+def test_a_flipped_bit_never_gives_a_wrong_answer_and_costs_one_frame(path, three_frames):
+    """What is damaged is asked for again; the frames around it stay known."""
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        if at < 4:
+            continue  # the mark at the very beginning: see the test below
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        found = known(path, TEXTS)
+        assert found.items() <= ALL.items()
+        damaged = sum(at >= end for end in three_frames[1:])
+        spared = [text for i, text in enumerate(TEXTS) if i // 2 != damaged]
+        assert set(spared) <= set(found)
+
+
+def test_a_bit_flipped_while_the_store_is_open_makes_the_answer_unknown(path):
+    store = ResponseStore(path)
+    store.put([entry("text")])
+    with path.open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"\x00")
+    assert store.get(KEYS.of(["text"])) == {}
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"no store at all", b"PAR1" + bytes(100), bytes(4096)])
+def test_another_file_is_refused_and_left_as_it_is(path, content):
+    path.write_bytes(content)
+    with pytest.raises(StoppedEarly, match="is no response store"):
+        ResponseStore(path)
+    assert path.read_bytes() == content
+
+
+def test_the_newest_answer_counts(path):
+    """An answer of a newer revision replaces the older one, in memory and after opening."""
+    store = ResponseStore(path)
+    store.put([entry("x", "old", "r1")])
+    store.put([entry("x", "new", "r2")])
+    for _ in range(2):
+        (answer, revision) = store.get(KEYS.of(["x"]))[0]
+        assert (answer[0][0], revision) == ("new", "r2")
+        store.close()
+        store = ResponseStore(path)
+    store.close()
+
+
+def _fill(path, name, groups):
+    store = ResponseStore(path)
+    for group in range(groups):
+        store.put([entry(f"{name} {group} {i}") for i in range(20)])
+    store.close()
+
+
+def test_processes_that_share_a_file_lose_nothing(path):
+    """Frames of several writers stand whole, one behind the other."""
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_fill, args=(path, name, 30)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    texts = [f"{name} {group} {i}" for name in "abc" for group in range(30) for i in range(20)]
+    assert len(known(path, texts)) == len(texts)
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Segments small enough that a test fills many of them."""
+    monkeypatch.setattr(index, "SMALL_ENTRIES", 64)
+    monkeypatch.setattr(index, "SMALL_PER_LARGE", 3)
+
+
+@settings(max_examples=40)
+@given(
+    batches=st.lists(
+        st.lists(st.integers(0, 400) | st.integers(0, 2**64 - 1), max_size=90), max_size=12
+    )
+)
+def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches):
+    """Through the dict, the small and the large segments, the newest position comes first."""
+    old = index.SMALL_ENTRIES, index.SMALL_PER_LARGE
+    index.SMALL_ENTRIES, index.SMALL_PER_LARGE = 64, 3
+    try:
+        found, truth, position = index.Index(tmp_path_factory.mktemp("index")), {}, 0
+        for batch in batches:
+            positions = list(range(position, position + len(batch)))
+            position += len(batch)
+            found.add(batch, positions)
+            truth.update(zip(batch, positions, strict=True))
+        asked = np.array(sorted({*truth, *range(0, 500, 7)}), np.uint64)
+        answers = found.find(asked)
+        for i, key in enumerate(asked.tolist()):
+            assert (answers[i][0] if i in answers else None) == truth.get(key)
+    finally:
+        index.SMALL_ENTRIES, index.SMALL_PER_LARGE = old
+
+
+def test_a_long_answer_takes_a_second_read(path):
+    store = ResponseStore(path)
+    answer = tuple((f"label {i}", i / 3) for i in range(500))
+    key = KEYS.of(["x"])[0]
+    store.put([(key, answer, None)])
+    assert store.get([key]) == {0: (answer, None)}
+    store.close()
+
+
+def test_many_answers_survive_in_segments(path, small_segments):
+    store = ResponseStore(path)
+    texts = [f"text {i}" for i in range(2000)]
+    for start in range(0, 2000, 50):
+        store.put([entry(text) for text in texts[start : start + 50]])
+    assert len(store.get(KEYS.of(texts))) == 2000
+    assert store.get(KEYS.of([f"other {i}" for i in range(2000)])) == {}
+    store.close()
+    assert known(path, texts) == {text: entry(text)[1] for text in texts}
