@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.errors import InputError, Interrupted
 from pipeline.producer import TableSource
-from pipeline.run import Run, install_signal_handlers
+from pipeline.runner import Run, install_signal_handlers
 from pipeline.workers import output_schema
 
 if TYPE_CHECKING:
@@ -100,17 +100,21 @@ class _InMemory:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._prepare(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _prepare(self, stack: ExitStack) -> None:
         arrow = _as_arrow(self._table)
         directory = Path(
-            self._checkpoint
-            or self._stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
+            self._checkpoint or stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
         )
         self._output = directory / "labelled.parquet"
         settings = {**self._settings, "input": "(a table in memory)", "output": self._output}
         self._config = RunConfig(**settings)
         self.job = Run(self._config, source=TableSource(arrow), directory=directory)
         self._schema = output_schema(arrow.schema, self._config)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -133,10 +137,16 @@ class _InMemory:
 def _as_arrow(table: Any) -> Any:
     """Read a table through Arrow. Raises InputError for what is no table."""
     try:
-        if type(table).__module__.partition(".")[0] == "pandas":
+        kind = type(table).__module__.partition(".")[0]
+        if kind == "pandas":
             return pa.Table.from_pandas(table, preserve_index=False)
+        if kind == "polars":
+            import polars as pl  # noqa: PLC0415  (the caller has it)
+
+            # Its own string views cannot be written to Parquet inside dictionaries.
+            return table.to_arrow(compat_level=pl.CompatLevel.oldest())
         return pa.table(table)
-    except (TypeError, ValueError, pa.ArrowException) as error:
+    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         raise InputError(
             f"A {type(table).__name__} cannot be read as a table: {error}. Give a pandas or polars "
             "DataFrame, a pyarrow Table, or anything with the Arrow PyCapsule interface."

@@ -288,7 +288,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{file}: cannot read the config file: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: the config file is not YAML: {error}") from None
+        words = " ".join(str(error).split())
+        raise SettingsError(f"{file}: the config file is not YAML: {words}") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -10,7 +10,7 @@ import orjson
 
 import pipeline
 from pipeline import storage
-from pipeline.errors import OutputError, ResumeRefused
+from pipeline.errors import OutputError, ResumeRefused, SettingsError
 from pipeline.producer import Plan
 from pipeline.writer import Manifest, RunRecord, verified_parts
 
@@ -28,7 +28,11 @@ class RunDirectory:
 
     @classmethod
     def of(cls, output: Path) -> RunDirectory:
-        """The run directory beside an output."""
+        """The run directory beside an output. Raises OutputError for a path without a name."""
+        if not output.name or output.name == "..":
+            raise OutputError(
+                f"output: {str(output)!r} names no file. Give a path such as labelled.parquet."
+            )
         return cls(output.with_name(output.name + ".run"))
 
     @property
@@ -66,6 +70,15 @@ class RunDirectory:
         """The output while it is assembled."""
         return self.root / ("assembled" + storage.TEMP_SUFFIX)
 
+    def create(self) -> None:
+        """Make the directory. Raises OutputError where none can be made."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"output: cannot make {self.root}: {error.strerror}. Choose another place."
+            ) from None
+
     def clear(self) -> None:
         """Remove all that a finished or discarded run leaves; the log and the lock stay."""
         storage.remove(self.parts)
@@ -90,8 +103,6 @@ def check_output(config: RunConfig) -> None:
     """Refuse an output that cannot be written, before anything is. Raises OutputError."""
     output = config.output
     parent = output.parent
-    if not output.name:
-        raise OutputError(f"output: {output} names no file. Give a path such as labelled.parquet.")
     if output.suffix in (".csv", ".json", ".jsonl"):
         raise OutputError(
             f"output: {output} would be {output.suffix[1:]}, but the output is Parquet. Name a "
@@ -106,12 +117,25 @@ def check_output(config: RunConfig) -> None:
             f"output: no permission to write in {parent}. Choose another place, or change the "
             "permission."
         )
+    run_directory = RunDirectory.of(output).root
+    if run_directory.exists() and not run_directory.is_dir():
+        raise OutputError(
+            f"output: {run_directory} is a file, where the run keeps its directory. Move it away, "
+            "or choose another output."
+        )
     if output.exists() and output.is_dir() == config.output_is_file:
         kind, wanted = ("directory", "file") if output.is_dir() else ("file", "directory")
         raise OutputError(
             f"output: {output} is a {kind}, where the output would be a {wanted}: a name that "
             "ends with .parquet is a file, any other a directory of files."
         )
+
+
+def check_cache(cache: Path | None) -> None:
+    """Refuse a cache that can be no file. Raises SettingsError."""
+    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
+        wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
+        raise SettingsError(f"cache: {cache} {wrong}. Give the path of a file, new or of old.")
 
 
 def same_run_or_new(

@@ -257,7 +257,7 @@ def test_marked_blocks_run_in_the_order_of_the_readme(checkout):
     labelled = pq.read_table(checkout / "labelled.parquet")
     assert labelled.num_rows == SAMPLE_ROWS
     assert labelled["label"].null_count == 1
-    assert labelled["error"].drop_null().to_pylist() == ["null review"]
+    assert labelled["error"].drop_null().to_pylist() == ["null text"]
 
 
 def test_the_rehearsal_ends_well(checkout):

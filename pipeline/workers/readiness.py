@@ -105,7 +105,7 @@ class Gate:
         self._seen_at = now
         left_s = self._limits_s[self.why] - self._spent_s[self.why]
         # An estimate of loading is often wrong, a hint when to come back is meant.
-        hopeless = not loading and (failure.wait_s or 0) > left_s
+        hopeless = not loading and failure.wait_s is not None and failure.wait_s > left_s
         if left_s <= 0 or hopeless:
             asked = f" (it asks for a pause of {failure.wait_s:.0f} s)" if hopeless else ""
             setting = "max_loading_s" if loading else "max_outage_s"

@@ -135,10 +135,10 @@ class Resolver:
 
 def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
     """Find the distinct inputs of a chunk and the rows that cannot be sent."""
-    text, text_error = _sendable(table.column(config.text), config.text)
+    text, text_error = _sendable(table.column(config.text), "text")
     columns, error = [text], text_error
     if config.text_pair is not None:
-        pair, pair_error = _sendable(table.column(config.text_pair), config.text_pair)
+        pair, pair_error = _sendable(table.column(config.text_pair), "text_pair")
         columns, error = [text, pair], pc.coalesce(text_error, pair_error)
     if config.dedup:
         items, index = _distinct(columns)

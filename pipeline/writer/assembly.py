@@ -24,52 +24,58 @@ FILE_ROWS = 1_048_576
 
 
 def assemble(
-    parts: Sequence[Path], schema: Any, output: Path, *, as_file: bool, scratch: Path
+    parts: Sequence[Path], schema: Any, output: Path, *, rows: int, as_file: bool, scratch: Path
 ) -> None:
     """Write the rows of `parts`, in order, to `output`: a file, or a directory of files.
 
-    `schema` carries the metadata of the output. `scratch` is a path on the same filesystem that
-    may be overwritten. Raises StoppedEarly if the disk refuses.
+    `schema` carries the metadata of the output, `rows` is how many rows it must have. `scratch`
+    is a path on the same filesystem that may be overwritten. Raises StoppedEarly if the disk
+    refuses.
     """
     with storage.writing(output):
         storage.remove(scratch)
         groups = _row_groups(parts, schema)
         if as_file:
-            _write_file(scratch, schema, groups, rows=None)
+            written = _write_file(scratch, schema, groups, most_rows=None)
+        else:
+            scratch.mkdir()
+            written = _write_files(scratch, schema, groups)
+        # Nothing may be lost silently: a bug here must not reach the output.
+        assert written == rows, f"{written} rows assembled, {rows} expected"
+        if as_file:
             storage.commit(scratch, output)
-            return
-        scratch.mkdir()
-        pending = next(groups, None)
-        number = 0
-        while pending is not None or number == 0:
-            file = scratch / f"part-{number:05d}.parquet"
-            first = [] if pending is None else [pending]
-            _write_file(file, schema, _chain(first, groups), rows=FILE_ROWS)
-            pending = next(groups, None)
-            number += 1
-        storage.commit_directory(scratch, output)
+        else:
+            storage.commit_directory(scratch, output)
 
 
-def _chain(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    yield from first
-    yield from rest
+def _write_files(directory: Path, schema: Any, groups: Iterator[Any]) -> int:
+    """Write row groups to files of FILE_ROWS rows, at least one; gives how many rows."""
+    total = number = 0
+    while True:
+        file = directory / f"part-{number:05d}.parquet"
+        rows = _write_file(file, schema, groups, most_rows=FILE_ROWS)
+        if not rows and number:
+            storage.remove(file)
+            return total
+        total += rows
+        number += 1
 
 
-def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, rows: int | None) -> None:
-    """Write row groups to one file until it holds `rows` rows or they end.
+def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: int | None) -> int:
+    """Write row groups to one file until it holds `most_rows` or they end; gives how many rows.
 
-    An exception leaves the writer unclosed on purpose: closing it would write a footer and make
-    a truncated file look whole. The file is a scratch one that is never renamed then.
+    Leaving by an exception writes a footer, which makes a truncated file look whole; that is
+    harmless only because this is a scratch file, which is never renamed then.
     """
-    with file.open("wb") as sink:
-        writer = pq.ParquetWriter(sink, schema, compression=COMPRESSION)
-        written = 0
-        for group in groups:
-            writer.write_table(group, row_group_size=group.num_rows)
-            written += group.num_rows
-            if rows is not None and written >= rows:
+    rows = 0
+    with pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+        while most_rows is None or rows < most_rows:
+            group = next(groups, None)
+            if group is None:
                 break
-        writer.close()
+            writer.write_table(group, row_group_size=group.num_rows)
+            rows += group.num_rows
+    return rows
 
 
 def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:

@@ -135,6 +135,7 @@ class Run:
         """
         config = self._config
         rundir.check_output(config)
+        rundir.check_cache(config.cache)
         check_endpoint(config)
         directory = self._directory
         lock = storage.Lock(directory.lock)
@@ -156,8 +157,7 @@ class Run:
             )
             if manifest is not None and manifest.complete is not None:
                 return _Opened(source, directory, manifest, lock)
-            with storage.writing(directory.root):
-                directory.root.mkdir(parents=True, exist_ok=True)
+            directory.create()
             lock.acquire()
             if manifest is None:
                 manifest = rundir.begin(directory, config, source.plan)
@@ -170,7 +170,7 @@ class Run:
 
     @staticmethod
     def _manifest(directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
-        """The manifest that this attempt may go on from."""
+        """Read the manifest that this attempt may go on from."""
         try:
             found = Manifest.load(directory.manifest)
         except ResumeRefused:
@@ -227,6 +227,7 @@ class Run:
             [directory.parts / part.file for part in manifest.parts],
             schema.with_metadata({**(schema.metadata or {}), **_metadata(config, manifest)}),
             config.output,
+            rows=manifest.rows,
             as_file=config.output_is_file,
             scratch=directory.scratch,
         )
