@@ -106,7 +106,8 @@ class _InMemory:
         return self
 
     def _prepare(self, stack: ExitStack) -> None:
-        arrow = _as_arrow(self._table)
+        text = self._settings.get("text", "text"), self._settings.get("text_pair")
+        arrow = _as_arrow(self._table, [name for name in text if isinstance(name, str)])
         directory = Path(
             self._checkpoint or stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
         )
@@ -122,7 +123,7 @@ class _InMemory:
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
         labelled = pq.read_table(self._output, schema=self._schema, partitioning=None)
-        kind = type(self._table).__module__.partition(".")[0]
+        kind = _kind(self._table)
         if kind == "pandas":
             # The caller's own columns and index, untouched; only the results come from Arrow.
             added = labelled.select(labelled.schema.names[self._table.shape[1] :]).to_pandas()
@@ -134,12 +135,41 @@ class _InMemory:
         return labelled
 
 
-def _as_arrow(table: Any) -> Any:
+def _kind(table: Any) -> str:
+    return type(table).__module__.partition(".")[0]
+
+
+def _from_pandas(frame: Any, text: Sequence[str]) -> Any:
+    """Read the columns to classify; the others stay in the frame and are only named here."""
+    columns = [
+        _texts(frame.iloc[:, i]) if name in text else pa.nulls(len(frame))
+        for i, name in enumerate(frame.columns)
+    ]
+    return pa.table(columns, names=[str(name) for name in frame.columns])
+
+
+def _texts(series: Any) -> Any:
+    """Read a column; what is no text in it (it may hold anything) is an error of its row.
+
+    Such a value becomes bytes that are no UTF-8, which the resolver reports.
+    """
+    try:
+        return pa.array(series, from_pandas=True)
+    except (pa.ArrowException, UnicodeEncodeError):
+        values = [
+            value.encode("utf-8", "surrogatepass") if isinstance(value, str) else b"\xff"
+            for value in series
+        ]
+        present = series.notna().to_numpy()
+        return pa.array(values, pa.large_binary(), mask=~present).view(pa.large_string())
+
+
+def _as_arrow(table: Any, text: Sequence[str]) -> Any:
     """Read a table through Arrow. Raises InputError for what is no table."""
     try:
-        kind = type(table).__module__.partition(".")[0]
+        kind = _kind(table)
         if kind == "pandas":
-            return pa.Table.from_pandas(table, preserve_index=False)
+            return _from_pandas(table, text)
         if kind == "polars":
             import polars as pl  # noqa: PLC0415  (the caller has it)
 

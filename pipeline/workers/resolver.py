@@ -201,14 +201,30 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     values = values.cast(pa.large_string())
-    too_long = pc.fill_null(pc.greater(pc.binary_length(values), MAX_REQUEST_BYTES), False)
-    none = pa.scalar(None, pa.string())
-    error = pc.if_else(
-        too_long,
-        pa.scalar(f"{name} longer than a request may be ({MAX_REQUEST_BYTES:,} bytes)"),
-        pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), none),
-    )
-    return pc.if_else(too_long, pa.scalar(None, pa.large_string()), values), error
+    error = pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), _NO_ERROR)
+    too_long = pc.greater(pc.binary_length(values), MAX_REQUEST_BYTES)
+    limit = f"{name} longer than a request may be ({MAX_REQUEST_BYTES:,} bytes)"
+    error = pc.if_else(pc.fill_null(too_long, False), pa.scalar(limit), error)
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        # Arrow does not check the texts that it is given: such as half of a surrogate pair.
+        damaged = pa.array([not _is_utf8(value) for value in values.cast(pa.large_binary())])
+        error = pc.if_else(
+            damaged, pa.scalar(f"{name} is no valid text (not a string, or not UTF-8)"), error
+        )
+    return pc.if_else(pc.is_null(error), values, pa.scalar(None, pa.large_string())), error
+
+
+_NO_ERROR = pa.scalar(None, pa.string())
+
+
+def _is_utf8(value: Any) -> bool:
+    try:
+        (value.as_py() or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
