@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from pipeline.events import Observer
     from pipeline.workers.clock import Clock
 
-# How long the probe waits between attempts, in seconds: doubling from the first to the last.
-PROBE_FIRST_S = 0.5
+# How long the probe waits between attempts, in seconds: threefold each time, so that a minute of
+# loading costs a handful of 503s also where the server does not hold the request.
+PROBE_FIRST_S = 1.0
+PROBE_GROWTH = 3.0
 PROBE_LONGEST_S = 30.0
 
 
@@ -114,7 +116,7 @@ class Gate:
                 f"allows{asked}. The last answer: {failure}. Run the same command again to "
                 "continue."
             )
-        wait_s = min(PROBE_FIRST_S * 2**self._failures, PROBE_LONGEST_S)
+        wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self._failures, 5), PROBE_LONGEST_S)
         if failure.wait_s is not None:
             wait_s = min(wait_s, failure.wait_s) if loading else max(wait_s, failure.wait_s)
         self._failures += 1
