@@ -1,0 +1,201 @@
+"""How `classify run` speaks: flags, progress and the summary."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.config import RunConfig
+
+# The keys of the summary that people and scripts rely on.
+SUMMARY = {
+    "rows", "labelled", "errors", "resumed_rows", "distinct_inputs", "cache_hits", "requests",
+    "retries", "responses", "labels", "seconds", "rows_per_second", "peak_in_flight", "model",
+    "model_revision", "endpoint", "output", "state", "exit_code",
+}  # fmt: skip
+
+
+@pytest.fixture
+def source(write_csv):
+    return write_csv("in.csv", [f"text {i % 90}" for i in range(100)])
+
+
+def test_every_setting_is_a_flag_with_its_meaning():
+    ended = CliRunner().invoke(main, ["run", "--help"], env={"COLUMNS": "200"})
+    assert ended.exit_code == 0
+    flags = set(re.findall(r"--([a-z][a-z0-9-]*)", ended.stdout))
+    for key, field in RunConfig.model_fields.items():
+        if key == "input":
+            continue
+        assert key.replace("_", "-") in flags, key
+        if field.annotation is bool:
+            assert "no-" + key.replace("_", "-") in flags, key
+        if key != "output":
+            meaning = " ".join((field.description or "").split())
+            assert meaning[:40] in " ".join(ended.stdout.split()), key
+
+
+@pytest.mark.parametrize(
+    ("flag", "key", "value"),
+    [
+        (("--truncate",), "truncate", True),
+        (("--no-truncate",), "truncate", False),
+        (("--no-server-cache",), "server_cache", False),
+        (("--batch-size", "3"), "batch_size", 3),
+        (("--deadline", "90s"), "deadline", 90.0),
+        (("--text-pair", "id"), "text_pair", "id"),
+    ],
+)
+def test_flags_reach_the_settings(flag, key, value, monkeypatch):
+    """Parsed from the command line into the RunConfig that Python would build."""
+    import click
+
+    from pipeline.cli.settings import load_config, setting_options
+
+    found = []
+
+    @click.command()
+    @setting_options
+    def probe(config_file, **settings):
+        given = {"input": "a.csv", "output": "b.parquet", "endpoint": "local"}
+        found.append(load_config(config_file, {**settings, **{
+            name: settings.get(name) or default for name, default in given.items()
+        }}))  # fmt: skip
+
+    ended = CliRunner().invoke(probe, [*flag])
+    assert ended.exit_code == 0, ended.output
+    assert getattr(found[0], key) == value
+
+
+def test_a_flag_beats_the_environment_and_that_the_file(cli, server, source, tmp_path):
+    """Seen by the server: batches of the flag's size, though file and environment say others."""
+    (tmp_path / "job.yaml").write_text(
+        f"input: {source}\noutput: out.parquet\nendpoint: {server.url}\n"
+        "batch_size: 50\nconcurrency: 1\nlimit: 20\n"
+    )
+    ended = cli(
+        "run", "--config", "job.yaml", "--batch-size", 10, CLASSIFY_BATCH_SIZE="25",
+        CLASSIFY_LIMIT="40",
+    )  # fmt: skip
+    assert ended.code == 0, ended.stderr
+    assert [len(each.texts) for each in server.requests] == [10] * 4
+    assert server.peak_in_flight == 1
+
+
+def test_json_is_one_object_on_stdout_and_nothing_else(cli, server, source):
+    ended = cli("run", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
+    assert ended.code == 0, ended.stderr
+    found, end = json.JSONDecoder().raw_decode(ended.stdout)
+    assert ended.stdout[end:].strip() == ""
+    assert set(found) >= SUMMARY
+    assert found["responses"] == {"200": 3}
+    assert (found["rows"], found["labelled"], found["distinct_inputs"]) == (100, 100, 90)
+    assert sum(found["labels"].values()) == 100
+    assert (found["state"], found["exit_code"], found["errors"]) == ("complete", 0, 0)
+    assert (found["output"], found["endpoint"]) == ("out.parquet", server.url)
+    assert found["seconds"] > 0
+    assert found["rows_per_second"] > 0
+
+
+def test_json_of_a_run_that_stopped_has_the_same_keys(cli, server, source):
+    command = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
+    stopped = cli(*command, "--max-requests", 1)
+    assert set(stopped.json) >= SUMMARY | {"message"}
+    assert stopped.json["message"] in stopped.stderr
+    again = cli(*command)
+    assert set(again.json) >= SUMMARY
+    complete = cli(*command)
+    assert set(complete.json) >= SUMMARY
+
+
+def test_plain_lines_where_stderr_is_no_terminal(cli, server, source):
+    """A log gets whole lines without control characters; stdout gets the result alone."""
+    server.script = lambda each: (
+        server.reply(503, {"error": "Model x is currently loading", "estimated_time": 0.1})
+        if each.number < 3
+        else None
+    )
+    ended = cli("run", source, "--endpoint", server.url, "-o", "out.parquet")
+    assert ended.code == 0
+    assert ended.stderr.startswith(f"100 rows, endpoint {server.url}\n")
+    assert "loading" in ended.stderr
+    assert "going on" in ended.stderr
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", ended.stderr)
+    assert re.fullmatch(
+        r"out\.parquet: 100 rows, 100 labelled, 0 with errors; 6 requests in [\d.]+ s\n",
+        ended.stdout,
+    )
+
+
+def _in_a_terminal(arguments, cwd, environ):
+    """Run the command with a terminal for stderr; gives the exit code, stdout and the screen."""
+    terminal, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("classify")), *map(str, arguments)],
+            cwd=cwd, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environ},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs,
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+    screen = b""
+    try:
+        # A terminal whose other side was closed gives an error instead of an end.
+        while piece := os.read(terminal, 65_536):
+            screen += piece
+    except OSError:
+        pass
+    finally:
+        os.close(terminal)
+    stdout, _ = process.communicate(timeout=30)
+    return process.returncode, stdout.decode(), screen.decode()
+
+
+def test_a_bar_where_stderr_is_a_terminal(server, source, tmp_path):
+    server.script = lambda _: server.reply(delay_s=0.15)
+    arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
+    arguments += ("--concurrency", 1, "--batch-size", 10, "--dialect", "hf")
+    code, stdout, screen = _in_a_terminal(arguments, tmp_path, {})
+    assert code == 0, screen
+    assert json.loads(stdout)["state"] == "complete"
+    assert "━" in screen
+    assert "100/100" in screen
+    assert "100%" in screen
+    assert re.search(r"\x1b\[\d*[A-Z]", screen), "the bar is redrawn in place"
+    # The cursor is back, so that the terminal is as it was.
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+
+
+def test_the_terminal_is_left_as_it_was_when_a_run_is_refused(server, source, tmp_path):
+    server.script = lambda _: server.reply(401, {"error": "no such token"})
+    arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
+    code, stdout, screen = _in_a_terminal(arguments, tmp_path, {})
+    assert (code, stdout) == (4, "")
+    assert "401 no such token" in screen
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+
+
+def test_help_of_every_command():
+    for command in ([], ["run"], ["serve"]):
+        ended = CliRunner().invoke(main, [*command, "--help"])
+        assert ended.exit_code == 0
+        assert "Usage:" in ended.stdout
+
+
+def test_the_version(cli):
+    import pipeline
+
+    assert cli("--version").stdout == f"classify, version {pipeline.__version__}\n"
+
+
+def test_an_unknown_command_is_refused():
+    ended = CliRunner().invoke(main, ["rum"])
+    assert ended.exit_code == 2
+    assert "rum" in ended.stderr

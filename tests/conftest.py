@@ -1,0 +1,418 @@
+"""What the tests of a whole run share: a scripted server, the command line, and tables to label.
+
+Nothing of the package is replaced in these tests. They speak to real servers on 127.0.0.1 and,
+where a process matters (signals, kills, exit codes, terminals), start the installed command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+
+import pipeline.api
+from pipeline.config import RunConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+LABELS = ("negative", "neutral", "positive")
+# Long enough for a loaded machine; it bounds a hanging test and is never reached by a good one.
+PATIENCE_S = 40.0
+
+
+def answer_to(text: str, pair: str | None = None) -> list[dict[str, Any]]:
+    """The scripted server's labels for a text, best first: a pure function of what is asked."""
+    digest = zlib.crc32(text.encode() if pair is None else f"{text}\0{pair}".encode())
+    best = 0.5 + (digest >> 8) % 10_007 / 20_014
+    scores = (best, (1 - best) * 2 / 3, (1 - best) / 3)
+    return [{"label": LABELS[(digest + i) % 3], "score": score} for i, score in enumerate(scores)]
+
+
+@dataclass
+class Request:
+    """One request as the scripted server received it; `number` counts from 0."""
+
+    number: int
+    at: float
+    texts: list[str]
+    parameters: dict[str, Any]
+    headers: dict[str, str]
+    answered: bool = False
+
+
+@dataclass
+class Reply:
+    """What a script makes of a request; without a `body` the right answer is sent.
+
+    `hold` keeps the request until `release`; `reset` cuts the connection instead of an answer.
+    """
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    hold: bool = False
+    reset: bool = False
+
+
+class ScriptedServer:
+    """A server of the Hugging Face API (its serverless form) in a thread of its own.
+
+    `script` is called with each request and may give a Reply; None stands for the right answer.
+    """
+
+    reply = Reply
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.in_flight = self.peak_in_flight = 0
+        self.script: Callable[[Request], Reply | None] = lambda _: None
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._listening = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: self._loop.run_until_complete(self._serve()), name="scripted-server"
+        )
+        self._thread.start()
+        self._listening.wait(PATIENCE_S)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text that was ever sent, in order."""
+        return [text for request in list(self.requests) for text in request.texts]
+
+    @property
+    def answered_texts(self) -> set[str]:
+        """The texts of all requests that were answered with 200."""
+        return {text for each in list(self.requests) if each.answered for text in each.texts}
+
+    def sent_twice(self) -> set[str]:
+        """The texts that were sent more than once."""
+        return {text for text, count in Counter(self.texts).items() if count > 1}
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something that a request or an answer changes has become true."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE_S), "the server waited in vain"
+
+    def release(self) -> None:
+        """Answer every request that is held, and hold no more of them."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    def reset(self) -> None:
+        """Forget the requests and the script; requests can be held again."""
+        self.requests.clear()
+        self.script = lambda _: None
+        self.peak_in_flight = 0
+        self._loop.call_soon_threadsafe(self._released.clear)
+
+    def close(self) -> None:
+        self.release()
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._released, self._stopped = asyncio.Event(), asyncio.Event()
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_post("/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self._port = runner.addresses[0][1]
+        self._listening.set()
+        await self._stopped.wait()
+        await runner.cleanup()
+
+    async def _handle(self, http: web.Request) -> web.StreamResponse:
+        asked = await http.json()
+        inputs, parameters = asked["inputs"], asked.get("parameters", {})
+        texts = [text if isinstance(text, str) else text["text"] for text in inputs]
+        with self._changed:
+            request = Request(
+                len(self.requests), time.monotonic(), texts, parameters, dict(http.headers)
+            )
+            self.requests.append(request)
+            self.in_flight += 1
+            self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+            self._changed.notify_all()
+        try:
+            return await self._reply(http, request, inputs)
+        finally:
+            with self._changed:
+                self.in_flight -= 1
+                self._changed.notify_all()
+
+    async def _reply(
+        self, http: web.Request, request: Request, inputs: list[Any]
+    ) -> web.StreamResponse:
+        reply = self.script(request) or Reply()
+        if reply.delay_s:
+            await asyncio.sleep(reply.delay_s)
+        if reply.hold:
+            await self._released.wait()
+        if reply.reset:
+            if http.transport is not None:
+                connection = http.transport.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                http.transport.abort()
+            return web.Response()
+        body = reply.body
+        if body is None and reply.status == 200:
+            body = self._answers(inputs, request.parameters)
+            request.answered = True
+        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        return web.Response(
+            status=reply.status,
+            body=content,
+            headers={"Content-Type": "application/json", **reply.headers},
+        )
+
+    @staticmethod
+    def _answers(inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
+        answers = [
+            answer_to(each) if isinstance(each, str) else answer_to(each["text"], each["text_pair"])
+            for each in inputs
+        ]
+        if "top_k" not in parameters:
+            # As the serverless API does: one list around the best label of each input.
+            return [[answer[0] for answer in answers]]
+        return [answer[: parameters["top_k"]] for answer in answers]
+
+
+@pytest.fixture
+def server():
+    """A scripted server that answers rightly until a test gives it a script."""
+    scripted = ScriptedServer()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def right_answer():
+    """The pure function from a text (and its pair) to the scripted server's labels."""
+    return answer_to
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path_factory):
+    """Neither settings nor a token of whoever runs the tests reach a run."""
+    for name in list(os.environ):
+        if name.startswith(("CLASSIFY_", "HF_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "no-hugging-face-login"))
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@dataclass
+class Finished:
+    """What a command left behind when it ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+class Started:
+    """A command that works."""
+
+    def __init__(self, command: list[str], cwd: Path, environ: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, and wait until the process took it: a second of its kind would merge."""
+        self._process.send_signal(number)
+        status = Path(f"/proc/{self.pid}/status")
+        end = time.monotonic() + PATIENCE_S
+        while number in (signal.SIGINT, signal.SIGTERM) and self.running and status.exists():
+            pending = status.read_text().partition("ShdPnd:")[2].split()[0]
+            if not int(pending, 16) >> (number - 1) & 1:
+                return
+            assert time.monotonic() < end, "the signal was not taken"
+            time.sleep(0.001)
+
+    def ended(self) -> Finished:
+        """Wait for the end."""
+        stdout, stderr = self._process.communicate(timeout=PATIENCE_S)
+        return Finished(self._process.returncode, stdout, stderr)
+
+    def close(self) -> None:
+        if self.running:
+            self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the installed command `classify` in `tmp_path`; what still works at the end is killed.
+
+    The dialect is given, so that each request is one that the input asks for: finding it out
+    takes one request more.
+    """
+    started: list[Started] = []
+    command = str(Path(sys.executable).with_name("classify"))
+
+    def run(*arguments: object, **environ: str) -> Started:
+        process = Started(
+            [command, *map(str, arguments)],
+            tmp_path,
+            {**os.environ, "CLASSIFY_DIALECT": "hf", **environ},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def cli(start):
+    """Run the installed command `classify` to its end."""
+
+    def run(*arguments: object, **environ: str) -> Finished:
+        finished: Finished = start(*arguments, **environ).ended()
+        return finished
+
+    return run
+
+
+@pytest.fixture
+def label(server):
+    """Run a job against the scripted server in this process, with the dialect given."""
+
+    def run(
+        source: object,
+        output: Path,
+        *,
+        restart: bool = False,
+        overwrite: bool = False,
+        observers: tuple[Any, ...] = (),
+        **settings: Any,
+    ) -> dict[str, Any]:
+        config = RunConfig(
+            **{
+                "input": str(source),
+                "output": output,
+                "endpoint": server.url,
+                "dialect": "hf",
+                **settings,
+            }
+        )
+        return pipeline.api.run(
+            config, restart=restart, overwrite=overwrite, observers=observers
+        ).summary
+
+    return run
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Cut chunks of 16 rows, so that a table of few rows has several parts."""
+    import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
+
+    monkeypatch.setattr(sys.modules["pipeline.runner"], "CHUNK_ROWS", 16)
+
+
+@pytest.fixture
+def write_csv(tmp_path):
+    """Write a CSV file of an id and a text column."""
+
+    def write(name: str, texts: Iterable[str]) -> Path:
+        path: Path = tmp_path / name
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "text"])
+            writer.writerows([f"{i:05d}", text] for i, text in enumerate(texts))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def many_texts():
+    """20,000 distinct texts: five chunks, of which the last is smaller."""
+    return [f"review number {i}" for i in range(20_000)]
+
+
+@pytest.fixture
+def committed():
+    """Read the parts that a manifest records, while a run may be writing it."""
+
+    def read(output: Path) -> list[dict[str, Any]]:
+        try:
+            lines = output.with_name(output.name + ".run").joinpath("manifest.jsonl").read_bytes()
+        except FileNotFoundError:
+            return []
+        records = [json.loads(line[9:]) for line in lines.split(b"\n")[:-1]]
+        return [record for record in records if record["kind"] == "part"]
+
+    return read
+
+
+@pytest.fixture
+def eventually():
+    """Wait for what another process does to files, which nothing announces."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def listing(tmp_path):
+    """Describe every file below a directory: path, content and time of the last change."""
+
+    def describe(root: Path = tmp_path) -> dict[str, tuple[bytes | None, int]]:
+        return {
+            str(path.relative_to(root)): (
+                path.read_bytes() if path.is_file() else None,
+                path.stat().st_mtime_ns,
+            )
+            for path in sorted(root.rglob("*"))
+        }
+
+    return describe

@@ -1,0 +1,242 @@
+"""Settings: where a value comes from, what it may be, and how a wrong one is answered."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import RunConfig, allowed
+from pipeline.errors import SettingsError
+
+GIVEN = {"input": "in.csv", "output": "out.parquet", "endpoint": "local"}
+
+
+def _config(**settings):
+    return RunConfig(**{**GIVEN, **settings})
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write settings to a YAML file."""
+
+    def write(content):
+        path = tmp_path / "job.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("flag", "environ", "in_file", "expected"),
+    [
+        (None, None, None, 32),
+        (None, None, 2, 2),
+        (None, "3", 2, 3),
+        ("4", "3", 2, 4),
+        ("4", None, 2, 4),
+        ("4", "3", None, 4),
+        (None, "3", None, 3),
+    ],
+)
+def test_flag_over_environment_over_file_over_default(file, flag, environ, in_file, expected):
+    found = RunConfig.load(
+        {**GIVEN, **({"concurrency": flag} if flag else {})},
+        file=file({"concurrency": in_file} if in_file else "# nothing\n"),
+        environ={"CLASSIFY_CONCURRENCY": environ} if environ else {},
+    )
+    assert found.concurrency == expected
+
+
+def test_other_variables_are_nobodys_settings():
+    assert RunConfig.load(GIVEN, environ={"CONCURRENCY": "x", "HF_TOKEN": "x"}).concurrency == 32
+
+
+EVERY = {
+    "input": ["a.csv", "b/*.parquet"],
+    "output": "out.parquet",
+    "text": "review",
+    "text_pair": "title",
+    "endpoint": "https://x.example/predict?a=b",
+    "model": "org/name",
+    "dialect": "hf",
+    "top_k": 3,
+    "function_to_apply": "sigmoid",
+    "bill_to": "org",
+    "token_file": "secrets/token",
+    "allow_drift": True,
+    "truncate": True,
+    "server_cache": False,
+    "batch_size": 7,
+    "concurrency": 5,
+    "rate": 1.5,
+    "timeout_s": "2m",
+    "max_loading_s": "1h",
+    "max_outage_s": 90,
+    "dedup": True,
+    "cache": "answers.sqlite",
+    "max_errors": "1%",
+    "deadline": "7h",
+    "max_requests": 1000,
+    "grace_s": 5,
+    "limit": 100,
+    "delimiter": ";",
+    "encoding": "latin-1",
+    "label_column": "a",
+    "score_column": "b",
+    "error_column": "c",
+    "predictions_column": "d",
+    "engine": "local",
+}
+
+
+def test_every_setting_means_the_same_in_file_environment_and_python(file):
+    assert set(EVERY) == set(RunConfig.model_fields), "a setting is missing in this table"
+    in_python = RunConfig(**EVERY)
+    in_file = RunConfig.load({}, file=file(EVERY), environ={})
+    in_environment = RunConfig.load(
+        {"input": EVERY["input"]},
+        environ={f"CLASSIFY_{k.upper()}": str(v) for k, v in EVERY.items() if k != "input"},
+    )
+    assert in_python == in_file == in_environment
+    assert (in_python.timeout_s, in_python.max_loading_s, in_python.deadline) == (120, 3600, 25200)
+    assert in_python.cache == Path("answers.sqlite")
+    assert (in_python.truncate, in_python.server_cache) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(90, 90), (1.5, 1.5), ("90", 90), ("90s", 90), ("1.5m", 90), ("30m", 1800), ("7h", 25_200),
+     ("1d", 86_400), (" 2 m ", 120)],
+)  # fmt: skip
+def test_durations(given, seconds):
+    assert _config(deadline=given).deadline == seconds
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "m", "1w", "1h30m", "-5", "0", 0, -1, "1e3s", True, "inf", float("nan"), []],
+)
+def test_what_is_no_duration(given):
+    with pytest.raises(SettingsError, match=r"^deadline: .* is not allowed\. It takes seconds"):
+        _config(deadline=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "most"),
+    [(None, 100, None), (0, 100, 0), (7, 100, 7), ("7", 100, 7), ("1%", 250, 2), ("0%", 9, 0),
+     ("100%", 9, 9), ("0.1%", 10_000, 10), (" 50 % ".replace(" %", "%"), 7, 3)],
+)  # fmt: skip
+def test_shares_and_counts_of_errors(given, rows, most):
+    assert _config(max_errors=given).allowed_errors(rows) == most
+
+
+@pytest.mark.parametrize("given", ["101%", "-1%", "%", "one%", "nan%", -1, 1.5, True, "many", ""])
+def test_what_is_neither_a_count_nor_a_share(given):
+    with pytest.raises(SettingsError, match=r"^max_errors: .* is not allowed"):
+        _config(max_errors=given)
+
+
+WRONG = {
+    "input": [[], "", [""], 3],
+    "text": ["", 3, None],
+    "endpoint": ["", "localhost:80", "ftp://x", "http://", "https:///x", "http://x y", "LOCAL"],
+    "top_k": [0, -1, 1.5, "most", True, None],
+    "function_to_apply": ["tanh", "Sigmoid", True],
+    "dialect": ["HF", "openai"],
+    "truncate": ["perhaps", 2, None],
+    "batch_size": [0, -1, "many", True, 1.5],
+    "concurrency": [0, -1, "many", True, 1.5, None],
+    "rate": [0, -1, "fast", True, float("inf"), float("nan")],
+    "timeout_s": [0, "never", None],
+    "max_requests": [0, True],
+    "limit": [0, -5, True],
+    "delimiter": ["", ";;"],
+    "label_column": ["", 3],
+    "engine": ["spark"],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in WRONG.items() for value in values]
+)
+def test_an_impossible_value_is_refused_with_key_value_and_what_is_allowed(key, value):
+    with pytest.raises(SettingsError) as refused:
+        _config(**{key: value})
+    message = str(refused.value)
+    assert message.startswith(f"{key}: {value!r} is not allowed.")
+    assert allowed(key) in message
+    assert message.count("\n") == 0
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(SettingsError) as refused:
+        RunConfig(output="x.parquet", rate=-1, concurrency="many")
+    lines = str(refused.value).splitlines()
+    assert {line.partition(":")[0] for line in lines} == {"input", "rate", "concurrency"}
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [("batchsize", "batch_size"), ("batch-size", "batch_size"), ("concurency", "concurrency"),
+     ("max_error", "max_errors"), ("Timeout", "timeout_s"), ("lable_column", "label_column")],
+)  # fmt: skip
+def test_an_unknown_setting_suggests_the_nearest(file, unknown, meant):
+    for load in (
+        lambda: _config(**{unknown: 1}),
+        lambda: RunConfig.load(GIVEN, file=file({unknown: 1}), environ={}),
+    ):
+        with pytest.raises(
+            SettingsError, match=f"^{unknown}: no such setting. Did you mean {meant}"
+        ):
+            load()
+
+
+def test_an_unknown_setting_without_a_near_one_suggests_nothing():
+    with pytest.raises(SettingsError, match=r"^xyzzy: no such setting\.$"):
+        _config(xyzzy=1)
+
+
+@pytest.mark.parametrize("key", ["token", "hf_token", "HF_TOKEN", "api_token"])
+def test_a_token_is_no_setting_and_its_value_is_not_repeated(file, key):
+    with pytest.raises(SettingsError, match="HF_TOKEN") as refused:
+        RunConfig.load(GIVEN, file=file({key: "hf_secret"}), environ={})
+    assert "hf_secret" not in str(refused.value)
+
+
+def test_settings_that_exclude_each_other():
+    for settings, words in (
+        ({"endpoint": "hf"}, "model: required"),
+        ({"cache": "a", "dedup": False}, "cache: needs dedup"),
+        ({"label_column": "x", "error_column": "x"}, "'x' names two output columns"),
+        ({"predictions_column": "label", "top_k": 2}, "'label' names two output columns"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            _config(**settings)
+    assert _config(predictions_column="label").label_column == "label"
+
+
+def test_settings_do_not_change_once_made():
+    with pytest.raises(ValueError, match="frozen"):
+        _config().concurrency = 3
+
+
+def test_the_model_of_the_embedded_endpoint_has_a_default():
+    assert _config().model_id == "sentiment"
+    assert _config(endpoint="http://x").model_id is None
+    assert _config(model="language").model_id == "language"
+
+
+@pytest.mark.parametrize(
+    ("output", "is_file"), [("a.parquet", True), ("a", False), ("a.parquet/b", False)]
+)
+def test_the_name_of_the_output_tells_its_form(output, is_file):
+    assert _config(output=output).output_is_file is is_file
+
+
+@pytest.mark.parametrize("name", ["sample", "serverless", "dedicated", "cron"])
+def test_the_configs_of_the_repository_are_valid(name):
+    path = Path(__file__).parents[1] / "configs" / f"{name}.yaml"
+    given = set(yaml.safe_load(path.read_text()))
+    flags = {key: GIVEN[key] for key in ("input", "output") if key not in given}
+    assert RunConfig.load(flags, file=path, environ={}).text == "review"

@@ -1,0 +1,208 @@
+"""Parts are verified before they are trusted, and the output does not know how they were cut."""
+
+import sys
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import StoppedEarly
+from pipeline.writer import assemble, verified_parts, write_part
+
+ROWS = 10_000
+TABLE = pa.table(
+    {
+        "n": range(ROWS),
+        "text": [None if i % 11 == 0 else f"text {i * i % 977}" * (i % 5) for i in range(ROWS)],
+        "score": [i / 7 for i in range(ROWS)],
+        "tags": [[str(i), None] if i % 3 else None for i in range(ROWS)],
+        # Whether there are nulls depends on where one looks.
+        "error": [f"error {i}" if 3_000 < i < 3_050 else None for i in range(ROWS)],
+    }
+)
+
+
+def _write_parts(directory, table, cuts):
+    directory.mkdir(exist_ok=True)
+    edges = [0, *cuts, table.num_rows]
+    return [
+        write_part(
+            directory, table.slice(start, stop - start), first_row=start, errors=0, labels={},
+            revision=None,
+        )
+        for start, stop in pairwise(edges)
+        if stop > start
+    ]  # fmt: skip
+
+
+def _assemble(parts, tmp_path, name="out.parquet", *, as_file=True, rows=ROWS):
+    output = tmp_path / name
+    scratch = tmp_path / "scratch.tmp"
+    assemble(parts, TABLE.schema, output, rows=rows, as_file=as_file, scratch=scratch)
+    assert not (tmp_path / "scratch.tmp").exists()
+    return output
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Row groups and files of few rows, so that the borders fall inside the test's table."""
+    assembly = sys.modules["pipeline.writer.assembly"]
+    monkeypatch.setattr(assembly, "ROW_GROUP_ROWS", 3_072)
+    monkeypatch.setattr(assembly, "FILE_ROWS", 4_096)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "parts"
+
+
+CUTS = st.lists(st.integers(1, ROWS - 1), max_size=6, unique=True).map(sorted)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_bytes_do_not_tell_how_the_rows_were_cut(tmp_path_factory):
+    whole = tmp_path_factory.mktemp("whole")
+    (part,) = _write_parts(whole / "parts", TABLE, [])
+    expected = _assemble([whole / "parts" / part.file], whole).read_bytes()
+
+    @settings(max_examples=25, deadline=None)
+    @given(CUTS)
+    def check(cuts):
+        place = tmp_path_factory.mktemp("cut")
+        parts = _write_parts(place / "parts", TABLE, cuts)
+        found = _assemble([place / "parts" / part.file for part in parts], place)
+        assert found.read_bytes() == expected
+
+    check()
+
+
+@pytest.mark.parametrize("bytes_a_group", [20_000, 100_000])
+def test_nor_where_big_rows_make_small_groups(tmp_path, monkeypatch, bytes_a_group):
+    """A border that is set by bytes is set by the same row, wherever the parts ended."""
+    monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_BYTES", bytes_a_group)
+    found = set()
+    for number, cuts in enumerate(([], [1], [3_000], [3_010, 3_020], [511, 1_025, 9_999])):
+        place = tmp_path / str(number)
+        place.mkdir()
+        parts = _write_parts(place / "parts", TABLE, cuts)
+        output = _assemble([place / "parts" / part.file for part in parts], place)
+        assert pq.read_metadata(output).num_row_groups > 2
+        assert pq.read_table(output).equals(TABLE)
+        found.add(output.read_bytes())
+    assert len(found) == 1
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_a_directory_holds_every_row_in_order(tmp_path, directory):
+    parts = [directory / part.file for part in _write_parts(directory, TABLE, [4_096, 8_192])]
+    output = _assemble(parts, tmp_path, "out", as_file=False)
+    files = sorted(output.iterdir())
+    assert [file.name for file in files] == [f"part-{i:05d}.parquet" for i in range(len(files))]
+    assert len(files) == 2
+    assert pa.concat_tables([pq.read_table(file) for file in files]).equals(TABLE)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path, directory):
+    parts = [directory / part.file for part in _write_parts(directory, TABLE, [])]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-00099.parquet").write_text("of a run before")
+    output = _assemble(parts, tmp_path, "out", as_file=False)
+    assert pq.read_table(output).num_rows == ROWS
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "parts"}
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_no_parts_give_a_table_of_the_schema(tmp_path, as_file):
+    output = _assemble([], tmp_path, as_file=as_file, rows=0)
+    assert pq.read_table(output).equals(TABLE.schema.empty_table())
+
+
+def test_row_groups_have_one_size(tmp_path, directory):
+    """65,536 rows each, the last one fewer: readers skip and parallelise by them."""
+    table = pa.table({"n": range(200_000)})
+    parts = _write_parts(directory, table, [4_096, 4_097, 100_000])
+    assemble(
+        [directory / part.file for part in parts], table.schema, tmp_path / "out.parquet",
+        rows=200_000, as_file=True, scratch=tmp_path / "scratch.tmp",
+    )  # fmt: skip
+    metadata = pq.read_metadata(tmp_path / "out.parquet")
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert sizes == [65_536] * 3 + [200_000 - 3 * 65_536]
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_missing_row_never_reaches_the_output(tmp_path, directory, as_file):
+    """Were a row lost on the way, there would be no output rather than a shorter one."""
+    parts = [directory / part.file for part in _write_parts(directory, TABLE, [5_000])]
+    with pytest.raises(AssertionError, match="5000 rows assembled, 10000 expected"):
+        _assemble(parts[:1], tmp_path, "out", as_file=as_file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_cannot_be_read_leaves_nothing_at_the_output(tmp_path, directory):
+    """No readable file stands at the output, however far the assembly came."""
+    parts = [directory / part.file for part in _write_parts(directory, TABLE, [5_000])]
+    parts[1].write_bytes(b"PAR1")
+    with pytest.raises(pa.ArrowInvalid):
+        _assemble(parts, tmp_path)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_disk_that_refuses_stops_resumably(tmp_path, directory):
+    parts = [directory / part.file for part in _write_parts(directory, TABLE, [])]
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StoppedEarly, match="cannot write"):
+        assemble(
+            parts, TABLE.schema, tmp_path / "taken" / "out.parquet", rows=ROWS, as_file=True,
+            scratch=tmp_path / "taken" / "scratch.tmp",
+        )  # fmt: skip
+    with pytest.raises(StoppedEarly, match="cannot write"):
+        write_part(tmp_path / "nowhere", TABLE, first_row=0, errors=0, labels={}, revision=None)
+
+
+def _damage(file, kind):
+    content = file.read_bytes()
+    if kind == "gone":
+        file.unlink()
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "short":
+        file.write_bytes(content[:-1])
+    elif kind == "long":
+        file.write_bytes(content + b"\0")
+    else:
+        file.write_bytes(bytes([content[0]]) + bytes([content[1] ^ 1]) + content[2:])
+
+
+@pytest.mark.parametrize("kind", ["gone", "empty", "short", "long", "flipped bit"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_parts_are_trusted_up_to_the_first_damaged_one(directory, kind, number):
+    parts = _write_parts(directory, TABLE, [3_000, 6_000])
+    assert verified_parts(directory, parts) == 3
+    _damage(directory / parts[number].file, kind)
+    assert verified_parts(directory, parts) == number
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["gone", "empty", "short", "flipped bit"])
+def test_a_damaged_part_is_done_again_from_stored_answers(label, server, write_csv, tmp_path, kind):
+    """What a power cut spoilt is noticed and made anew, and no text is paid for again."""
+    texts = [f"text {i}" for i in range(100)]
+    source, output = write_csv("in.csv", texts), tmp_path / "out.parquet"
+    label(source, tmp_path / "at_once.parquet")
+    server.reset()
+    with pytest.raises(StoppedEarly):
+        label(source, output, batch_size=8, max_requests=12, concurrency=1)
+    parts = sorted((tmp_path / "out.parquet.run" / "parts").glob("*.parquet"))
+    _damage(parts[0], kind)
+    seen = []
+    summary = label(source, output, observers=[seen.append])
+    assert any("damaged" in getattr(event, "message", "") for event in seen)
+    assert summary["resumed_rows"] == 0
+    assert not server.sent_twice()
+    assert sorted(server.texts) == sorted(texts)
+    assert output.read_bytes() == (tmp_path / "at_once.parquet").read_bytes()
