@@ -3,13 +3,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where a registry has builds without CUDA, a version of one saves gigabytes.
+TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format pins clean
+.PHONY: help setup run test test-transformers lint format pins clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -29,6 +31,10 @@ run: $(INSTALLED) ## classify data/sample with the embedded endpoint and show th
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest
+
+test-transformers: $(INSTALLED) ## install torch and transformers, and run the tests that need them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
+	$(BIN)/python -m pytest -m transformers
 
 lint: $(INSTALLED) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -87,6 +87,11 @@ class Run:
     def stop(self, reason: BaseException) -> None:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
         self._stopped_by = self._stopped_by or reason
+        if isinstance(reason, Interrupted):
+            in_flight = self._metrics.in_flight
+            fan_out(self._observers)(
+                Notice(f"stopping: waiting for {in_flight} answers; again to stop at once")
+            )
         if self._engine is not None:
             self._engine.stop(reason)
 

@@ -71,6 +71,7 @@ def commit_directory(temp: Path, final: Path) -> None:
     fsync_path(temp)
     aside = final.with_name(final.name + ".replaced")
     if final.exists():
+        remove(aside)  # a kill may have left it, with what `final` has replaced since
         final.rename(aside)
     temp.rename(final)
     fsync_path(final.parent)
@@ -78,9 +79,16 @@ def commit_directory(temp: Path, final: Path) -> None:
 
 
 def append_durably(path: Path, line: bytes) -> None:
-    """Append one line and fsync it."""
+    """Append one line, whole or not at all, and fsync it."""
     with path.open("ab", buffering=0) as file:
-        file.write(line)
+        before = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            os.ftruncate(file.fileno(), before)
+            raise
         os.fsync(file.fileno())
 
 

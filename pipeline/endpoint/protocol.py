@@ -7,14 +7,12 @@ serves the serverless API, quirks included: a client that is right here is right
 from __future__ import annotations
 
 import math
-from array import array
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from pipeline.endpoint.models import TextInput, ranked
+from pipeline.endpoint.models import Function, TextInput, Tokenization, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,17 +25,12 @@ Ranking: TypeAlias = list[tuple[str, float]]
 # How many labels a single text gets where the request has no `top_k`.
 _LABELS_UNASKED: Final = 5
 
+# The last two say how the server is to work and change no answer.
+_NOT_FOR_TOKENIZERS: Final = {"top_k", "function_to_apply", "batch_size", "num_workers"}
+
 
 class BadRequestError(ValueError):
     """The body cannot be classified; the answer is 400 with `{"error": message}`."""
-
-
-class Function(StrEnum):
-    """What makes scores of logits: `function_to_apply`."""
-
-    SOFTMAX = "softmax"
-    SIGMOID = "sigmoid"
-    NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +39,7 @@ class Query:
 
     `single` tells a bare text from a list of one. `top_k` None means all labels and counts only
     where `top_k_given`: absent and null are different requests. `function` None leaves the choice
-    to the model.
+    to the model. `tokenization` is every other parameter, for models with a tokenizer.
     """
 
     inputs: tuple[TextInput, ...]
@@ -54,6 +47,7 @@ class Query:
     top_k: int | None = None
     top_k_given: bool = False
     function: Function | None = None
+    tokenization: Tokenization = field(default_factory=dict)
 
     def labels_wanted(self, available: int) -> int:
         """Tell how many labels each input gets from a model that has `available`.
@@ -96,24 +90,24 @@ def parse(body: bytes) -> Query:
         top_k=top_k if given else None,
         top_k_given=given,
         function=_function(parameters.get("function_to_apply")),
+        tokenization={key: parameters[key] for key in parameters.keys() - _NOT_FOR_TOKENIZERS},
     )
 
 
 def classify(query: Query, model: Model) -> list[Ranking]:
-    """Run the model and give every input its ranking, cut to the labels that the query wants."""
+    """Run the model and give every input its ranking, cut to the labels that the query wants.
+
+    Raises ModelError where the model cannot take one of the inputs.
+    """
     wanted = query.labels_wanted(len(model.labels))
-    function = query.function
-    if function is None:
-        independent = model.multi_label or len(model.labels) == 1
-        function = Function.SIGMOID if independent else Function.SOFTMAX
+    function = model.function if query.function is None else query.function
     if function is Function.SOFTMAX:
-        rankings = model.best(query.inputs, wanted)
-    else:
-        apply = _APPLY[function]
-        rankings = [
-            ranked(model.labels, apply(logits))[:wanted] for logits in model.logits(query.inputs)
-        ]
-    return [_in_single_precision(ranking) for ranking in rankings]
+        return model.best(query.inputs, wanted, query.tokenization)
+    apply = _APPLY[function]
+    return [
+        ranked(model.labels, apply(logits))[:wanted]
+        for logits in model.logits(query.inputs, query.tokenization)
+    ]
 
 
 def shape(query: Query, rankings: Sequence[Ranking]) -> list[Any]:
@@ -155,18 +149,18 @@ def _function(value: Any) -> Function | None:
 
 
 def _sigmoid(logits: Sequence[float]) -> list[float]:
-    return [1 / (1 + math.exp(-logit)) for logit in logits]
+    # The power is never of a positive number, which would overflow from 710 up.
+    powers = [math.exp(-abs(logit)) for logit in logits]
+    return [
+        (power if logit < 0 else 1) / (1 + power)
+        for logit, power in zip(logits, powers, strict=True)
+    ]
 
 
 _APPLY: Final[dict[Function, Callable[[Sequence[float]], list[float]]]] = {
     Function.SIGMOID: _sigmoid,
     Function.NONE: list,
 }
-
-
-def _in_single_precision(ranking: Ranking) -> Ranking:
-    scores = array("f", [score for _, score in ranking]).tolist()
-    return [(label, score) for (label, _), score in zip(ranking, scores, strict=True)]
 
 
 def _kind(value: Any) -> str:

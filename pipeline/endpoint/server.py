@@ -23,6 +23,7 @@ from aiohttp import web
 
 from pipeline.endpoint import protocol
 from pipeline.endpoint.faults import POISON_ERROR, Fault, FaultOptions, Faults, Hint
+from pipeline.endpoint.models import ModelError
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Endpoint:
     The first model is the default one, behind `/` and `/predict`. With a `token`, requests
     without it as bearer are refused with 401. One request at a time runs a model, in a thread of
     its own, as in the inference toolkit: the others queue, and the loop stays free to fail them.
+
+    Raises SettingsError where two models have one name.
     """
 
     def __init__(
@@ -57,6 +60,11 @@ class Endpoint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = {model.name: model for model in models}
+        if len(self._models) < len(models):
+            raise SettingsError(
+                "two of the models have the same name, which is their address: "
+                f"{', '.join(model.name for model in models)}; rename a directory"
+            )
         self._default = models[0].name
         self._faults = Faults(faults or FaultOptions(), clock=clock)
         self._token = token
@@ -168,7 +176,10 @@ class Endpoint:
             body = orjson.dumps(answer[:-1] if fault is Fault.TOO_FEW else answer)
             return body, time.perf_counter() - begun
 
-        body, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, compute)
+        try:
+            body, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, compute)
+        except ModelError as error:
+            return _error(400, str(error))
         self._texts += len(query.inputs)
         headers = {
             "x-sha": model.sha,

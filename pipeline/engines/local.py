@@ -25,9 +25,9 @@ def check_endpoint(config: RunConfig) -> None:
     """
     if config.endpoint == "local":
         # Only this endpoint needs the code of a server, so nothing else loads it.
-        from pipeline.endpoint.models import load_model  # noqa: PLC0415
+        from pipeline.endpoint.models import check_model  # noqa: PLC0415
 
-        load_model(config.model_id or "")
+        check_model(config.model_id or "")
     else:
         Target.of(config, find_token(config.token_file).value)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.responses import RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pipeline.responses import Item, Outcome
 
@@ -83,6 +83,11 @@ class Batch:
                 return Batch(((job, start + position, start + position + 1),))
             position -= stop - start
         raise IndexError(position)
+
+    def without(self, positions: Collection[int]) -> Batch:
+        """The other inputs."""
+        kept = [self.part(i).spans[0] for i in range(len(self)) if i not in positions]
+        return Batch(tuple(kept)) if positions else self
 
     def halves(self) -> tuple[Batch, Batch]:
         """Split in two, to find the row at fault."""

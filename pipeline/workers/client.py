@@ -158,7 +158,7 @@ class Client:
             if failure.cause is Cause.CONNECTION:
                 raise
             return None
-        if status == 503:  # noqa: PLR2004
+        if status == 429 or status >= 500:  # noqa: PLR2004
             raise error_of(status, headers, body)
         info = _as_object(body) if status == 200 else {}  # noqa: PLR2004
         if "max_client_batch_size" not in info:
@@ -168,10 +168,8 @@ class Client:
                 f"function_to_apply: {self._config.function_to_apply} cannot be asked of Text "
                 "Embeddings Inference, which picks it by the model. Leave it out, or use none."
             )
-        most_texts = info.get("max_client_batch_size")
-        self.dialect = Tei(self._config, most_texts if isinstance(most_texts, int) else None)
-        permits = info.get("max_concurrent_requests")
-        return permits if isinstance(permits, int) else None
+        self.dialect = Tei(self._config, _count(info.get("max_client_batch_size")))
+        return _count(info.get("max_concurrent_requests"))
 
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer.
@@ -211,7 +209,11 @@ class Client:
                 # A redirect could carry the token to another host.
                 allow_redirects=False,
             ) as response:
-                return response.status, response.headers, await _read(response)
+                answer = await _read(response)
+                if self._target.token:
+                    # Some servers repeat the header that they refuse; messages quote the answer.
+                    answer = answer.replace(self._target.token.encode(), b"[token]")
+                return response.status, response.headers, answer
         except TimeoutError:
             raise Retryable(
                 Cause.TIMEOUT, f"no answer within {timeout.total:g} s (timeout_s)"
@@ -235,6 +237,11 @@ def _dialect(name: str, config: RunConfig) -> Dialect:
             return Single(config)
         case _:
             return Hf(config)
+
+
+def _count(value: Any) -> int | None:
+    """A number that a server told of itself, where it is one from 1 up."""
+    return value if type(value) is int and value > 0 else None
 
 
 def _as_object(body: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Additive increase, multiplicative decrease (as TCP's congestion control), on three signals:
 
-- a good answer while the limit was used to the full raises it: by three tenths a round trip until
+- a good answer while the limit was used to the full raises it: by a quarter a round trip until
   the first decrease ("slow start", gentle since a burst into an unknown rate limit is answered
   with 429s), by one a round trip after it;
 - a 429, an overload or a timeout lowers it to 70%, at most once a round trip, since the answers
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from pipeline.workers.clock import Clock
 
 START = 4.0
-SLOW_START_GAIN = 0.3
+SLOW_START_GAIN = 0.25
 DECREASE = 0.7
 # Latency may rise to this many times the unloaded one before the limit sinks.
 LATENCY_RATIO = 3.0
-LATENCY_DECREASE = 0.95
+LATENCY_DECREASE = 0.8
+# Near the level of the last refusal the limit rises by a tenth a round trip.
+NEAR_CEILING = 0.1
 # A busy client inflates the latencies it measures; below this many they are no evidence.
 QUEUE_FLOOR = 16.0
+# The unloaded latency may change with the texts, so an old minimum fades a little each window.
+FADE = 1.001
 # Answers that are averaged before latency is judged.
 WINDOW = 64
 
@@ -43,6 +47,8 @@ class AdaptiveLimit:
         self._in_flight = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._slow_start = True
+        self._queueing = False
+        self._ceiling = float("inf")
         self._round_trip_s = 0.0
         self._decreased_at = float("-inf")
         self._unloaded_s = float("inf")
@@ -85,14 +91,13 @@ class AdaptiveLimit:
 
     def succeeded(self, seconds: float) -> None:
         """Learn from a good answer that took so long."""
-        used_up = self._in_flight >= int(self._limit)
+        used_up = self._in_flight >= int(self._limit) and not self._queueing
         self._round_trip_s = (
             seconds if not self._round_trip_s else (0.9 * self._round_trip_s + 0.1 * seconds)
         )
         self._judge_latency(seconds)
         if used_up and self._limit < self._most:
-            self._limit += SLOW_START_GAIN if self._slow_start else 1 / self._limit
-            self._limit = min(self._limit, self._most)
+            self._limit = min(self._limit + self._gain(), self._most)
             self._hand_over()
 
     def overloaded(self) -> None:
@@ -101,7 +106,21 @@ class AdaptiveLimit:
         self._slow_start = False
         if now - self._decreased_at >= self._round_trip_s:
             self._decreased_at = now
+            self._ceiling = min(self._limit, self._in_flight)
             self._limit = max(1.0, min(self._limit, self._in_flight) * DECREASE)
+
+    def _gain(self) -> float:
+        """How much one good answer raises the limit.
+
+        It is little where the limit would reach the level at which the endpoint refused last:
+        finding out again costs refusals.
+        """
+        if self._slow_start:
+            return SLOW_START_GAIN
+        if self._limit > self._ceiling:
+            self._ceiling = float("inf")  # it takes more by now
+        near = int(self._limit) + 1 >= self._ceiling
+        return (NEAR_CEILING if near else 1.0) / self._limit
 
     def _judge_latency(self, seconds: float) -> None:
         self._window_s.append(seconds)
@@ -110,10 +129,10 @@ class AdaptiveLimit:
         now = self._clock.now()
         mean_s = sum(self._window_s) / WINDOW
         throughput = WINDOW / max(now - self._window_began, 1e-9)
-        # The unloaded latency may change with the texts, so that an old minimum fades.
-        self._unloaded_s = min(self._unloaded_s * 1.02, *self._window_s)
+        self._unloaded_s = min(self._unloaded_s * FADE, *self._window_s)
         enough = max(2 * throughput * self._unloaded_s, QUEUE_FLOOR)
-        if mean_s > LATENCY_RATIO * self._unloaded_s and self._limit > enough:
+        self._queueing = mean_s > LATENCY_RATIO * self._unloaded_s and self._limit > enough
+        if self._queueing:
             self._slow_start = False
             self._limit = max(enough, self._limit * LATENCY_DECREASE)
         self._window_s.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -133,17 +134,19 @@ class Dedup:
                 self._failed[key] = outcome
 
     async def _save_in_groups(self) -> None:
-        while not self._closing.is_set():
-            try:
+        last = False
+        while not last:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(GROUP_COMMIT_S):
                     await self._closing.wait()
-            except TimeoutError:
-                pass
+            last = self._closing.is_set()
             try:
                 await self._save()
-            except Exception as failure:  # noqa: BLE001  (handed on, and raised by the run)
+            except Exception as failure:
+                # The run stops now; raised again when the store is closed, so that a failure of
+                # the last group is not lost either.
                 self._on_failure(failure)
-                return
+                raise
 
     async def _save(self) -> None:
         unsaved, self._unsaved = self._unsaved, []

@@ -9,6 +9,7 @@ request from then on, with a line that says why. Nothing is believed before that
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Retryable, RowsRejected
@@ -31,6 +32,21 @@ SAME_SCORE = 0.02
 _NOT_HONOURED = "one text a request from now on, since this endpoint does not honour batches: "
 
 
+@dataclass
+class Verdict:
+    """What came of the first batch.
+
+    `rejected` are inputs that were refused alone. Of the `rest`, `reply` is the answer where it
+    can be believed, `refusal` why they were refused together; with neither, they are to be asked
+    in the dialect that is in force now.
+    """
+
+    rejected: list[tuple[Batch, RowsRejected]]
+    rest: Batch
+    reply: Reply | None = None
+    refusal: RowsRejected | None = None
+
+
 class Introduction:
     """`met` is set once the endpoint answered, `settled` once the dialect is beyond doubt.
 
@@ -47,28 +63,41 @@ class Introduction:
         self._ask = ask
         self._emit = emit
 
-    async def check_batching(self, batch: Batch) -> Reply | None:
-        """Check with a batch whether batches are honoured, and settle the dialect.
-
-        Gives the answer to the batch where it can be believed, else None: then the batch is to
-        be sent again in the dialect that is in force now.
-        """
+    async def check_batching(self, batch: Batch, *, more_to_come: bool) -> Verdict:
+        """Check with a batch whether batches are honoured, and settle the dialect."""
         try:
-            canary = await self._find_canary(batch)
+            rejected: dict[int, RowsRejected] = {}
+            canary = await self._find_canary(batch, rejected)
             self.met.set()
-            if canary is None or self._client.dialect.most_texts == 1:
-                return None
-            return await self._compare(batch, *canary)
+            verdict = Verdict(
+                rejected=[(batch.part(i), why) for i, why in rejected.items()],
+                rest=batch.without(rejected),
+            )
+            if canary is None:
+                return verdict
+            position, reply = canary
+            if len(batch) > 1:
+                await self._compare(batch, position, reply.outcomes[0], verdict)
+            elif more_to_come and not await self._takes_twins(batch, reply.outcomes[0]):
+                self._fall_back("the same text twice is not answered as it is alone")
+            else:
+                verdict.reply = reply
+            return verdict
         finally:
             self.settled.set()
 
-    async def _find_canary(self, batch: Batch) -> tuple[int, Outcome] | None:
-        """Have one text answered alone; gives its position and outcome."""
+    async def _find_canary(
+        self, batch: Batch, rejected: dict[int, RowsRejected]
+    ) -> tuple[int, Reply] | None:
+        """Have one text answered alone, in a list; gives its position and the reply.
+
+        Texts that are rejected in both forms go to `rejected`.
+        """
         for position in range(min(len(batch), MOST_CANARIES)):
             alone = batch.part(position)
             lists = self._client.dialect
             try:
-                outcome = (await self._ask(alone)).outcomes[0]
+                reply = await self._ask(alone)
             except (RowsRejected, Retryable) as failure:
                 # Is it this text, or does the server take no lists at all?
                 self._client.use_single()
@@ -76,42 +105,53 @@ class Introduction:
                     await self._ask(alone)
                 except (RowsRejected, Retryable):
                     self._client.dialect = lists
+                    if isinstance(failure, RowsRejected):
+                        rejected[position] = failure
                 else:
                     self._emit(Notice(f"{_NOT_HONOURED}it takes no list of texts ({failure})."))
                     return None
             else:
-                if type(outcome) is not RowError:
-                    return position, outcome
+                if type(reply.outcomes[0]) is not RowError:
+                    return position, reply
         return None
 
-    async def _compare(self, batch: Batch, position: int, alone: Outcome) -> Reply | None:
+    async def _compare(self, batch: Batch, position: int, alone: Outcome, verdict: Verdict) -> None:
+        """Send the rest of the batch, and compare the canary's answer in it."""
+        place = position - len(verdict.rejected)
+        batch = verdict.rest
         try:
             reply = await self._ask(batch)
         except Retryable as failure:
             self._fall_back(str(failure))
-            return None
+            return
         except RowsRejected as failure:
             # Some other row may be at fault: the canary twice can only be refused for its form.
-            twins = Batch(batch.part(position).spans * 2)
-            try:
-                answers = (await self._ask(twins)).outcomes
-            except (Retryable, RowsRejected):
-                answers = []
-            if len(answers) != 2 or not all(agree(alone, answer) for answer in answers):  # noqa: PLR2004
+            if await self._takes_twins(batch.part(place), alone):
+                verdict.refusal = failure
+            else:
                 self._fall_back(str(failure))
-            return None
-        if agree(alone, reply.outcomes[position]):
-            return reply
-        # A near tie may fall either way; a second text decides.
-        other = batch.part(len(batch) - 1)
+            return
+        if not agree(alone, reply.outcomes[place]) and not await self._agrees_alone(
+            batch.part(len(batch) - 1), reply.outcomes[-1]
+        ):
+            self._fall_back("the same text gets different answers alone and within a batch")
+            return
+        verdict.reply = reply
+
+    async def _takes_twins(self, one: Batch, alone: Outcome) -> bool:
+        """Whether the same text twice gets its answer twice."""
         try:
-            second = (await self._ask(other)).outcomes[0]
+            answers = (await self._ask(Batch(one.spans * 2))).outcomes
         except (Retryable, RowsRejected):
-            second = RowError("not answered alone")
-        if agree(second, reply.outcomes[-1]):
-            return reply
-        self._fall_back("the same text gets different answers alone and within a batch")
-        return None
+            return False
+        return all(agree(alone, answer) for answer in answers)
+
+    async def _agrees_alone(self, one: Batch, together: Outcome) -> bool:
+        """Give a second opinion: a near tie of the first text may have fallen either way."""
+        try:
+            return agree((await self._ask(one)).outcomes[0], together)
+        except (Retryable, RowsRejected):
+            return False
 
     def _fall_back(self, why: str) -> None:
         self._client.use_single()

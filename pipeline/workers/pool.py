@@ -26,7 +26,7 @@ from pipeline.workers.concurrency import AdaptiveLimit
 from pipeline.workers.introduction import Introduction
 from pipeline.workers.limits import Turnstile
 from pipeline.workers.readiness import Gate, Why
-from pipeline.workers.retry import Budget, Failures
+from pipeline.workers.retry import Budget, Failures, backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 # So many inputs rejected and none answered: it is the request that is wrong, not each row.
 HOPELESS = 100
+# How often a server is asked what it is, where that page fails.
+MOST_INFO = 3
 
 
 class _StoppedError(Exception):
@@ -86,10 +88,10 @@ class Pool:
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
-        self._requests = self._successes = self._failed_items = 0
+        self._requests = self._successes = self._failed_items = self._throttles = 0
         self._last_success_at = clock.now()
         self._known_good: Batch | None = None
-        self._expected = 0
+        self._expected = self._undiscovered = 0
         self._input_blocked = self._input_ended = False
         self.save: Save = lambda _keys, _outcomes, _revision: None
         self.stopped_by: BaseException | None = None
@@ -193,34 +195,44 @@ class Pool:
     async def _meet(self, batch: Batch) -> None:
         """Meet the endpoint with the first batch; see `introduction`."""
         client, introduction = self._client, self._introduction
+        permits = reply = refusal = None
         if not client.knows_dialect:
             permits = await self._until_answered(self._discover)
-            if permits is not None:
-                self._limit.cap(permits // self._batcher.batch_size)
+        if not client.knows_dialect and client.dialect.name == "hf":
+            more = not self._input_ended or self._batcher.outstanding > 1
+            verdict = await introduction.check_batching(batch, more_to_come=more)
+            for alone, rejection in verdict.rejected:
+                self._reject(alone, rejection)
+            batch, reply, refusal = verdict.rest, verdict.reply, verdict.refusal
+        introduction.settled.set()
         if client.dialect.most_texts is not None:
             self._batcher.batch_size = min(self._batcher.batch_size, client.dialect.most_texts)
-        checkable = not client.knows_dialect and client.dialect.name == "hf" and len(batch) > 1
-        reply = None
-        if checkable:
-            reply = await introduction.check_batching(batch)
-            if client.dialect.most_texts == 1:
-                self._batcher.batch_size = 1
-        else:
-            introduction.settled.set()
+        if permits is not None:
+            self._limit.cap(permits // self._batcher.batch_size)
         if reply is not None:
             self._settle(batch, reply)
-        else:
+        elif refusal is not None and len(batch) > 1 and client.dialect.most_texts != 1:
+            await self._split(batch, refusal)
+        elif batch.spans:
             await self._answer(batch)
 
     async def _discover(self, probing: bool, retry: bool) -> int | None:  # noqa: ARG002
-        permits = await self._client.discover()
+        await self._turnstile.pass_through(lambda: True)
+        try:
+            permits = await self._client.discover()
+        except Retryable as failure:
+            # A page that fails for good says nothing about the endpoint itself.
+            self._undiscovered += 1
+            if failure.status in (None, 429, 503) or self._undiscovered < MOST_INFO:
+                raise
+            permits = None
         if probing:
             self._gate.open()
         return permits
 
     async def _ask_first(self, batch: Batch) -> Reply:
         """Ask for the introduction: an answer that stays unreadable goes through as Retryable."""
-        return await self._until_answered(partial(self._attempt, batch), patient=False)
+        return await self._until_answered(partial(self._attempt, batch), batch, patient=False)
 
     async def _answer(self, batch: Batch) -> int:
         """Give every input of the batch its outcome, splitting off the ones that are at fault.
@@ -232,7 +244,7 @@ class Pool:
             return sum([await self._answer(half) for half in batch.halves()])
         dialect, rejection, reply = self._client.dialect, None, None
         try:
-            reply = await self._until_answered(partial(self._attempt, batch))
+            reply = await self._until_answered(partial(self._attempt, batch), batch)
         except _DialectChangedError:
             return await self._answer(batch)
         except RowsRejected as rejected:
@@ -244,6 +256,10 @@ class Pool:
         if reply is not None:
             return self._settle(batch, reply)
         assert rejection is not None
+        return await self._split(batch, rejection)
+
+    async def _split(self, batch: Batch, rejection: RowsRejected) -> int:
+        """Answer the halves of a batch that was refused; gives how many inputs failed."""
         if len(batch) == 1:
             return self._reject(batch, rejection)
         failed = sum([await self._answer(half) for half in batch.halves()])
@@ -296,13 +312,18 @@ class Pool:
             )
 
     async def _until_answered(
-        self, attempt: Callable[[bool, bool], Awaitable[T]], *, patient: bool = True
+        self,
+        attempt: Callable[[bool, bool], Awaitable[T]],
+        batch: Batch | None = None,
+        *,
+        patient: bool = True,
     ) -> T:
         """Attempt something as often as its failures allow.
 
-        `attempt` gets whether it is the gate's probe, and whether it is a retry. Raises
-        RowsRejected to have a batch split, and, where not `patient`, Retryable for an answer that
-        is unreadable twice.
+        `attempt` gets whether it is the gate's probe, and whether it is a retry. An outage is
+        probed with one input, which was answered before or is one of `batch`. Raises RowsRejected
+        to have a batch split, and, where not `patient`, Retryable for an answer that is
+        unreadable twice.
         """
         failures = Failures()
         successes_before = self._successes
@@ -310,28 +331,40 @@ class Pool:
         while True:
             probing = await self._gate.enter()
             try:
-                if probing and self._gate.why is Why.OUTAGE and self._known_good is not None:
-                    # What was answered before tells an outage from a batch that the endpoint
-                    # fails on.
-                    await self._attempt(self._known_good, probing, retry)
+                if probing and (light := self._light_probe(batch)) is not None:
+                    await self._attempt(light, probing, retry)
+                    self._known_good = light
                     continue
                 return await attempt(probing, retry)
             except _GateClosedError:
                 continue
             except Retryable as failure:
                 retry = True
-                if probing:
+                # A readable server that answers otherwise than asked is not loading any more.
+                if self._gate.wait_for_model and failure.cause is Cause.UNREADABLE:
+                    self._gate.open()
+                elif probing:
                     await self._gate.probe_failed(failure)
                     continue
-                exhausted = failures.add(failure)
+                exhausted = failures.add(failure, self._clock.now())
+                others_answered = self._successes > successes_before
+                successes_before = self._successes
                 if not patient and failure.cause is Cause.UNREADABLE and failures.total > 1:
                     raise
                 if exhausted:
-                    self._judge(failure, others_answered=self._successes > successes_before)
+                    self._judge(failure, others_answered=others_answered)
                 await self._hold_back(failure, failures, exhausted=exhausted)
             finally:
                 if probing:
                     self._gate.leave()
+
+    def _light_probe(self, batch: Batch | None) -> Batch | None:
+        """One input to probe an outage with, to tell it from a batch the endpoint fails on."""
+        if self._gate.why is not Why.OUTAGE:
+            return None
+        if self._known_good is not None or batch is None or len(batch) == 1:
+            return self._known_good
+        return batch.part(self._gate.failures % len(batch))
 
     def _judge(self, failure: Retryable, *, others_answered: bool) -> None:
         """Find out whose fault it is that one request keeps failing.
@@ -350,36 +383,44 @@ class Pool:
 
     async def _hold_back(self, failure: Retryable, failures: Failures, *, exhausted: bool) -> None:
         """Wait before the next attempt, alone or with all others, as the cause asks."""
+        now = self._clock.now()
+        trouble_since = max(self._last_success_at, failures.first_at)
+        left_s = trouble_since + self._config.max_outage_s - now
         match failure.cause:
             case Cause.LOADING:
-                self._gate.close(Why.LOADING)
+                self._gate.close(Why.LOADING, failure, now)
             case Cause.THROTTLED:
                 self._pause_all(failure, failures)
-            case _ if exhausted or not self._budget.spend():
-                self._gate.close(Why.OUTAGE)
+            case _ if exhausted or left_s <= 0 or not self._budget.spend():
+                self._gate.close(Why.OUTAGE, failure, trouble_since)
             case _:
-                await self._clock.sleep(failures.backoff_s(self._clock))
+                await self._clock.sleep(min(backoff_s(failures.total - 1, self._clock), left_s))
 
     def _pause_all(self, failure: Retryable, failures: Failures) -> None:
-        """Make everybody wait as long as the endpoint says, or as long as the backoff gives."""
-        silent_s = self._clock.now() - self._last_success_at
-        wait_s = failures.backoff_s(self._clock) if failure.wait_s is None else failure.wait_s
-        if silent_s + wait_s > self._config.max_outage_s and wait_s > 0:
+        """Make everybody wait as long as the endpoint says, else longer each time."""
+        now = self._clock.now()
+        silent_s = now - max(self._last_success_at, failures.first_at)
+        # A hint of 0 tells nothing that a 429 does not contradict.
+        wait_s = failure.wait_s or backoff_s(self._throttles, self._clock)
+        if silent_s + wait_s > self._config.max_outage_s:
             raise StoppedEarly(
                 f"The endpoint throttles and asks for a pause of {wait_s:.0f} s after "
                 f"{silent_s:.0f} s without an answer; together more than max_outage_s allows. "
                 f"It said: {failure}. Run the same command again later to continue."
             )
         wait_s *= self._clock.jitter(1.0, 1.1)
-        self._turnstile.pause(wait_s)
+        if self._turnstile.pause(wait_s):
+            self._throttles += 1
         self._emit(Waiting(f"throttled: {failure}", wait_s))
 
     def _alive(self) -> None:
         """Note an answer that only a living model gives."""
         self._successes += 1
+        self._throttles = 0
         self._last_success_at = self._clock.now()
         self._budget.earn()
-        self._introduction.met.set()
+        if self._client.knows_dialect or self._introduction.settled.is_set():
+            self._introduction.met.set()
         if not self._gate.is_open:
             self._budget.renew()
             self._gate.open()

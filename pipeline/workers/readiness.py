@@ -51,7 +51,7 @@ class Gate:
     def _begin(self) -> None:
         self._closed_at = self._seen_at = self._clock.now()
         self._spent_s = dict.fromkeys(self._limits_s, 0.0)
-        self._failures = 0
+        self.failures = 0
 
     @property
     def wait_for_model(self) -> bool:
@@ -81,15 +81,19 @@ class Gate:
         if not self.is_open:
             self.is_open = True
             self._turn.set()
-            if self._failures:
-                self._emit(WaitEnded(self.why, self._clock.now() - self._closed_at))
+            self._emit(WaitEnded(self.why, self._clock.now() - self._closed_at))
 
-    def close(self, why: Why) -> None:
-        """Let nobody but a probe through. Does nothing where the gate is closed."""
+    def close(self, why: Why, failure: Retryable, since: float) -> None:
+        """Let nobody but a probe through. Does nothing where the gate is closed.
+
+        `since` is when the trouble began, from where its time is counted.
+        """
         if self.is_open:
             self.is_open = False
             self.why = why
             self._begin()
+            self._closed_at = self._seen_at = since
+            self._emit(Waiting(f"{why}: {failure}", failure.wait_s))
 
     async def probe_failed(self, failure: Retryable) -> None:
         """Wait before the next probe, by cause.
@@ -116,10 +120,10 @@ class Gate:
                 f"allows{asked}. The last answer: {failure}. Run the same command again to "
                 "continue."
             )
-        wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self._failures, 5), PROBE_LONGEST_S)
+        wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self.failures, 5), PROBE_LONGEST_S)
         if failure.wait_s is not None:
             wait_s = min(wait_s, failure.wait_s) if loading else max(wait_s, failure.wait_s)
-        self._failures += 1
+        self.failures += 1
         wait_s = min(wait_s * self._clock.jitter(1.0, 1.1), left_s)
         self._emit(Waiting(f"{self.why}: {failure}", failure.wait_s if loading else wait_s))
         await self._clock.sleep(wait_s)

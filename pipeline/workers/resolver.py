@@ -117,6 +117,7 @@ class Resolver:
         self._config = config
         self._pool = pool
         self._dedup = dedup
+        self._in_order = asyncio.Lock()
         settings = config.result_settings()
         decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate")
         self._keys = Keys({name: settings[name] for name in decides})
@@ -124,9 +125,19 @@ class Resolver:
     async def resolve(self, first_row: int, table: Any) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the pool."""
         self._pool.expect()
-        prepared = await asyncio.to_thread(
-            prepare, table, self._config, self._keys, first_row=first_row
-        )
+        try:
+            return await self._resolve(first_row, table)
+        except BaseException as failure:
+            # The pool waits for what was announced; nothing else would tell it.
+            self._pool.stop(failure)
+            raise
+
+    async def _resolve(self, first_row: int, table: Any) -> Resolved:
+        # One after the other, so that earlier rows are asked for first: they are committed first.
+        async with self._in_order:
+            prepared = await asyncio.to_thread(
+                prepare, table, self._config, self._keys, first_row=first_row
+            )
         outcomes = await self._dedup.outcomes(
             prepared.items, prepared.keys, self._pool.ask, rows=table.num_rows
         )

@@ -33,9 +33,11 @@ class Failures:
 
     def __init__(self) -> None:
         self._counts: Counter[Cause] = Counter()
+        self.first_at = float("inf")
 
-    def add(self, failure: Retryable) -> bool:
-        """Count a failure; True when its cause is exhausted."""
+    def add(self, failure: Retryable, now: float) -> bool:
+        """Count a failure that came now; True when its cause is exhausted."""
+        self.first_at = min(self.first_at, now)
         self._counts[failure.cause] += 1
         return self._counts[failure.cause] >= MOST_FAILURES.get(failure.cause, 1 << 30)
 
@@ -44,11 +46,11 @@ class Failures:
         """How many there were, of any cause."""
         return self._counts.total()
 
-    def backoff_s(self, clock: Clock) -> float:
-        """How long to wait now: exponential in the failures, with half of it jitter."""
-        exponent = min(self._counts.total() - 1, 10)
-        longest_s: float = min(FIRST_BACKOFF_S * 2**exponent, LONGEST_BACKOFF_S)
-        return longest_s * clock.jitter(0.5, 1.0)
+
+def backoff_s(failed_before: int, clock: Clock) -> float:
+    """How long to wait after a failure: exponential in those before it, half of it jitter."""
+    longest_s: float = min(FIRST_BACKOFF_S * 2 ** min(failed_before, 10), LONGEST_BACKOFF_S)
+    return longest_s * clock.jitter(0.5, 1.0)
 
 
 class Budget:

@@ -11,6 +11,7 @@ import math
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -62,7 +63,7 @@ def error_of(
             cause = Cause.UNREADABLE if status == 204 else Cause.SERVER_ERROR
             return Retryable(cause, message, status=status)
         case _ if 300 <= status < 400:
-            where = headers.get("Location", "nowhere")
+            where = _host(headers.get("Location", ""))
             return EndpointRefused(
                 f"The endpoint redirects ({status}) to {where}. Redirects are not followed, so "
                 "that the token goes nowhere else: give the final address as `endpoint`.",
@@ -74,6 +75,16 @@ def error_of(
                 "Hugging Face Inference API.",
                 status,
             )
+
+
+def _host(address: str) -> str:
+    """Scheme, host and port of an address; the rest of it may repeat what was sent."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "an address that is none"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host else "another path of its own"
 
 
 def _field(body: bytes, key: str) -> Any:
@@ -104,14 +115,19 @@ def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
     if after is not None:
         seconds = _seconds(after)
         if seconds is None:
-            try:
-                date = email.utils.parsedate_to_datetime(after)
-            except (ValueError, IndexError):
-                return None
-            date = date if date.tzinfo else date.replace(tzinfo=UTC)
-            seconds = max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)
-        return seconds
+            seconds = _until_s(after, now or datetime.now(UTC))
+        if seconds is not None:
+            return seconds
     return binding_hint_s(headers)
+
+
+def _until_s(date_text: str, now: datetime) -> float | None:
+    try:
+        date = email.utils.parsedate_to_datetime(date_text)
+    except (ValueError, IndexError):
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max((date - now).total_seconds(), 0.0)
 
 
 def binding_hint_s(headers: Mapping[str, str]) -> float | None:

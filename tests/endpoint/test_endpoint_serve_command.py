@@ -42,6 +42,8 @@ def post(url, **headers):
     ("arguments", "says"),
     [
         (["--model", "nope"], "the local endpoint has sentiment and language"),
+        (["--model", "no/such/model"], "there is no directory no/such/model"),
+        (["--model", "."], "the directory . holds no saved model, as it has no config.json"),
         (["--port", "70000"], "--port"),
         (["--share-500", "1.5"], "share_500 is 1.5"),
         (["--share-502", "-0.1"], "share_502 is -0.1"),

@@ -7,7 +7,8 @@ from io import BytesIO
 
 import pytest
 
-from pipeline.endpoint.server import MAX_BODY_BYTES, listening
+from pipeline.endpoint.models import ModelError
+from pipeline.endpoint.server import MAX_BODY_BYTES, Endpoint, listening
 from pipeline.errors import SettingsError
 
 BODY = {"inputs": ["I love it"], "parameters": {"top_k": 1}}
@@ -114,6 +115,21 @@ async def test_health(serving):
         assert response.status == 200
         assert await response.json() == {"status": "ok", "models": ["sentiment", "language"]}
     assert (await served.stats())["requests"] == 0
+
+
+async def test_error_of_the_model_is_a_400_with_its_message(serving, sentiment, monkeypatch):
+    def refuse(*_):
+        raise ModelError("The size of tensor a (502) must match")
+
+    served = await serving()
+    monkeypatch.setattr(sentiment, "best", refuse)
+    assert await served.ask(BODY) == (400, {"error": "The size of tensor a (502) must match"})
+    assert (await served.stats())["texts"] == 0
+
+
+async def test_two_models_with_one_name_are_refused(sentiment):
+    with pytest.raises(SettingsError, match="the same name, which is their address: sentiment, "):
+        Endpoint([sentiment, sentiment])
 
 
 async def test_loop_stays_free_while_the_model_runs(serving):
