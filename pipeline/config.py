@@ -11,6 +11,7 @@ import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -180,6 +181,18 @@ class RunConfig(BaseModel):
                 "model: required with the endpoint `hf`. Name one (--model org/name), "
                 "or try without an account: --endpoint local --model sentiment."
             )
+        try:
+            address = urlsplit(self.endpoint)
+            _ = address.port
+        except ValueError as error:
+            raise SettingsError(f"endpoint: {self.endpoint} is no address: {error}.") from None
+        if "@" in address.netloc:
+            raise SettingsError(
+                "endpoint: the address holds a user or a password, which would end up in logs and "
+                "in the output. Put a token into HF_TOKEN instead."
+            )
+        if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
+            raise SettingsError(f"bill_to: {self.bill_to!r} is not allowed. It takes a plain name.")
         if self.dialect == "tei" and self.function_to_apply in ("sigmoid", "softmax"):
             raise SettingsError(
                 f"function_to_apply: {self.function_to_apply} cannot be asked of dialect tei, "

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -104,7 +105,10 @@ class Run:
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
-        opened = await _in_thread(lambda: self._open(restart=restart, overwrite=overwrite))
+        try:
+            opened = await _in_thread(lambda: self._open(restart=restart, overwrite=overwrite))
+        except asyncio.CancelledError as cancelled:
+            raise self._stopped_by or cancelled from None
         if opened.manifest.complete is not None:
             opened.lock.release()
             self._metrics.resumed_rows = opened.source.plan.rows
@@ -164,6 +168,10 @@ class Run:
                 return _Opened(source, directory, manifest, lock)
             directory.create()
             lock.acquire()
+            if found is None and not restart and Manifest.load(directory.manifest) is not None:
+                # Another process began this run since there was no directory to lock.
+                lock.release()
+                return self._open(restart=restart, overwrite=overwrite)
             if manifest is None:
                 manifest = rundir.begin(directory, config, source.plan)
                 return _Opened(source, directory, manifest, lock)
@@ -303,6 +311,7 @@ class _Stream:
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
+        self._check_errors()
         reader = asyncio.create_task(self._read(), name="reader")
         try:
             while (task := await self._resolving.get()) is not None:
@@ -429,7 +438,7 @@ def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:
     """What the output tells of its origin; no time, so that equal runs give equal bytes."""
     facts = {
         "software": f"classify-pipeline {pipeline.__version__}",
-        "endpoint": config.endpoint,
+        "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
         "model": config.model_id or "",
         "model_revision": _revision(manifest) or "",
         "top_k": str(config.top_k),

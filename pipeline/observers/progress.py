@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from pipeline.events import Notice, RequestEnded, RunStarted, WaitEnded, Waiting
@@ -35,6 +36,10 @@ class _Counting:
 
     def __call__(self, event: Event) -> None:
         self._metrics(event)
+        with suppress(OSError):  # nobody reads any more: no reason to stop
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._begin(event)

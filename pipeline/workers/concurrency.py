@@ -127,11 +127,13 @@ class AdaptiveLimit:
         if len(self._window_s) < WINDOW:
             return
         now = self._clock.now()
-        mean_s = sum(self._window_s) / WINDOW
+        # Quartile and median: a few fast answers (a server's cache) or slow ones are no queue.
+        ordered_s = sorted(self._window_s)
+        quartile_s, median_s = ordered_s[WINDOW // 4], ordered_s[WINDOW // 2]
         throughput = WINDOW / max(now - self._window_began, 1e-9)
-        self._unloaded_s = min(self._unloaded_s * FADE, *self._window_s)
+        self._unloaded_s = min(self._unloaded_s * FADE, quartile_s)
         enough = max(2 * throughput * self._unloaded_s, QUEUE_FLOOR)
-        self._queueing = mean_s > LATENCY_RATIO * self._unloaded_s and self._limit > enough
+        self._queueing = median_s > LATENCY_RATIO * self._unloaded_s and self._limit > enough
         if self._queueing:
             self._slow_start = False
             self._limit = max(enough, self._limit * LATENCY_DECREASE)

@@ -8,6 +8,7 @@ flight are awaited and their answers kept.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -91,6 +92,7 @@ class Pool:
         self._requests = self._successes = self._failed_items = self._throttles = 0
         self._last_success_at = clock.now()
         self._known_good: Batch | None = None
+        self._first_batch: Batch | None = None
         self._expected = self._undiscovered = 0
         self._input_blocked = self._input_ended = False
         self.save: Save = lambda _keys, _outcomes, _revision: None
@@ -195,6 +197,7 @@ class Pool:
     async def _meet(self, batch: Batch) -> None:
         """Meet the endpoint with the first batch; see `introduction`."""
         client, introduction = self._client, self._introduction
+        self._first_batch = batch
         permits = reply = refusal = None
         if not client.knows_dialect:
             permits = await self._until_answered(self._discover)
@@ -232,7 +235,8 @@ class Pool:
 
     async def _ask_first(self, batch: Batch) -> Reply:
         """Ask for the introduction: an answer that stays unreadable goes through as Retryable."""
-        return await self._until_answered(partial(self._attempt, batch), batch, patient=False)
+        attempt = partial(self._attempt, batch)
+        return await self._until_answered(attempt, self._first_batch, patient=False)
 
     async def _answer(self, batch: Batch) -> int:
         """Give every input of the batch its outcome, splitting off the ones that are at fault.
@@ -332,8 +336,9 @@ class Pool:
             probing = await self._gate.enter()
             try:
                 if probing and (light := self._light_probe(batch)) is not None:
-                    await self._attempt(light, probing, retry)
-                    self._known_good = light
+                    with suppress(RowsRejected):  # that text is refused, so somebody is there
+                        await self._attempt(light, probing, retry)
+                        self._known_good = light
                     continue
                 return await attempt(probing, retry)
             except _GateClosedError:

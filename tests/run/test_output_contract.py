@@ -173,7 +173,7 @@ def test_metadata_tells_where_the_labels_come_from(label, server, write_csv, tmp
     }
     assert told["model"] == "org/name"
     assert told["model_revision"] == summary["model_revision"] == "0123abcd"
-    assert told["endpoint"] == server.url
+    assert told["endpoint"] == server.url.removeprefix("http://")
     assert told["software"] == f"classify-pipeline {pipeline.__version__}"
     assert (told["top_k"], told["truncate"]) == ("2", "true")
 
