@@ -11,6 +11,7 @@
     ├── OutputBusy                     5      another run holds this output
     ├── StoppedEarly                  75      outage, loading limit, disk full; resumable
     ├── Interrupted              130, 143     a signal; resumable
+    ├── RevisionMoved                         known answers are of another model; stays inside
     └── RequestError                          one request; never leaves the worker pool
         ├── Retryable                         the endpoint's fault: the same request may succeed
         └── RowsRejected                      the rows' fault: split until the bad row stands alone
@@ -99,6 +100,21 @@ class Interrupted(ClassifyError):
         self.signal_number = signal_number
         # 128 + n is the shell's convention for a process that signal n ended.
         self.exit_code = 128 + signal_number
+
+
+class RevisionMoved(ClassifyError):
+    """The endpoint tells another model revision than the stored answers that were used so far.
+
+    Nothing of this run was labelled by the endpoint before, so the run begins again with
+    `revision`, by itself, and asks again for what is stored under another one.
+    """
+
+    def __init__(self, revision: str, stored: str) -> None:
+        super().__init__(
+            f"The model's revision is {revision} now, and known answers are of {stored}: they are "
+            "asked for again."
+        )
+        self.revision = revision
 
 
 class Cause(StrEnum):

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The plan is settled; `resumed_rows` of `rows` were committed by an earlier attempt."""
+    """The plan is settled; `resumed_rows` of `rows` were committed by an earlier attempt.
+
+    It comes once more where a run has to begin again; what was counted of rows is void then.
+    """
 
     rows: int
     resumed_rows: int
@@ -49,15 +52,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class ChunkLookedUp:
-    """A chunk was read and its `distinct` inputs looked up.
+    """A chunk of `rows` was read and its inputs looked up.
 
-    `shared` of them are asked for by an earlier chunk already, `hits` are known from the store.
+    `distinct` of them are met for the first time in this attempt, and `hits` of these were known
+    before it. `asked` go to the endpoint.
     """
 
     rows: int
     distinct: int
-    shared: int
     hits: int
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)

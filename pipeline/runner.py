@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import signal
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -23,20 +24,21 @@ from pipeline.errors import (
     ClassifyError,
     Interrupted,
     ResumeRefused,
+    RevisionMoved,
     StoppedEarly,
     TooManyErrors,
 )
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
 from pipeline.observers import EventLog, Metrics
 from pipeline.producer import Plan, open_source
-from pipeline.workers import check_columns, output_schema
+from pipeline.responses import ResponseStores
+from pipeline.workers import Revision, check_columns, output_schema
 from pipeline.writer import Manifest, assemble, write_part
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 # Constants, not settings: a run that is continued must cut the same chunks.
 CHUNK_ROWS = 4_096
 CHUNK_BYTES = 16 << 20
+# What is held between reading and commit; a row takes, beside its Arrow data, about so much for
+# its text, key and answer as Python objects.
+HELD_BYTES = 96 << 20
+ROW_BYTES = 512
 
 
 @dataclass
@@ -194,15 +200,7 @@ class Run:
 
     async def _execute(self, opened: _Opened, emit: Observer) -> None:
         config, manifest, plan = self._config, opened.manifest, opened.source.plan
-        emit(
-            RunStarted(
-                rows=plan.rows,
-                resumed_rows=manifest.rows,
-                output=str(config.output),
-                endpoint=config.endpoint,
-                model=config.model_id,
-            )
-        )
+        self._announce(opened, emit)
         if opened.damaged_parts:
             emit(
                 Notice(
@@ -210,27 +208,64 @@ class Run:
                     "the stored answers."
                 )
             )
-        if manifest.rows < plan.rows:
-            store = config.cache or opened.directory.responses
-            allowed = config.allowed_errors(plan.rows)
-            async with LocalEngine(
-                config, store, emit, allowed_errors=allowed, revision=_revision(manifest)
-            ) as engine:
-                self._engine = engine
-                if self._stopped_by is not None:
-                    engine.stop(self._stopped_by)
-                deadline = config.deadline and asyncio.get_running_loop().call_later(
-                    config.deadline, self.stop, _deadline_passed(config.deadline)
-                )
+        deadline = config.deadline and asyncio.get_running_loop().call_later(
+            config.deadline, self.stop, _deadline_passed(config.deadline)
+        )
+        try:
+            revision = Revision(
+                _revision(manifest),
+                emit,
+                allow_drift=config.allow_drift,
+                confirmed=any(part.confirmed for part in manifest.parts),
+            )
+            while manifest.rows < plan.rows:
                 try:
-                    await _Stream(config, opened, engine, emit).flow()
-                finally:
-                    self._engine = None
-                    if deadline:
-                        deadline.cancel()
+                    await self._label(opened, revision, emit)
+                except RevisionMoved as moved:
+                    emit(Notice(str(moved)))
+                    await _in_thread(lambda: manifest.keep_parts(0))
+                    self._announce(opened, emit)
+                    revision = Revision(moved.revision, emit, allow_drift=False)
+        finally:
+            if deadline:
+                deadline.cancel()
         if self._stopped_by is not None:
             raise self._stopped_by
         await _in_thread(lambda: self._finish(opened))
+
+    def _announce(self, opened: _Opened, emit: Observer) -> None:
+        emit(
+            RunStarted(
+                rows=opened.source.plan.rows,
+                resumed_rows=opened.manifest.rows,
+                output=str(self._config.output),
+                endpoint=self._config.endpoint,
+                model=self._config.model_id,
+            )
+        )
+
+    async def _label(self, opened: _Opened, revision: Revision, emit: Observer) -> None:
+        """Label and commit all rows that are not committed yet."""
+        config, manifest = self._config, opened.manifest
+        if config.cache is not None:
+            await _in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
+        used = [opened.directory.responses, *map(Path, manifest.caches)]
+        store = config.cache.absolute() if config.cache else opened.directory.responses
+        async with LocalEngine(
+            config,
+            partial(ResponseStores, store, [path for path in used if path != store]),
+            revision,
+            emit,
+            allowed_errors=config.allowed_errors(opened.source.plan.rows),
+            requests_sent=self._metrics.requests,
+        ) as engine:
+            self._engine = engine
+            if self._stopped_by is not None:
+                engine.stop(self._stopped_by)
+            try:
+                await _Stream(config, opened, engine, emit).flow()
+            finally:
+                self._engine = None
 
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""
@@ -292,11 +327,19 @@ class Run:
         }
 
 
+class _Held(NamedTuple):
+    """A chunk between reading and commit, and about how much memory it takes."""
+
+    resolving: asyncio.Task[Resolved]
+    size_bytes: int
+
+
 class _Stream:
     """The flow of chunks through the engine into parts.
 
     Chunks are resolved several at a time and committed in order, so that the parts never have a
-    gap; at most `window` chunks are between reading and commit, which bounds the memory.
+    gap. Reading goes on while the engine is hungry and what is held between reading and commit
+    stays below HELD_BYTES, which bounds the memory.
     """
 
     def __init__(self, config: RunConfig, opened: _Opened, engine: Engine, emit: Observer) -> None:
@@ -305,26 +348,31 @@ class _Stream:
         self._engine = engine
         self._emit = emit
         self._errors = sum(part.errors for part in opened.manifest.parts)
-        in_flight_rows = config.concurrency * config.texts_per_request
-        self._window = asyncio.Semaphore(3 + math.ceil(2 * in_flight_rows / CHUNK_ROWS))
-        self._resolving: asyncio.Queue[asyncio.Task[Resolved] | None] = asyncio.Queue()
+        self._held_bytes = 0
+        self._released = asyncio.Event()
+        self._full = self._unresolved = False
+        self._resolving: asyncio.Queue[_Held | None] = asyncio.Queue()
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
         self._check_errors()
         reader = asyncio.create_task(self._read(), name="reader")
         try:
-            while (task := await self._resolving.get()) is not None:
-                await self._commit(await task)
-                self._window.release()
+            while (held := await self._resolving.get()) is not None:
+                self._tell(unresolved=True)
+                resolved = await held.resolving
+                self._tell(unresolved=False)
+                await self._commit(resolved)
+                self._held_bytes -= held.size_bytes
+                self._released.set()
             await reader
         finally:
             reader.cancel()
             tasks: list[asyncio.Task[Any]] = [reader]
             while not self._resolving.empty():
-                if (task := self._resolving.get_nowait()) is not None:
-                    task.cancel()
-                    tasks.append(task)
+                if (held := self._resolving.get_nowait()) is not None:
+                    held.resolving.cancel()
+                    tasks.append(held.resolving)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
@@ -333,22 +381,38 @@ class _Stream:
         )
         try:
             while True:
-                if self._window.locked():
-                    self._engine.input_blocked(True)
-                await self._window.acquire()
-                self._engine.input_blocked(False)
+                await self._engine.hungry()
+                await self._room()
                 chunk = await _in_thread(lambda: next(chunks, None))
                 if chunk is None:
                     break
-                self._resolving.put_nowait(
-                    asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
-                )
+                size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
+                self._held_bytes += size_bytes
+                resolving = asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
+                self._resolving.put_nowait(_Held(resolving, size_bytes))
         finally:
             with suppress(ValueError):  # a cancelled read may still be running in its thread
                 chunks.close()
             # Also after a failure to read: the chunks before it are resolved and committed.
             self._engine.no_more_input()
             self._resolving.put_nowait(None)
+
+    async def _room(self) -> None:
+        """Wait until there is room for another chunk."""
+        while self._held_bytes >= HELD_BYTES:
+            self._tell(full=True)
+            self._released.clear()
+            await self._released.wait()
+        self._tell(full=False)
+
+    def _tell(self, *, full: bool | None = None, unresolved: bool | None = None) -> None:
+        """Tell the engine whether reading waits for the oldest chunk to be resolved.
+
+        Where it waits for a commit, there is no need to send a batch that is not full.
+        """
+        self._full = self._full if full is None else full
+        self._unresolved = self._unresolved if unresolved is None else unresolved
+        self._engine.input_blocked(self._full and self._unresolved)
 
     async def _commit(self, resolved: Resolved) -> None:
         opened = self._opened
@@ -361,7 +425,8 @@ class _Stream:
                 first_row=resolved.first_row,
                 errors=resolved.errors,
                 labels=resolved.labels,
-                revision=revision,
+                revision=revision.current,
+                confirmed=revision.confirmed,
             )
             opened.manifest.add_part(part)
 

@@ -103,7 +103,7 @@ def test_the_newest_answer_counts(path):
     store.put([entry("x", "old", "r1")])
     store.put([entry("x", "new", "r2")])
     for _ in range(2):
-        (answer, revision) = store.get(KEYS.of(["x"]))[0]
+        answer, revision, *_ = store.get(KEYS.of(["x"]))[0]
         assert (answer[0][0], revision) == ("new", "r2")
         store.close()
         store = ResponseStore(path)
@@ -144,7 +144,10 @@ def small_segments(monkeypatch):
     )
 )
 def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches):
-    """Through the dict, the small and the large segments, the newest position comes first."""
+    """Through the dict, the small and the large segments, the newest position comes first.
+
+    And what was looked up counts as met from then on, wherever it lies.
+    """
     old = index.SMALL_ENTRIES, index.SMALL_PER_LARGE
     index.SMALL_ENTRIES, index.SMALL_PER_LARGE = 64, 3
     try:
@@ -152,12 +155,15 @@ def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches):
         for batch in batches:
             positions = list(range(position, position + len(batch)))
             position += len(batch)
-            found.add(batch, positions)
+            found.add(batch, positions, met=False)
             truth.update(zip(batch, positions, strict=True))
         asked = np.array(sorted({*truth, *range(0, 500, 7)}), np.uint64)
-        answers = found.find(asked)
+        answers = found.meet(asked)
         for i, key in enumerate(asked.tolist()):
-            assert (answers[i][0] if i in answers else None) == truth.get(key)
+            assert (answers[i][0].position if i in answers else None) == truth.get(key)
+            assert not any(entry.met for entry in answers.get(i, ()))
+        again = found.meet(asked)
+        assert all(entry.met for entries in again.values() for entry in entries)
     finally:
         index.SMALL_ENTRIES, index.SMALL_PER_LARGE = old
 
@@ -167,7 +173,7 @@ def test_a_long_answer_takes_a_second_read(path):
     answer = tuple((f"label {i}", i / 3) for i in range(500))
     key = KEYS.of(["x"])[0]
     store.put([(key, answer, None)])
-    assert store.get([key]) == {0: (answer, None)}
+    assert store.get([key])[0].answer == answer
     store.close()
 
 

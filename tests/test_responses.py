@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoppedEarly
-from pipeline.responses import Keys, ResponseStore
+from pipeline.responses import Keys, ResponseStore, ResponseStores
 
 ANSWER = (("positive", 0.75), ("négatif", 0.25))
 
@@ -28,6 +28,11 @@ def store(path):
         yield opened
 
 
+def _answers(found):
+    """Give answer and revision, by place."""
+    return {i: (known.answer, known.revision) for i, known in found.items()}
+
+
 def _bits(answer):
     """Tell 0.0 from -0.0, which are equal."""
     return [(label, score.hex()) for label, score in answer]
@@ -45,7 +50,7 @@ def test_labels_and_scores_come_back_exactly(tmp_path_factory, stored):
             store.put([(key, answer, None) for key, answer in stored.items()])
     with closing(ResponseStore(path)) as store:
         found = store.get(list(stored))
-    assert {position: _bits(answer) for position, (answer, _) in found.items()} == {
+    assert {position: _bits(answer) for position, (answer, *_) in found.items()} == {
         position: _bits(answer) for position, answer in enumerate(stored.values())
     }
 
@@ -70,7 +75,7 @@ def test_the_order_of_settings_does_not_change_a_key():
 def test_unknown_keys_are_left_out(store):
     first, second, third = Keys({}).of(["a", "b", "c"])
     store.put([(second, ANSWER, None)])
-    assert store.get([first, second, third]) == {1: (ANSWER, None)}
+    assert _answers(store.get([first, second, third])) == {1: (ANSWER, None)}
     assert store.get([]) == {}
 
 
@@ -78,7 +83,7 @@ def test_a_later_answer_replaces_an_earlier_one(store):
     (key,) = Keys({}).of(["a"])
     store.put([(key, ANSWER, "r1")])
     store.put([(key, ANSWER[::-1], "r2")])
-    assert store.get([key]) == {0: (ANSWER[::-1], "r2")}
+    assert _answers(store.get([key])) == {0: (ANSWER[::-1], "r2")}
 
 
 def test_two_keys_that_share_their_first_half_are_told_apart(store):
@@ -108,12 +113,43 @@ def test_any_bit_may_flip_while_the_store_is_open(path, store):
             for bit in range(8):
                 file.seek(at)
                 file.write(bytes([good[at] ^ 1 << bit]))
-                found = store.get([key, other])
+                found = _answers(store.get([key, other]))
                 assert len(found) >= 1
                 assert all(right[(key, other)[i]] == answer for i, answer in found.items())
             file.seek(at)
             file.write(good[at : at + 1])
-    assert store.get([key, other]) == {0: right[key], 1: right[other]}
+    assert _answers(store.get([key, other])) == {0: right[key], 1: right[other]}
+
+
+def test_met_is_what_this_opening_put_or_looked_up(path):
+    """It tells a text that comes again from one that is seen first."""
+    keys = Keys({}).of(["a", "b", "c"])
+    with closing(ResponseStore(path)) as store:
+        store.put([(key, ANSWER, None) for key in keys[:2]])
+        assert [known.met for known in store.get(keys).values()] == [True, True]
+    with closing(ResponseStore(path)) as store:
+        assert [known.met for known in store.get(keys).values()] == [False, False]
+        assert [known.met for known in store.get(keys).values()] == [True, True]
+
+
+def test_stores_of_earlier_attempts_are_read_and_left_as_they_are(tmp_path):
+    """The newest attempt's own store comes first; one that is gone is no reason to stop."""
+    keys = Keys({}).of(["a", "b", "c"])
+    paths = [tmp_path / name for name in ("own", "one", "other")]
+    for path, key in zip(paths, keys, strict=True):
+        with closing(ResponseStore(path)) as store:
+            store.put([(key, ANSWER, path.name)])
+    before = [path.read_bytes() for path in paths[1:]]
+    stores = ResponseStores(paths[0], [*paths[1:], tmp_path / "gone"])
+    with closing(stores):
+        stores.put([(keys[1], ANSWER[::-1], "own")])
+        assert _answers(stores.get(keys)) == {
+            0: (ANSWER, "own"),
+            1: (ANSWER[::-1], "own"),
+            2: (ANSWER, "other"),
+        }
+    assert [path.read_bytes() for path in paths[1:]] == before
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_place_where_no_file_can_be_stops_resumably(tmp_path):
@@ -128,5 +164,5 @@ def test_what_was_put_is_there_after_a_kill(path):
     first = ResponseStore(path)
     first.put([(key, ANSWER, None)])
     with closing(ResponseStore(path)) as second:
-        assert second.get([key]) == {0: (ANSWER, None)}
+        assert _answers(second.get([key])) == {0: (ANSWER, None)}
     first.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.engines.local import LocalEngine, check_endpoint
 
 if TYPE_CHECKING:
-    from pipeline.workers import Resolved
+    from pipeline.workers import Resolved, Revision
 
 __all__ = ["Engine", "LocalEngine", "check_endpoint"]
 
@@ -19,8 +19,12 @@ class Engine(Protocol):
         """Give the chunk with its results. Raises whatever stopped the engine."""
         ...
 
+    async def hungry(self) -> None:
+        """Wait until another chunk is worth reading, since there may soon be too little to ask."""
+        ...
+
     def input_blocked(self, blocked: bool) -> None:
-        """Hear whether new chunks must wait for old ones to be done."""
+        """Hear whether new chunks must wait for the oldest one to be resolved."""
         ...
 
     def no_more_input(self) -> None:
@@ -32,6 +36,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def revision(self) -> str | None:
-        """The model's revision, as far as the endpoint told it."""
+    def revision(self) -> Revision:
+        """The model's revision, as far as it is known."""
         ...

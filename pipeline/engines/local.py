@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.events import Notice
-from pipeline.responses import ResponseStore
-from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Revision, Target, find_token
+from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Target, find_token
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.workers import Resolved
+    from pipeline.responses import ResponseStores
+    from pipeline.workers import Resolved, Revision
 
 
 def check_endpoint(config: RunConfig) -> None:
@@ -35,6 +34,8 @@ def check_endpoint(config: RunConfig) -> None:
 class LocalEngine:
     """A pool, its response store and, for the endpoint `local`, the embedded endpoint.
 
+    `requests_sent` is how many were sent before, which count towards `max_requests`.
+
     Entering raises SettingsError or ClassifyError where the endpoint cannot be started, and
     StoppedEarly where the store cannot be used.
     """
@@ -42,17 +43,19 @@ class LocalEngine:
     def __init__(
         self,
         config: RunConfig,
-        store: Path,
+        open_store: Callable[[], ResponseStores],
+        revision: Revision,
         emit: Observer,
         *,
         allowed_errors: int | None,
-        revision: str | None,
+        requests_sent: int = 0,
     ) -> None:
         self._config = config
-        self._store = store
+        self._open_store = open_store
         self._emit = emit
         self._allowed_errors = allowed_errors
-        self._revision = Revision(revision, emit, allow_drift=config.allow_drift)
+        self._requests_sent = requests_sent
+        self.revision = revision
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -62,15 +65,15 @@ class LocalEngine:
             self._pool = Pool(
                 self._config,
                 client,
-                self._revision,
+                self.revision,
                 Clock(),
                 self._emit,
                 allowed_errors=self._allowed_errors,
+                requests_sent=self._requests_sent,
             )
-            open_store = partial(ResponseStore, self._store)
             # The pool is left first, so that its last answers still reach the store.
             dedup = await stack.enter_async_context(
-                Dedup(open_store, self._emit, self._revision, self._pool.stop)
+                Dedup(self._open_store, self._emit, self.revision, self._pool.stop)
             )
             self._pool.save = dedup.save
             await stack.enter_async_context(self._pool)
@@ -98,8 +101,12 @@ class LocalEngine:
         """Give the chunk with its results. Raises whatever stopped the pool."""
         return await self._resolver.resolve(first_row, table)
 
+    async def hungry(self) -> None:
+        """Wait until another chunk is worth reading."""
+        await self._pool.hungry()
+
     def input_blocked(self, blocked: bool) -> None:
-        """Pass on whether new chunks must wait for old ones."""
+        """Pass on whether new chunks must wait for the oldest one."""
         self._pool.input_blocked(blocked)
 
     def no_more_input(self) -> None:
@@ -109,8 +116,3 @@ class LocalEngine:
     def stop(self, reason: BaseException) -> None:
         """End early; see `Pool.stop`."""
         self._pool.stop(reason)
-
-    @property
-    def revision(self) -> str | None:
-        """The model's revision, as far as the endpoint told it."""
-        return self._revision.current

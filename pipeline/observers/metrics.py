@@ -22,10 +22,14 @@ class Metrics:
     """Counts events; its attributes are named as in the summary."""
 
     def __init__(self) -> None:
-        self.rows = self.resumed_rows = self.committed_rows = self.errors = 0
         self.requests = self.retries = self.in_flight = self.peak_in_flight = 0
-        self.distinct_inputs = self.cache_hits = self.failed_inputs = 0
         self.responses: Counter[str] = Counter()
+        self._begin(0, 0)
+
+    def _begin(self, rows: int, resumed_rows: int) -> None:
+        self.rows, self.resumed_rows = rows, resumed_rows
+        self.committed_rows = self.errors = 0
+        self.distinct_inputs = self.cache_hits = self.failed_inputs = 0
         self._looked_up_rows = self._asked_inputs = self._answered_inputs = 0
 
     def __call__(self, event: Event) -> None:
@@ -44,16 +48,15 @@ class Metrics:
                 self._answered_inputs += event.items
                 self.failed_inputs += event.failed
             case ChunkLookedUp():
-                new = event.distinct - event.shared
-                self.distinct_inputs += new
+                self.distinct_inputs += event.distinct
                 self.cache_hits += event.hits
                 self._looked_up_rows += event.rows
-                self._asked_inputs += new - event.hits
+                self._asked_inputs += event.asked
             case PartCommitted():
                 self.committed_rows += event.rows
                 self.errors += event.errors
             case RunStarted():
-                self.rows, self.resumed_rows = event.rows, event.resumed_rows
+                self._begin(event.rows, event.resumed_rows)
             case _:
                 pass
 

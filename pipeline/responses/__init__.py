@@ -9,6 +9,22 @@ and the cache between runs. It maps the digest of an input (never its text) to t
 """
 
 from pipeline.responses.keys import Item, Keys
-from pipeline.responses.store import Answer, Outcome, ResponseStore, RowError
+from pipeline.responses.store import (
+    Answer,
+    Known,
+    Outcome,
+    ResponseStore,
+    ResponseStores,
+    RowError,
+)
 
-__all__ = ["Answer", "Item", "Keys", "Outcome", "ResponseStore", "RowError"]
+__all__ = [
+    "Answer",
+    "Item",
+    "Keys",
+    "Known",
+    "Outcome",
+    "ResponseStore",
+    "ResponseStores",
+    "RowError",
+]

@@ -62,6 +62,19 @@ _WINDOW = 1 << 20
 _FIRST_READ = 128
 
 
+class Known(NamedTuple):
+    """A stored answer, and under which model revision it was given.
+
+    `position` grows with the time of storing. `met` says whether this opening of the store has
+    put it or looked it up before: it tells a repeated input from one that is seen first.
+    """
+
+    answer: Answer
+    revision: str | None
+    position: int
+    met: bool
+
+
 class _Frame(NamedTuple):
     """A frame as it was read: keys' first halves, and where in the file each record begins."""
 
@@ -96,18 +109,18 @@ class ResponseStore:
                 raise
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def get(self, keys: Sequence[bytes]) -> dict[int, tuple[Answer, str | None]]:
-        """Look up keys; gives what is known by position in `keys`: answer and model revision."""
+    def get(self, keys: Sequence[bytes]) -> dict[int, Known]:
+        """Look up keys; gives what is known, by place in `keys`."""
         if not keys:
             return {}
         first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
         known = {}
         with storage.writing(self._path):
-            for i, positions in self._index.find(first_halves).items():
-                for position in positions:
+            for i, entries in self._index.meet(first_halves).items():
+                for position, met in entries:
                     answer = self._record(position, keys[i])
                     if answer is not None:
-                        known[i] = (answer, self._revision_at(position))
+                        known[i] = Known(answer, self._revision_at(position), position, met)
                         break
         return known
 
@@ -147,7 +160,7 @@ class ResponseStore:
         start = self._write(_header(payload) + payload)
         first_record = start + _HEADER.size + len(payload) - int(lengths.sum())
         positions = list(accumulate(lengths.tolist(), initial=first_record))[:-1]
-        self._note(start, _Frame(0, revision, first_halves.tolist(), positions))
+        self._note(start, _Frame(0, revision, first_halves.tolist(), positions), met=True)
 
     def _write(self, frame: bytes) -> int:
         """Append a frame under the file's lock, whole or not at all; gives where it begins."""
@@ -165,10 +178,10 @@ class ResponseStore:
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _note(self, start: int, frame: _Frame) -> None:
+    def _note(self, start: int, frame: _Frame, *, met: bool) -> None:
         self._frame_starts.append(start)
         self._frame_revisions.append(frame.revision)
-        self._index.add(frame.keys, frame.positions)
+        self._index.add(frame.keys, frame.positions, met=met)
 
     def _revision_at(self, position: int) -> str | None:
         return self._frame_revisions[bisect_right(self._frame_starts, position) - 1]
@@ -207,7 +220,7 @@ class ResponseStore:
                     return
                 start = following
                 continue
-            self._note(start, frame)
+            self._note(start, frame, met=False)
             start = frame.end
 
     def _next_frame(self, start: int, size: int) -> int | None:
@@ -249,3 +262,37 @@ class ResponseStore:
 def _header(payload: bytes) -> bytes:
     fields = struct.pack("<4sII", _MAGIC, len(payload), zlib.crc32(payload))
     return fields + struct.pack("<I", zlib.crc32(fields))
+
+
+class ResponseStores:
+    """The store of this attempt, and behind it those that earlier attempts wrote to.
+
+    So no answer is paid for twice where `cache` was given in one attempt and not in another. Used
+    like a ResponseStore; `earlier` are read only, and may be gone.
+    """
+
+    def __init__(self, path: Path, earlier: Sequence[Path] = ()) -> None:
+        self._stores = [ResponseStore(path)]
+        try:
+            self._stores += [ResponseStore(other) for other in earlier if other.exists()]
+        except BaseException:
+            self.close()
+            raise
+
+    def get(self, keys: Sequence[bytes]) -> dict[int, Known]:
+        """Look up keys; gives what is known, by place in `keys`."""
+        known = self._stores[0].get(keys)
+        for store in self._stores[1:]:
+            unknown = [i for i in range(len(keys)) if i not in known]
+            found = store.get([keys[i] for i in unknown])
+            known.update((unknown[i], each) for i, each in found.items())
+        return known
+
+    def put(self, answers: Sequence[tuple[bytes, Answer, str | None]]) -> None:
+        """Store answers; durable when this returns."""
+        self._stores[0].put(answers)
+
+    def close(self) -> None:
+        """Close all files."""
+        for store in self._stores:
+            store.close()

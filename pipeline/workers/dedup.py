@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from pipeline.events import ChunkLookedUp
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.events import Observer
-    from pipeline.responses import Answer, Item, Outcome, ResponseStore
+    from pipeline.responses import Answer, Item, Outcome, ResponseStores
     from pipeline.workers.revision import Revision
 
     Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
@@ -53,7 +54,7 @@ class Dedup:
 
     def __init__(
         self,
-        open_store: Callable[[], ResponseStore],
+        open_store: Callable[[], ResponseStores],
         emit: Observer,
         revision: Revision,
         on_failure: Callable[[BaseException], None],
@@ -99,16 +100,16 @@ class Dedup:
         claim = _Claim()
         self._claims.update(dict.fromkeys(my_keys, claim))
         try:
-            stored = await self._in_thread(self._store.get, my_keys)
-            known: dict[int, Outcome] = {
-                i: answer
-                for i, (answer, revision) in stored.items()
-                if self._revision.accepts(revision)
-            }
-            if self._failed:
-                known |= {i: self._failed[k] for i, k in enumerate(my_keys) if k in self._failed}
-            self._emit(ChunkLookedUp(rows, len(keys), len(theirs), len(known)))
+            known, repeated = await self._look_up(my_keys)
             new = [i for i in range(len(my_keys)) if i not in known]
+            self._emit(
+                ChunkLookedUp(
+                    rows,
+                    distinct=len(my_keys) - len(repeated),
+                    hits=len(known.keys() - repeated),
+                    asked=len(new),
+                )
+            )
             asked = await ask([items[mine[i]] for i in new], [my_keys[i] for i in new])
             known.update(zip(new, asked, strict=True))
             claim.outcomes = {key: known[i] for i, key in enumerate(my_keys)}
@@ -122,6 +123,22 @@ class Dedup:
             claim.outcomes[key] if key not in theirs else await theirs[key].outcome(key)
             for key in keys
         ]
+
+    async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
+        """Give the outcomes that are known, by place in `keys`, and which keys came before."""
+        stored = await self._in_thread(self._store.get, keys)
+        told = [found for found in stored.values() if found.revision is not None]
+        if told and self._revision.current is None:
+            self._revision.assume(str(max(told, key=attrgetter("position")).revision))
+        known: dict[int, Outcome] = {
+            i: found.answer for i, found in stored.items() if self._revision.accepts(found.revision)
+        }
+        repeated = {i for i, found in stored.items() if found.met}
+        if self._failed:
+            failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}
+            known |= failed
+            repeated |= failed.keys()
+        return known, repeated
 
     def save(
         self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None

@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 # So many inputs rejected and none answered: it is the request that is wrong, not each row.
 HOPELESS = 100
+# So many chunks may be on their way to the pool: read, and their inputs being looked up.
+MOST_EXPECTED = 3
 # How often a server is asked what it is, where that page fails.
 MOST_INFO = 3
 
@@ -73,6 +75,7 @@ class Pool:
         emit: Observer,
         *,
         allowed_errors: int | None = None,
+        requests_sent: int = 0,
     ) -> None:
         self._config = config
         self._client = client
@@ -89,11 +92,15 @@ class Pool:
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
-        self._requests = self._successes = self._failed_items = self._throttles = 0
+        self._requests = requests_sent
+        self._successes = self._failed_items = self._throttles = 0
         self._last_success_at = clock.now()
         self._known_good: Batch | None = None
         self._first_batch: Batch | None = None
-        self._expected = self._undiscovered = 0
+        self._expected = self._open_items = self._undiscovered = 0
+        self._enough_items = 2 * config.concurrency * config.texts_per_request
+        self._hungry = asyncio.Event()
+        self._hungry.set()
         self._input_blocked = self._input_ended = False
         self.save: Save = lambda _keys, _outcomes, _revision: None
         self.stopped_by: BaseException | None = None
@@ -130,6 +137,8 @@ class Pool:
         job = Job(items, keys)
         self._batcher.put(job)
         self._expected -= 1
+        self._open_items += len(items)
+        self._weigh_hunger()
         self._flush_if_due()
         if not items:
             return []
@@ -145,6 +154,17 @@ class Pool:
     def expect(self) -> None:
         """Say that one more `ask` will come, so that it is worth waiting for to fill a batch."""
         self._expected += 1
+        self._weigh_hunger()
+
+    async def hungry(self) -> None:
+        """Wait until more input is worth having: enough to keep `concurrency` requests full."""
+        await self._hungry.wait()
+
+    def _weigh_hunger(self) -> None:
+        if self._expected < MOST_EXPECTED and self._open_items < self._enough_items:
+            self._hungry.set()
+        else:
+            self._hungry.clear()
 
     def no_more_input(self) -> None:
         """Say that nothing more will be announced."""
@@ -152,7 +172,7 @@ class Pool:
         self._flush_if_due()
 
     def input_blocked(self, blocked: bool) -> None:
-        """Say whether new input must wait for old input to be answered."""
+        """Say whether new input must wait until the oldest is answered."""
         self._input_blocked = blocked
         self._flush_if_due()
 
@@ -164,6 +184,7 @@ class Pool:
         for worker in self._workers:
             if worker not in self._sending and worker is not asyncio.current_task():
                 worker.cancel()
+        self._hungry.set()
         for job in self._jobs:
             job.failure = reason
             job.done.set()
@@ -272,10 +293,11 @@ class Pool:
         return failed
 
     def _settle(self, batch: Batch, reply: Reply) -> int:
+        # Stored in any case: it is paid for, and another run may be of this revision.
+        self.save(batch.keys, reply.outcomes, reply.revision)
         self._revision.observe(reply.revision)
         if self._known_good is None and type(reply.outcomes[0]) is not RowError:
             self._known_good = batch.part(0)
-        self.save(batch.keys, reply.outcomes, reply.revision)
         return self._count(batch, reply.outcomes)
 
     def _reject(self, batch: Batch, rejection: RowsRejected) -> int:
@@ -292,6 +314,8 @@ class Pool:
 
     def _count(self, batch: Batch, outcomes: list[Outcome]) -> int:
         failed = batch.settle(outcomes)
+        self._open_items -= len(batch)
+        self._weigh_hunger()
         self._failed_items += failed
         self._emit(Answered(len(batch), failed))
         if self._allowed_errors is not None and self._failed_items > self._allowed_errors:

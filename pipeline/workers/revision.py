@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StoppedEarly
+from pipeline.errors import RevisionMoved, StoppedEarly
 from pipeline.events import Notice
 
 if TYPE_CHECKING:
@@ -14,37 +14,47 @@ if TYPE_CHECKING:
 class Revision:
     """The model's revision (`x-sha`), as far as the endpoint or stored answers told it.
 
-    `expected` is what an earlier attempt recorded. Servers that tell none are not guarded.
+    `current` is what an earlier attempt recorded, to begin with. It is `confirmed` where the
+    endpoint told it: until then it is only what stored answers say, and the first answer of the
+    endpoint decides. Servers that tell none are not guarded.
     """
 
-    def __init__(self, expected: str | None, emit: Observer, *, allow_drift: bool) -> None:
-        self.current = expected
+    def __init__(
+        self, current: str | None, emit: Observer, *, allow_drift: bool, confirmed: bool = True
+    ) -> None:
+        self.current = current
+        self.confirmed = confirmed and current is not None
         self._emit = emit
         self._allow_drift = allow_drift
 
     def observe(self, told: str | None) -> None:
-        """Take what an answer told. Raises StoppedEarly where the revision changed."""
-        if told is None or told == self.current:
+        """Take what an answer told.
+
+        Raises StoppedEarly where the revision changed, RevisionMoved where it is not that of the
+        stored answers.
+        """
+        if told is None:
             return
-        if self.current is not None:
+        if self.current is not None and told != self.current:
             change = f"The model's revision is {told}, and was {self.current}"
-            if not self._allow_drift:
+            if self._allow_drift:
+                self._emit(Notice(f"{change}; going on, as allow_drift says."))
+            elif not self.confirmed:
+                raise RevisionMoved(told, self.current)
+            else:
                 raise StoppedEarly(
                     f"{change}: the labels of two models would be mixed. Start over with "
-                    "--restart (and a new `cache`, if there is one), or accept the mixture with "
-                    "--allow-drift."
+                    "--restart, or accept the mixture with --allow-drift."
                 )
-            self._emit(Notice(f"{change}; going on, as allow_drift says."))
-        self.current = told
+        self.current, self.confirmed = told, True
+
+    def assume(self, stored: str) -> None:
+        """Take the revision of the newest stored answer for the model's, where none is known.
+
+        So a run whose answers are all known needs no request.
+        """
+        self.current = self.current or stored
 
     def accepts(self, stored: str | None) -> bool:
-        """Whether an answer that was stored under this revision may be used.
-
-        The first stored answer counts as told by the endpoint, so that a run whose answers are
-        all known needs no request.
-        """
-        if stored is None or self._allow_drift:
-            return True
-        if self.current is None:
-            self.current = stored
-        return stored == self.current
+        """Whether an answer that was stored under this revision may be used."""
+        return stored is None or self._allow_drift or stored == self.current

@@ -3,6 +3,7 @@
 One JSON record a line, each behind the CRC-32 of its bytes:
 
     5d1c3f0a {"kind": "run", ...}         what this run is: settings, plan of the input
+    e07b9f42 {"kind": "cache", ...}       a shared response store that an attempt wrote to
     0b7d2e91 {"kind": "part", ...}        one committed part, in order of rows
     77aa01c4 {"kind": "complete", ...}    the output stands
 
@@ -41,7 +42,8 @@ class RunRecord:
 class PartRecord:
     """One committed part: `rows` input rows from `first_row` on, in a file of known content.
 
-    `revision` is the model's, as far as the endpoint had told it by then.
+    `revision` is the model's, as far as it was known by then, and `confirmed` whether an answer of
+    the endpoint told it, rather than stored answers alone.
     """
 
     first_row: int
@@ -51,12 +53,14 @@ class PartRecord:
     sha256: str
     errors: int
     revision: str | None
+    confirmed: bool = True
     labels: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Content:
     run: RunRecord
+    caches: list[str]
     parts: list[PartRecord]
     complete: dict[str, Any] | None
     valid_bytes: int
@@ -90,12 +94,17 @@ class Manifest:
         line = _line({"kind": "run", **asdict(run)})
         with storage.writing(path):
             storage.commit_bytes(line, path)
-        return cls(path, _Content(run, [], None, len(line)))
+        return cls(path, _Content(run, [], [], None, len(line)))
 
     @property
     def run(self) -> RunRecord:
         """What this run is."""
         return self._content.run
+
+    @property
+    def caches(self) -> list[str]:
+        """The shared response stores that attempts at this run wrote to, as absolute paths."""
+        return self._content.caches
 
     @property
     def parts(self) -> list[PartRecord]:
@@ -124,11 +133,18 @@ class Manifest:
         """Forget all but the first `count` parts: the others are damaged and done again."""
         kept = self.parts[:count]
         lines = [_line({"kind": "run", **asdict(self.run)})]
+        lines += [_line({"kind": "cache", "path": path}) for path in self.caches]
         lines += [_line({"kind": "part", **asdict(part)}) for part in kept]
         content = b"".join(lines)
         with storage.writing(self._path):
             storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, kept, None, len(content))
+        self._content = _Content(self.run, self.caches, kept, None, len(content))
+
+    def add_cache(self, path: str) -> None:
+        """Record that this attempt writes its answers to a shared response store."""
+        if path not in self.caches:
+            self._append({"kind": "cache", "path": path})
+            self.caches.append(path)
 
     def add_part(self, part: PartRecord) -> None:
         """Record a part whose file is durable. Raises StoppedEarly if the disk refuses."""
@@ -141,7 +157,7 @@ class Manifest:
         content = _line({"kind": "run", **asdict(self.run)}) + _line({"kind": "complete", **facts})
         with storage.writing(self._path):
             storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, [], facts, len(content))
+        self._content = _Content(self.run, [], [], facts, len(content))
 
     def _append(self, record: dict[str, Any]) -> None:
         with storage.writing(self._path):
@@ -180,11 +196,14 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
             f"{path}: made by another version of this software ({run.get('software')}). Finish it "
             "with that one, or start over with --restart."
         )
-    parts, complete = [], None
+    caches, parts, complete = [], [], None
     for record in others:
-        kind = record.pop("kind")
-        if kind == "part":
-            parts.append(PartRecord(**record))
-        else:
-            complete = record
-    return _Content(RunRecord(**run), parts, complete, sum(len(line) + 1 for line in lines[:valid]))
+        match record.pop("kind"):
+            case "cache":
+                caches.append(record["path"])
+            case "part":
+                parts.append(PartRecord(**record))
+            case _:
+                complete = record
+    valid_bytes = sum(len(line) + 1 for line in lines[:valid])
+    return _Content(RunRecord(**run), caches, parts, complete, valid_bytes)

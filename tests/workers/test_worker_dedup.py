@@ -67,8 +67,10 @@ async def test_identical_inputs_in_flight_wait_for_one_request(kit, tmp_path):
         asking.go.set()
         assert await asyncio.gather(*tasks) == [kit.right(chunk) for chunk in chunks]
         looked_up = [event for event in dedup.events if isinstance(event, ChunkLookedUp)]
-        assert sum(e.distinct for e in looked_up) == 8
-        assert sum(e.shared for e in looked_up) == 4
+        assert sum(e.rows for e in looked_up) == 8
+        assert sum(e.distinct for e in looked_up) == 4
+        assert sum(e.asked for e in looked_up) == 4
+        assert sum(e.hits for e in looked_up) == 0
 
 
 @settings(max_examples=40, deadline=None)
