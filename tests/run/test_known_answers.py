@@ -1,0 +1,187 @@
+"""What is known is not asked again, and is counted once: over chunks, attempts and runs."""
+
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import StoppedEarly
+
+
+def _labels(output):
+    return pq.read_table(output).column("label").to_pylist()
+
+
+@pytest.fixture
+def little_room(monkeypatch, small_chunks):
+    """Hold a few small chunks only between reading and commit."""
+    import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
+
+    monkeypatch.setattr(sys.modules["pipeline.runner"], "HELD_BYTES", 30_000)
+
+
+def test_a_text_that_comes_again_in_a_later_chunk_counts_once(
+    server, label, write_csv, tmp_path, small_chunks
+):
+    """It is no hit of anything either: the run itself paid for it."""
+    table = write_csv("in.csv", [f"text {i % 40}" for i in range(4000)])
+    cache = tmp_path / "cache"
+    for name, hits in (("first", 0), ("second", 40)):
+        summary = label(table, tmp_path / f"{name}.parquet", cache=cache, batch_size=8)
+        assert summary["distinct_inputs"] == 40
+        assert summary["cache_hits"] == hits
+        assert summary["requests"] == (40 - hits) / 8
+    assert server.sent_twice() == set()
+
+
+def test_answers_of_an_earlier_attempt_are_hits_and_its_rows_are_not_counted(
+    label, write_csv, tmp_path, small_chunks
+):
+    table = write_csv("in.csv", [f"text {i}" for i in range(160)])
+    settings = {"batch_size": 4, "concurrency": 1}
+    with pytest.raises(StoppedEarly) as stopped:
+        label(table, tmp_path / "out.parquet", max_requests=13, **settings)
+    assert stopped.value.summary["distinct_inputs"] >= 52
+    summary = label(table, tmp_path / "out.parquet", **settings)
+    assert summary["resumed_rows"] == 48
+    assert summary["distinct_inputs"] == 112
+    assert summary["cache_hits"] == 4
+    assert summary["requests"] == 27
+
+
+def test_few_new_texts_among_many_known_fill_their_requests(
+    server, label, write_csv, tmp_path, small_chunks
+):
+    """As many requests as new texts need, however far apart they stand in the table."""
+    known = [f"known {i}" for i in range(16)]
+    cache = tmp_path / "cache"
+    label(write_csv("known.csv", known), tmp_path / "known.parquet", cache=cache)
+    server.reset()
+    texts = [known[i % 16] if i % 50 else f"new {i}" for i in range(3200)]
+    summary = label(write_csv("in.csv", texts), tmp_path / "out.parquet", cache=cache)
+    assert summary["requests"] == 2  # 64 new texts, 32 a request
+    assert sorted(server.texts) == sorted(text for text in texts if text.startswith("new"))
+
+
+def test_where_there_is_no_room_to_wait_a_smaller_batch_goes_out(
+    server, label, write_csv, tmp_path, little_room, right_answer
+):
+    """Memory is bounded, so the run neither waits for ever nor reads on without end."""
+    texts = ["known" if i % 50 else f"new {i}" for i in range(3200)]
+    summary = label(write_csv("in.csv", texts), tmp_path / "out.parquet")
+    assert _labels(tmp_path / "out.parquet") == [right_answer(text)[0]["label"] for text in texts]
+    assert 3 < summary["requests"] < 65
+    assert server.sent_twice() == set()
+
+
+def test_a_slow_answer_holds_back_no_other(server, label, write_csv, tmp_path, small_chunks):
+    """Rows behind it are answered and wait for it, since parts are committed in order."""
+    texts = [f"text {i}" for i in range(1600)]
+
+    def script(request):
+        if request.number == 1:
+            return server.reply(hold=True)
+        if len(server.answered_texts) > 1500:
+            server.release()
+        return None
+
+    server.script = script
+    label(write_csv("in.csv", texts), tmp_path / "out.parquet", batch_size=4, concurrency=4)
+    assert pq.read_table(tmp_path / "out.parquet").column("text").to_pylist() == texts
+
+
+class Revisions:
+    """A script whose answers tell the revision that is live."""
+
+    def __init__(self, server):
+        self._reply = server.reply
+        self.live = "one"
+        server.script = self
+
+    def __call__(self, request):
+        return self._reply(headers={"x-sha": self.live} if self.live else {})
+
+
+@pytest.mark.parametrize("known_first", [True, False])
+def test_a_cache_of_an_older_model_is_asked_again(
+    server, label, write_csv, tmp_path, small_chunks, known_first
+):
+    """Also where rows with known texts were committed before the endpoint told its revision.
+
+    One output holds the labels of the live model, and only what is stale is paid for again.
+    """
+    revisions = Revisions(server)
+    cache = tmp_path / "cache"
+    old = [f"old {i}" for i in range(64)]
+    new = [f"new {i}" for i in range(64)]
+    label(write_csv("old.csv", old), tmp_path / "old.parquet", cache=cache, batch_size=4)
+    server.reset()
+    revisions = Revisions(server)
+    revisions.live = "two"
+    texts = old + new if known_first else new + old
+    table = write_csv("in.csv", texts)
+    said = []
+    summary = label(
+        table, tmp_path / "out.parquet", cache=cache, batch_size=4, observers=(said.append,)
+    )
+    assert summary["state"] == "complete"
+    assert summary["model_revision"] == "two"
+    assert sorted(server.texts) == sorted(texts)
+    assert summary["labelled"] == 128
+    assert (summary["distinct_inputs"], summary["resumed_rows"]) == (128, 0)
+    if known_first:
+        assert any("asked for again" in getattr(event, "message", "") for event in said)
+    server.reset()
+    revisions = Revisions(server)
+    revisions.live = "two"
+    again = label(table, tmp_path / "again.parquet", cache=cache)
+    assert (again["requests"], again["cache_hits"], again["model_revision"]) == (0, 128, "two")
+
+
+def test_a_stop_while_stale_answers_are_asked_again_is_resumed_with_the_live_model(
+    server, label, write_csv, tmp_path, small_chunks
+):
+    revisions = Revisions(server)
+    cache = tmp_path / "cache"
+    old = [f"old {i}" for i in range(64)]
+    label(write_csv("old.csv", old), tmp_path / "old.parquet", cache=cache, batch_size=4)
+    revisions.live = "two"
+    table = write_csv("in.csv", [*old, *(f"new {i}" for i in range(64))])
+    settings = {"cache": cache, "batch_size": 4, "concurrency": 1}
+    with pytest.raises(StoppedEarly):
+        label(table, tmp_path / "out.parquet", max_requests=7, **settings)
+    server.requests.clear()
+    summary = label(table, tmp_path / "out.parquet", **settings)
+    assert summary["model_revision"] == "two"
+    assert summary["labelled"] == 128
+    assert len(server.texts) == 128 - 7 * 4
+
+
+@pytest.mark.parametrize(("first", "then"), [(None, "c"), ("c", None), ("c", "other")])
+def test_a_cache_that_is_named_or_dropped_between_attempts_forgets_nothing(
+    server, label, write_csv, tmp_path, small_chunks, first, then
+):
+    """No answer is paid for twice, wherever an attempt kept it."""
+    texts = [f"text {i}" for i in range(160)]
+    table = write_csv("in.csv", texts)
+
+    def settings(name):
+        return {"batch_size": 4, "concurrency": 1, "cache": name and tmp_path / name}
+
+    with pytest.raises(StoppedEarly):
+        label(table, tmp_path / "out.parquet", max_requests=13, **settings(first))
+    summary = label(table, tmp_path / "out.parquet", **settings(then))
+    assert summary["state"] == "complete"
+    assert sorted(server.texts) == sorted(texts)
+
+
+def test_a_cache_of_an_earlier_attempt_may_be_gone(server, label, write_csv, tmp_path):
+    """Its answers are asked for again; that is no reason to stop."""
+    table = write_csv("in.csv", [f"text {i}" for i in range(40)])
+    cache = tmp_path / "cache"
+    with pytest.raises(StoppedEarly):
+        label(table, tmp_path / "out.parquet", max_requests=2, batch_size=4, cache=cache)
+    cache.unlink()
+    summary = label(table, tmp_path / "out.parquet", batch_size=4)
+    assert summary["labelled"] == 40
+    assert not cache.exists()
