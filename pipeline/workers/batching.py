@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
 MAX_REQUEST_BYTES = 1_900_000
+# So many good requests before a larger one is tried: twice as many after each refusal.
+FIRST_PATIENCE = 32
+LONGEST_PATIENCE = 2_048
 
 
 @dataclass(eq=False)
@@ -116,6 +119,46 @@ class Batch:
         return sum(type(outcome) is RowError for outcome in outcomes)
 
 
+class BatchSize:
+    """How many inputs a request carries: `most`, or fewer after so many were refused together.
+
+    After a run of good requests one of twice the size is tried, so that a refusal by chance
+    (another client's load on the GPU) costs speed for a while only, and a limit of the server is
+    tried again ever less often.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self.now = most
+        self._good = 0
+        self._patience = FIRST_PATIENCE
+
+    def cap(self, most: int) -> None:
+        """Take no more than this from now on: the server told its limit."""
+        self._most = min(self._most, most)
+        self.now = min(self.now, self._most)
+
+    def take(self) -> int:
+        """Give the size of the next batch."""
+        if self._good < self._patience:
+            return self.now
+        self._good = 0
+        return min(2 * self.now, self._most)
+
+    def answered(self, size: int) -> None:
+        """Learn from a batch that was answered whole."""
+        if size > self.now:
+            self.now = size
+        elif size == self.now < self._most:
+            self._good += 1
+
+    def refused(self, size: int) -> bool:
+        """Learn from a batch that was refused though its halves were not; True where it is less."""
+        self._good = 0
+        self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+        was, self.now = self.now, min(self.now, max(1, size // 2))
+        return self.now < was
+
+
 class Batcher:
     """The queue between chunks and workers: jobs go in, batches of full size come out.
 
@@ -124,7 +167,7 @@ class Batcher:
     """
 
     def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size  # may shrink while the endpoint is being learned
+        self.size = BatchSize(batch_size)
         self._spans: deque[tuple[Job, int, int]] = deque()
         self._takers: deque[asyncio.Future[Batch | None]] = deque()
         self._waiting_items = 0
@@ -179,7 +222,7 @@ class Batcher:
         while self._takers:
             if self._takers[0].done():
                 self._takers.popleft()
-            elif self._waiting_items >= self.batch_size or (
+            elif self._waiting_items >= self.size.now or (
                 self._spans and (self._closed or self._flush_items)
             ):
                 self._takers.popleft().set_result(self._cut())
@@ -189,9 +232,10 @@ class Batcher:
                 return
 
     def _cut(self) -> Batch:
-        """Take up to `batch_size` inputs, fewer where their bytes would exceed a request."""
+        """Take a batch's number of inputs, fewer where their bytes would exceed a request."""
         spans: list[tuple[Job, int, int]] = []
-        room, room_bytes = self.batch_size, MAX_REQUEST_BYTES
+        size = self.size.take()
+        room, room_bytes = size, MAX_REQUEST_BYTES
         while room and self._spans:
             job, start, stop = self._spans[0]
             cut = min(stop, start + room)
@@ -208,7 +252,7 @@ class Batcher:
                 self._spans[0] = (job, cut, stop)
                 break
             self._spans.popleft()
-        taken = self.batch_size - room
+        taken = size - room
         self._waiting_items -= taken
         self._flush_items = max(0, self._flush_items - taken)
         self._outstanding += 1

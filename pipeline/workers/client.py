@@ -144,7 +144,8 @@ class Client:
 
         Gives how many texts it works on at once, where it tells. Only servers of people's own are
         asked (`GET /info` is TEI's page); a server that has no such page is taken for hf. Raises
-        Retryable where the server is not ready, SettingsError for what TEI cannot do.
+        Retryable where the server is not ready, EndpointRefused for a model that is no classifier,
+        SettingsError for what TEI cannot do.
         """
         if self._target.url.startswith(ROUTER):
             return None
@@ -163,6 +164,13 @@ class Client:
         info = _as_object(body) if status == 200 else {}  # noqa: PLR2004
         if "max_client_batch_size" not in info:
             return None
+        kind = info.get("model_type")
+        if isinstance(kind, dict) and "embedding" in kind:
+            raise EndpointRefused(
+                f"{info.get('model_id', 'The model')} at {parts.hostname} is a model for "
+                "embeddings, not a classifier. Serve a model for text classification there; the "
+                "run resumes then."
+            )
         if self._config.function_to_apply in ("sigmoid", "softmax"):
             raise SettingsError(
                 f"function_to_apply: {self._config.function_to_apply} cannot be asked of Text "

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# So many inputs rejected and none answered: it is the request that is wrong, not each row.
+# So many inputs rejected and none answered: is it each row that is wrong, or the request?
 HOPELESS = 100
+PLAIN = "Good."
 # So many chunks may be on their way to the pool: read, and their inputs being looked up.
 MOST_EXPECTED = 3
 # How often a server is asked what it is, where that page fails.
@@ -97,6 +98,7 @@ class Pool:
         self._last_success_at = clock.now()
         self._known_good: Batch | None = None
         self._first_batch: Batch | None = None
+        self._request_checked = False
         self._expected = self._open_items = self._undiscovered = 0
         self._enough_items = 2 * config.concurrency * config.texts_per_request
         self._hungry = asyncio.Event()
@@ -226,13 +228,13 @@ class Pool:
             more = not self._input_ended or self._batcher.outstanding > 1
             verdict = await introduction.check_batching(batch, more_to_come=more)
             for alone, rejection in verdict.rejected:
-                self._reject(alone, rejection)
+                await self._reject(alone, rejection)
             batch, reply, refusal = verdict.rest, verdict.reply, verdict.refusal
         introduction.settled.set()
         if client.dialect.most_texts is not None:
-            self._batcher.batch_size = min(self._batcher.batch_size, client.dialect.most_texts)
+            self._batcher.size.cap(client.dialect.most_texts)
         if permits is not None:
-            self._limit.cap(permits // self._batcher.batch_size)
+            self._limit.cap(permits // self._batcher.size.now)
         if reply is not None:
             self._settle(batch, reply)
         elif refusal is not None and len(batch) > 1 and client.dialect.most_texts != 1:
@@ -286,31 +288,53 @@ class Pool:
     async def _split(self, batch: Batch, rejection: RowsRejected) -> int:
         """Answer the halves of a batch that was refused; gives how many inputs failed."""
         if len(batch) == 1:
-            return self._reject(batch, rejection)
+            return await self._reject(batch, rejection)
         failed = sum([await self._answer(half) for half in batch.halves()])
-        if not failed:
-            self._shrink_batches(len(batch), rejection)
+        if not failed and self._batcher.size.refused(len(batch)):
+            self._emit(
+                Notice(
+                    f"{self._batcher.size.now} texts a request from now on, and more again where "
+                    f"that goes well: {len(batch)} together were refused ({rejection}), and their "
+                    "halves were not."
+                )
+            )
         return failed
 
     def _settle(self, batch: Batch, reply: Reply) -> int:
         # Stored in any case: it is paid for, and another run may be of this revision.
         self.save(batch.keys, reply.outcomes, reply.revision)
+        self._batcher.size.answered(len(batch))
         self._revision.observe(reply.revision)
         if self._known_good is None and type(reply.outcomes[0]) is not RowError:
             self._known_good = batch.part(0)
         return self._count(batch, reply.outcomes)
 
-    def _reject(self, batch: Batch, rejection: RowsRejected) -> int:
+    async def _reject(self, batch: Batch, rejection: RowsRejected) -> int:
         outcomes: list[Outcome] = [RowError(str(rejection))]
         self.save(batch.keys, outcomes, None)
-        if self._known_good is None and self._failed_items + 1 >= HOPELESS:
-            raise EndpointRefused(
-                f"The endpoint rejected the first {HOPELESS} inputs, each on its own, and answered "
-                f"none. The last time it said: {rejection}. Check the settings of the request "
-                "(model, function_to_apply, truncate, dialect); the run resumes then.",
-                rejection.status,
-            )
+        hopeless = self._known_good is None and self._failed_items + 1 >= HOPELESS
+        if hopeless and not self._request_checked:
+            self._request_checked = True
+            await self._check_request(rejection)
         return self._count(batch, outcomes)
+
+    async def _check_request(self, rejection: RowsRejected) -> None:
+        """Ask for a text that no model refuses, to tell rows at fault from a request at fault.
+
+        Raises EndpointRefused where that is rejected too.
+        """
+        plain = PLAIN if self._config.text_pair is None else (PLAIN, PLAIN)
+        batch = Batch(((Job([plain], [b""]), 0, 1),))
+        try:
+            await self._until_answered(partial(self._attempt, batch), batch)
+        except RowsRejected:
+            raise EndpointRefused(
+                f"The endpoint rejected the first {HOPELESS} inputs, each on its own, and the text "
+                f"{PLAIN!r} as well. Of the last input it said: {rejection}. Check the settings of "
+                "the request (model, function_to_apply, truncate, dialect); the run resumes then.",
+                rejection.status,
+            ) from None
+        self._known_good = batch
 
     def _count(self, batch: Batch, outcomes: list[Outcome]) -> int:
         failed = batch.settle(outcomes)
@@ -326,18 +350,6 @@ class Pool:
                 "mend the cause or raise max_errors, then run again."
             )
         return failed
-
-    def _shrink_batches(self, refused: int, rejection: RowsRejected) -> None:
-        """Send smaller batches: this one was refused, and both its halves were not."""
-        smaller = max(1, refused // 2)
-        if smaller < self._batcher.batch_size:
-            self._batcher.batch_size = smaller
-            self._emit(
-                Notice(
-                    f"{smaller} texts a request from now on: {refused} together were refused "
-                    f"({rejection}), and their halves were not."
-                )
-            )
 
     async def _until_answered(
         self,

@@ -21,17 +21,23 @@ from pipeline.workers.answers import excerpt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# A 400 of the serverless API that is about the account or the model, though every other 400 is
-# about the rows.
-_REFUSED_400 = re.compile(
-    r"token seems invalid|not supported by provider|model .* is not supported", re.IGNORECASE
-)
+# Where the message is all that tells a refusal of the account or the model: a 400 of the
+# serverless API, whose every other 400 is about the rows, and TEI's 424, otherwise a failure of
+# its backend.
+_REFUSED = {
+    400: re.compile(
+        r"token seems invalid|not supported by provider|model .* is not supported", re.IGNORECASE
+    ),
+    424: re.compile(r"is not a classifier", re.IGNORECASE),
+}
 _MEND = {
+    400: "Check the token, and that the model is served here",
     401: "Check the token in HF_TOKEN",
     402: "The credits are used up: add some, or wait for the next month, then run again",
     403: "Give the token the permission for inference, or ask for access to the model",
     404: "Check the model id, and that it is deployed at this endpoint",
     410: "This address is no longer served: use the endpoint `hf`",
+    424: "Serve a model for text classification there",
 }
 
 
@@ -41,10 +47,10 @@ def error_of(
     """Turn an answer that is no success into the error that says what to do about it."""
     said = _message(body)
     message = f"{status} {said}"
-    if status in _MEND or (status == 400 and _REFUSED_400.search(said)):
-        mend = _MEND.get(status, "Check the token, and that the model is served here")
+    told_by = _REFUSED.get(status)
+    if status in _MEND and (told_by is None or told_by.search(said)):
         return EndpointRefused(
-            f"The endpoint refuses: {message}. {mend}; the run resumes then.", status
+            f"The endpoint refuses: {message}. {_MEND[status]}; the run resumes then.", status
         )
     match status:
         case 400 | 413 | 422:

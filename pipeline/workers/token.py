@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ class Token(NamedTuple):
 
 
 def find_token(token_file: Path | None = None) -> Token:
-    """Find the token: HF_TOKEN, then `token_file`, then the file of a Hugging Face login.
+    """Find the token: HF_TOKEN, then `token_file`, then that of a Hugging Face login.
 
     Raises SettingsError where `token_file` cannot be read or holds none.
     """
@@ -26,6 +27,12 @@ def find_token(token_file: Path | None = None) -> Token:
         return Token(_usable(token, "the environment variable HF_TOKEN"))
     if token_file is not None:
         return _from_file(token_file)
+    if "google.colab" in sys.modules:
+        # There a login is a secret of the notebook, which only this library can ask for.
+        from huggingface_hub import get_token
+
+        if token := (get_token() or "").strip():
+            return Token(_usable(token, "the secrets of this notebook"))
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     login = Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser()
     try:

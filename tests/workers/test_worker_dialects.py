@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pipeline.errors import SettingsError
+from pipeline.errors import EndpointRefused, SettingsError
 
 INFO = {"model_id": "m", "model_sha": "s", "max_client_batch_size": 8,
         "max_concurrent_requests": 512}  # fmt: skip
@@ -40,6 +40,21 @@ async def test_tei_is_found_through_its_page(kit, batch_size, text_pair):
         assert await running.label(texts) == kit.right(texts)
         assert len(server.posts) == math.ceil(100 / min(8, batch_size))
         assert len(server.requests) == len(server.posts) + 1
+
+
+@pytest.mark.parametrize("kind", ["classifier", "reranker", "embedding"])
+async def test_tei_with_a_model_that_is_no_classifier_is_refused(kit, kind):
+    """Its page tells, so nothing is sent to be classified."""
+    info = {**INFO, "model_id": "org/name", "model_type": {kind: {}}}
+    async with kit.serve(speaks="tei", info=info) as server:
+        if kind != "embedding":
+            async with kit.pool(server, dialect="auto") as running:
+                assert await running.label(kit.texts(8)) == kit.right(kit.texts(8))
+            return
+        with pytest.raises(EndpointRefused, match=r"org/name .* not a classifier"):
+            async with kit.pool(server, dialect="auto") as running:
+                await running.label(kit.texts(8))
+        assert server.posts == []
 
 
 async def test_tei_counts_items_and_not_requests(kit):

@@ -146,6 +146,67 @@ async def test_batches_shrink_to_what_the_server_takes(kit, most, dialect):
                    for n in running.notices)  # fmt: skip
 
 
+async def test_batches_grow_back_after_a_refusal_by_chance(kit):
+    """Two refusals for a reason that passes do not make the rest of the run slow."""
+    kit.without_debug()
+    texts = kit.texts(32 * 400)
+    refused = []
+
+    def script(asked):
+        if len(refused) < 2 and asked.number > 3 and len(asked.items) > 8:
+            refused.append(asked.number)
+            return kit.Said(400, {"error": "CUDA out of memory"})
+        return None
+
+    async with kit.serve(script) as server:
+        async with kit.pool(server, batch_size=32, concurrency=4) as running:
+            assert await running.label(texts) == kit.right(texts)
+        assert len(refused) == 2
+        assert any("texts a request from now on" in notice for notice in running.notices)
+        sizes = [len(asked.items) for asked in server.requests]
+        assert set(sizes[-100:]) == {32}
+        assert len(sizes) <= 400 + 130
+
+
+async def test_a_limit_of_the_server_is_tried_again_ever_less_often(kit):
+    kit.without_debug()
+    texts = kit.texts(8 * 3000)
+
+    def script(asked):
+        return kit.Said(413, {"error": "too large"}) if len(asked.items) > 8 else None
+
+    async with kit.serve(script) as server:
+        async with kit.pool(server, batch_size=32, concurrency=2) as running:
+            assert await running.label(texts) == kit.right(texts)
+        tried = [asked.number for asked in server.requests if len(asked.items) > 8]
+        first = [number for number in tried if number < 20]
+        assert 1 <= len(tried) - len(first) <= 6
+        assert len(server.requests) <= 3000 + 2 * len(tried)
+
+
+@pytest.mark.parametrize("bad", [99, 100, 150])
+@pytest.mark.parametrize("pairs", [False, True])
+async def test_a_table_that_begins_with_bad_rows_is_labelled(kit, bad, pairs):
+    """A hundred refusals and no answer: a plain text tells rows at fault from a request."""
+    items = [("text", str(i)) for i in range(200)] if pairs else kit.texts(200)
+    poison = set(items[:bad])
+    settings = {"batch_size": 1, "concurrency": 1, "text_pair": "pair" if pairs else None}
+    async with kit.serve(poisoned(kit, poison)) as server:
+        async with kit.pool(server, **settings) as running:
+            check(kit, items, await running.label(items), poison)
+        assert len(server.requests) == 200 + (bad >= 100)
+
+
+async def test_a_request_that_is_wrong_for_every_text_stops_the_run(kit):
+    """Where the plain text is refused as well, it is not the rows."""
+    async with kit.serve(lambda _: kit.Said(400, {"error": "no such function"})) as server:
+        with pytest.raises(EndpointRefused, match="function_to_apply") as stopped:
+            async with kit.pool(server, batch_size=1, concurrency=1) as running:
+                await running.label(kit.texts(200))
+        assert len(server.requests) == 101
+    assert "no such function" in str(stopped.value)
+
+
 @pytest.mark.parametrize("kind", ["500", "never", "reset"])
 @pytest.mark.parametrize("at", [0, 20])
 async def test_a_row_that_the_server_fails_on_is_given_up(kit, kind, at):

@@ -50,6 +50,11 @@ ROWS = [
     pytest.param(422, {"error": "`inputs` empty"}, RowsRejected, None, "empty", id="422"),
     pytest.param(424, {"error": "backend"}, Retryable, Cause.SERVER_ERROR, "backend", id="424"),
     pytest.param(
+        424,
+        {"error": "Backend error: Model is not a classifier model", "error_type": "Backend"},
+        EndpointRefused, None, "text classification", id="424 no classifier",
+    ),
+    pytest.param(
         429, {"error": "Rate limit reached"}, Retryable, Cause.THROTTLED, "Rate limit", id="429"
     ),
     pytest.param(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
+import huggingface_hub
 import pytest
 
 from pipeline.errors import EndpointRefused, SettingsError
@@ -108,6 +112,15 @@ def test_the_login_is_found(login, monkeypatch):
     other.write_text("hf_elsewhere")
     monkeypatch.setenv("HF_TOKEN_PATH", str(other))
     assert find_token() == ("hf_elsewhere", None)
+
+
+def test_in_colab_the_notebook_s_secret_is_the_login(login, monkeypatch):
+    """Only huggingface_hub can ask for it."""
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret\n")
+    assert find_token() == ("hf_secret", None)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert find_token() == ("hf_login", None)
 
 
 def test_no_token_anywhere(login):
