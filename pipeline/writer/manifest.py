@@ -4,6 +4,7 @@ One JSON record a line, each behind the CRC-32 of its bytes:
 
     5d1c3f0a {"kind": "run", ...}         what this run is: settings, plan of the input
     0b7d2e91 {"kind": "part", ...}        one committed part, in order of rows
+    3e90d1b7 {"kind": "assembled", ...}   what the output is, recorded before it takes its name
     77aa01c4 {"kind": "complete", ...}    the output stands
 
 A kill while a line is written leaves a torn tail, which is cut off on opening. A bad line with a
@@ -13,7 +14,7 @@ good one after it is damage that no kill causes; that is refused rather than gue
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -58,6 +59,7 @@ class PartRecord:
 class _Content:
     run: RunRecord
     parts: list[PartRecord]
+    assembled: list[Any] | None
     complete: dict[str, Any] | None
     valid_bytes: int
 
@@ -90,7 +92,7 @@ class Manifest:
         line = _line({"kind": "run", **asdict(run)})
         with storage.writing(path):
             storage.commit_bytes(line, path)
-        return cls(path, _Content(run, [], None, len(line)))
+        return cls(path, _Content(run, [], None, None, len(line)))
 
     @property
     def run(self) -> RunRecord:
@@ -101,6 +103,15 @@ class Manifest:
     def parts(self) -> list[PartRecord]:
         """The committed parts, in order, without gaps."""
         return self._content.parts
+
+    @property
+    def assembled(self) -> list[Any] | None:
+        """What `identify` said of the assembled output before it took its name; None before.
+
+        An output of this identity was put in place by this run, also where a kill came before
+        its completion was recorded.
+        """
+        return self._content.assembled
 
     @property
     def complete(self) -> dict[str, Any] | None:
@@ -128,7 +139,7 @@ class Manifest:
         content = b"".join(lines)
         with storage.writing(self._path):
             storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, kept, None, len(content))
+        self._content = _Content(self.run, kept, None, None, len(content))
 
     def add_part(self, part: PartRecord) -> None:
         """Record a part whose file is durable. Raises StoppedEarly if the disk refuses."""
@@ -136,12 +147,19 @@ class Manifest:
         self._append({"kind": "part", **asdict(part)})
         self.parts.append(part)
 
+    def set_assembled(self, identity: list[Any]) -> None:
+        """Record what the output is, just before it takes its name."""
+        self._append({"kind": "assembled", "identity": identity})
+        self._content = replace(self._content, assembled=identity)
+
     def set_complete(self, facts: dict[str, Any]) -> None:
         """Record that the output stands, and drop the part records, whose files go."""
-        content = _line({"kind": "run", **asdict(self.run)}) + _line({"kind": "complete", **facts})
+        content = _line({"kind": "run", **asdict(self.run)})
+        content += _line({"kind": "assembled", "identity": self.assembled})
+        content += _line({"kind": "complete", **facts})
         with storage.writing(self._path):
             storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, [], facts, len(content))
+        self._content = _Content(self.run, [], self.assembled, facts, len(content))
 
     def _append(self, record: dict[str, Any]) -> None:
         with storage.writing(self._path):
@@ -180,11 +198,15 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
             f"{path}: made by another version of this software ({run.get('software')}). Finish it "
             "with that one, or start over with --restart."
         )
-    parts, complete = [], None
+    content = _Content(
+        RunRecord(**run), [], None, None, sum(len(line) + 1 for line in lines[:valid])
+    )
     for record in others:
         kind = record.pop("kind")
         if kind == "part":
-            parts.append(PartRecord(**record))
+            content.parts.append(PartRecord(**record))
+        elif kind == "assembled":
+            content = replace(content, assembled=record["identity"])
         else:
-            complete = record
-    return _Content(RunRecord(**run), parts, complete, sum(len(line) + 1 for line in lines[:valid]))
+            content = replace(content, complete=record)
+    return content
