@@ -79,14 +79,19 @@ def classify(table: Any, *, checkpoint: str | Path | None = None, **settings: An
     same call continues it. Runs inside a running event loop too.
     """
     with _InMemory(table, checkpoint, settings) as work:
-        _blocking(work.job, work.job.execute)
+        job = work.prepare()
+        _blocking(job, job.execute)
         return work.result()
 
 
 async def aclassify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:
-    """Do what `classify` does without blocking the event loop."""
+    """Do what `classify` does without blocking the event loop.
+
+    The table is read in a thread: leave it as it is until this returns.
+    """
     with _InMemory(table, checkpoint, settings) as work:
-        await work.job.execute()
+        job = await asyncio.to_thread(work.prepare)
+        await job.execute()
         return await asyncio.to_thread(work.result)
 
 
@@ -100,22 +105,21 @@ class _InMemory:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self._prepare(stack)
-            self._stack = stack.pop_all()
+        self._directory = Path(
+            self._checkpoint
+            or self._stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
+        )
         return self
 
-    def _prepare(self, stack: ExitStack) -> None:
+    def prepare(self) -> Run:
+        """Read the table through Arrow, and give the run over it; takes as long as it is large."""
         text = self._settings.get("text", "text"), self._settings.get("text_pair")
         arrow = _as_arrow(self._table, [name for name in text if isinstance(name, str)])
-        directory = Path(
-            self._checkpoint or stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
-        )
-        self._output = directory / "labelled.parquet"
+        self._output = self._directory / "labelled.parquet"
         settings = {**self._settings, "input": "(a table in memory)", "output": self._output}
-        self._config = RunConfig(**settings)
-        self.job = Run(self._config, source=TableSource(arrow), directory=directory)
-        self._schema = output_schema(arrow.schema, self._config)
+        config = RunConfig(**settings)
+        self._schema = output_schema(arrow.schema, config)
+        return Run(config, source=TableSource(arrow), directory=self._directory)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,12 +12,10 @@ import orjson
 import pipeline
 from pipeline import storage
 from pipeline.errors import OutputError, ResumeRefused, SettingsError
-from pipeline.producer import Plan
-from pipeline.writer import Manifest, RunRecord, verified_parts
+from pipeline.producer import Plan, check_unchanged
+from pipeline.writer import Manifest, RunRecord, identify, verified_parts
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.config import RunConfig
 
 
@@ -121,6 +120,70 @@ def check_output(config: RunConfig) -> None:
             f"output: {output} is a {kind}, where the output would be a {wanted}: a name that "
             "ends with .parquet is a file, any other a directory of files."
         )
+    _check_apart_from_input(config, run_directory)
+
+
+def _check_apart_from_input(config: RunConfig, run_directory: Path) -> None:
+    """Refuse an output that would take rows of the input with it. Raises OutputError."""
+    output, inside = config.output.resolve(), run_directory.resolve()
+    for name in config.input:
+        path = Path(name).expanduser().resolve()
+        if output in path.parents:
+            raise OutputError(
+                f"output: {config.output} holds the input {name}, which would be lost when the "
+                "output takes its place. Choose another output."
+            )
+        if path == inside or inside in path.parents:
+            raise OutputError(
+                f"output: {name} lies in {run_directory}, which the run uses for itself. Choose "
+                "another output, or move the input."
+            )
+        if path == output and len(config.input) > 1:
+            raise OutputError(
+                f"output: {config.output} is one of {len(config.input)} inputs, and would be "
+                "replaced by the rows of all of them. Choose another output."
+            )
+    if is_in_place(config) and config.limit is not None:
+        raise OutputError(
+            f"output: {config.output} is the input, whose rows after the first {config.limit} "
+            "would be lost. Choose another output, or drop limit."
+        )
+
+
+def is_in_place(config: RunConfig) -> bool:
+    """Whether the output takes the place of the input."""
+    paths = [Path(name).expanduser().resolve() for name in config.input]
+    return paths == [config.output.resolve()]
+
+
+def stands(output: Path, manifest: Manifest | None) -> bool:
+    """Whether `output` is what this run assembled, also where a kill left that unrecorded."""
+    if manifest is None or manifest.assembled is None or not output.exists():
+        return False
+    try:
+        return identify(output) == manifest.assembled
+    except OSError:
+        return False
+
+
+def _between_renames(output: Path, manifest: Manifest) -> bool:
+    return manifest.complete is None and not output.exists()
+
+
+def replaced_input(config: RunConfig, manifest: Manifest | None) -> Plan | None:
+    """The plan of an input that this very run has replaced by its output; else None.
+
+    A kill may also have come between the two renames that replace a directory.
+    """
+    if (
+        manifest is None
+        or manifest.assembled is None
+        or not is_in_place(config)
+        or manifest.run.settings != config.result_settings()
+        or not (stands(config.output, manifest) or _between_renames(config.output, manifest))
+    ):
+        return None
+    return Plan.from_json(manifest.run.plan)
 
 
 def check_cache(cache: Path | None) -> None:
@@ -145,8 +208,15 @@ def same_run_or_new(
     would be replaced.
     """
     output = config.output
+    if manifest is None or (manifest.complete is not None and overwrite):
+        check_only_input_is_lost(config, plan)
     if manifest is None:
         if output.exists() and not overwrite:
+            if is_in_place(config):
+                raise OutputError(
+                    f"output: {output} is the input. With --overwrite it is replaced by the "
+                    "labelled table, once that is complete; or choose another output."
+                )
             raise OutputError(
                 f"output: {output} exists already, and not from a run that is recorded in "
                 f"{directory.root}. Replace it with --overwrite, or choose another output."
@@ -168,6 +238,24 @@ def same_run_or_new(
         f"{what}\nGo back to those to continue it, throw it away with --restart, or choose "
         "another output."
     )
+
+
+def check_only_input_is_lost(config: RunConfig, plan: Plan) -> None:
+    """Refuse to replace, in place, more than the input as it was read.
+
+    Raises OutputError for other files in its directory, InputError where the input was changed.
+    """
+    if not is_in_place(config) or not config.output.exists():
+        return
+    for file in plan.files:
+        check_unchanged(file.path, file)
+    known = {Path(file.path).resolve() for file in plan.files}
+    for path in sorted(config.output.rglob("*")):
+        if not path.is_dir() and path.resolve() not in known:
+            raise OutputError(
+                f"output: {config.output} is the input, but holds {path} too, which would be lost. "
+                "Move it away, or choose another output."
+            )
 
 
 def _differences(was: RunRecord, config: RunConfig, plan: Plan) -> list[str]:

@@ -30,10 +30,10 @@ from pipeline.errors import (
 )
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
 from pipeline.observers import EventLog, Metrics
-from pipeline.producer import Plan, open_source
+from pipeline.producer import FileSource, Plan, open_source
 from pipeline.responses import ResponseStores
 from pipeline.workers import Revision, check_columns, output_schema
-from pipeline.writer import Manifest, assemble, write_part
+from pipeline.writer import Manifest, assemble, identify, write_part
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ class _Opened:
     manifest: Manifest
     lock: storage.Lock
     damaged_parts: int = 0
+    # A kill came between the output's rename and its record.
+    stands: bool = False
 
 
 class Run:
@@ -158,18 +160,12 @@ class Run:
             lock.acquire()
         try:
             found = self._manifest(directory, restart=restart)
-            source = self._source or open_source(
-                config.input,
-                text_columns=[name for name in (config.text, config.text_pair) if name],
-                delimiter=config.delimiter,
-                encoding=config.encoding,
-                limit=config.limit,
-                earlier=Plan.from_json(found.run.plan) if found else None,
-            )
-            check_columns(source.plan.schema, config)
+            source, again = self._open_source(found)
             manifest = rundir.same_run_or_new(
-                directory, found, config, source.plan, overwrite=overwrite
+                directory, found, config, source.plan, overwrite=overwrite and not again
             )
+            if not again:
+                check_columns(source.plan.schema, config)
             if manifest is not None and manifest.complete is not None:
                 return _Opened(source, directory, manifest, lock)
             directory.create()
@@ -181,14 +177,15 @@ class Run:
             if manifest is None:
                 manifest = rundir.begin(directory, config, source.plan)
                 return _Opened(source, directory, manifest, lock)
+            if rundir.stands(config.output, manifest):
+                return _Opened(source, directory, manifest, lock, stands=True)
             damaged = rundir.proceed(directory, manifest)
         except BaseException:
             lock.release()
             raise
         return _Opened(source, directory, manifest, lock, damaged)
 
-    @staticmethod
-    def _manifest(directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
+    def _manifest(self, directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
         """Read the manifest that this attempt may go on from."""
         try:
             found = Manifest.load(directory.manifest)
@@ -196,7 +193,28 @@ class Run:
             if not restart:
                 raise
             return None
-        return None if restart and found is not None and found.complete is None else found
+        if restart and found is not None and found.complete is None:
+            return found if rundir.stands(self._config.output, found) else None
+        return found
+
+    def _open_source(self, found: Manifest | None) -> tuple[Source, bool]:
+        """Open the input; also gives whether the recorded run has put its output in its place."""
+        config = self._config
+        if self._source is not None:
+            return self._source, False
+        replaced = rundir.replaced_input(config, found)
+        if replaced is not None:
+            return FileSource(replaced), True
+        source = open_source(
+            config.input,
+            text_columns=[name for name in (config.text, config.text_pair) if name],
+            delimiter=config.delimiter,
+            encoding=config.encoding,
+            limit=config.limit,
+            earlier=Plan.from_json(found.run.plan) if found else None,
+            output=config.output,
+        )
+        return source, False
 
     async def _execute(self, opened: _Opened, emit: Observer) -> None:
         config, manifest, plan = self._config, opened.manifest, opened.source.plan
@@ -270,15 +288,22 @@ class Run:
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""
         config, manifest, directory = self._config, opened.manifest, opened.directory
-        schema = output_schema(opened.source.plan.schema, config)
-        assemble(
-            [directory.parts / part.file for part in manifest.parts],
-            schema.with_metadata({**(schema.metadata or {}), **_metadata(config, manifest)}),
-            config.output,
-            rows=manifest.rows,
-            as_file=config.output_is_file,
-            scratch=directory.scratch,
-        )
+
+        def before_rename() -> None:
+            manifest.set_assembled(identify(directory.scratch))
+            rundir.check_only_input_is_lost(config, opened.source.plan)
+
+        if not opened.stands:
+            schema = output_schema(opened.source.plan.schema, config)
+            assemble(
+                [directory.parts / part.file for part in manifest.parts],
+                schema.with_metadata({**(schema.metadata or {}), **_metadata(config, manifest)}),
+                config.output,
+                rows=manifest.rows,
+                as_file=config.output_is_file,
+                scratch=directory.scratch,
+                before_rename=before_rename,
+            )
         manifest.set_complete(self._facts(opened, "complete"))
         with suppress(OSError):
             directory.clear()

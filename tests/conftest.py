@@ -148,6 +148,7 @@ class ScriptedServer:
     async def _handle(self, http: web.Request) -> web.StreamResponse:
         asked = await http.json()
         inputs, parameters = asked["inputs"], asked.get("parameters", {})
+        inputs = inputs if isinstance(inputs, list) else [inputs]
         texts = [text if isinstance(text, str) else text["text"] for text in inputs]
         with self._changed:
             request = Request(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline
+import pipeline.api
 from pipeline import aclassify, classify
 from pipeline.errors import InputError, ResumeRefused, SettingsError, StoppedEarly
 
@@ -121,6 +122,27 @@ async def test_aclassify_leaves_the_loop_free(server, labels):
     assert not work.done()
     server.release()
     assert (await work)["label"].to_pylist() == labels
+
+
+async def test_aclassify_reads_the_table_elsewhere(server, labels, monkeypatch):
+    """Conversion and checksum take as long as the table is large: neither is the loop's work."""
+    threads = []
+
+    class Offering:
+        def __arrow_c_stream__(self, requested_schema=None):
+            threads.append(threading.current_thread())
+            return pa.table({"text": TEXTS}).__arrow_c_stream__(requested_schema)
+
+    class Watched(pipeline.api.TableSource):
+        def __init__(self, table):
+            threads.append(threading.current_thread())
+            super().__init__(table)
+
+    monkeypatch.setattr(pipeline.api, "TableSource", Watched)
+    found = await aclassify(Offering(), endpoint=server.url)
+    assert found["label"].to_pylist() == labels
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
 
 
 async def test_aclassify_several_at_once(server, right_answer):

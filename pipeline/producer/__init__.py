@@ -8,6 +8,7 @@ settles what the columns of a CSV hold, `chunks` cuts the rows, `sources` ties t
 """
 
 from pipeline.producer.chunks import Chunk
+from pipeline.producer.files import check_unchanged
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.sources import FileSource, Source, TableSource, open_source
 
@@ -19,5 +20,6 @@ __all__ = [
     "Plan",
     "Source",
     "TableSource",
+    "check_unchanged",
     "open_source",
 ]

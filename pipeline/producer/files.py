@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 PARQUET_SUFFIX = ".parquet"
 SUFFIXES = (*CSV_SUFFIXES, PARQUET_SUFFIX)
+# A run keeps its parts there, which are Parquet files too.
+RUN_SUFFIX = ".run"
 _READABLE = ", ".join(SUFFIXES)
 _SAME_COLUMNS = "All files of one input must have the same columns in the same order."
 
 
-def find_files(inputs: Sequence[str]) -> list[str]:
+def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str]:
     """Resolve files, globs and directories to the files to read, in reading order.
 
     Inputs keep the order given; what a glob or a directory (searched recursively) yields is
-    sorted by path. There, files of other kinds and names that begin with `.` or `_` are passed
-    over; a file named outright must be readable as a table.
+    sorted by path. There, files of other kinds, names that begin with `.` or `_`, run directories
+    (`*.run`) and what `output` holds are passed over; a file named outright must be readable as a
+    table.
 
     Raises InputError for what is missing, empty, of an unknown kind, named twice, or a mixture
     of CSV and Parquet.
@@ -39,7 +42,7 @@ def find_files(inputs: Sequence[str]) -> list[str]:
     found: list[str] = []
     named_by: dict[str, str] = {}
     for name in inputs:
-        for path in _expand(name):
+        for path in _expand(name, output):
             real = str(Path(path).resolve())
             if real in named_by:
                 raise InputError(
@@ -130,19 +133,21 @@ def check_same_columns(path: str, names: list[str], first: str, expected: list[s
     )
 
 
-def _expand(name: str) -> list[str]:
+def _expand(name: str, output: Path | None) -> list[str]:
     path = Path(name).expanduser()
     try:
         path.stat()
     except FileNotFoundError as error:
         # A file whose own name holds brackets is found above, so only what is missing is a glob.
         if glob.has_magic(name):
-            return _glob(name)
+            return _glob(name, output)
         raise unreadable(str(path), error) from error
     except (OSError, ValueError) as error:
         raise unreadable(str(path), error) from error
     if path.is_dir():
-        return _tables_in(name, [path])
+        # An output that is named as the input is labelled in place.
+        named = output is not None and path.resolve() == output.resolve()
+        return _tables_in(name, [path], None if named else output)
     if not str(path).lower().endswith(SUFFIXES):
         raise InputError(
             f"{path} is of a kind that cannot be read. Readable are {_READABLE}: "
@@ -151,16 +156,16 @@ def _expand(name: str) -> list[str]:
     return [str(path)]
 
 
-def _glob(pattern: str) -> list[str]:
+def _glob(pattern: str, output: Path | None) -> list[str]:
     matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not matches:
         raise InputError(
             f"No file matches {pattern!r}. Check the pattern and the directory it is run from."
         )
-    return _tables_in(pattern, map(Path, matches))
+    return _tables_in(pattern, map(Path, matches), output)
 
 
-def _tables_in(name: str, paths: Iterable[Path]) -> list[str]:
+def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[str]:
     # A recursive glob yields a directory and the files inside it: the set joins them.
     found: set[str] = set()
     for path in paths:
@@ -168,6 +173,14 @@ def _tables_in(name: str, paths: Iterable[Path]) -> list[str]:
             found.update(_walk(path))
         elif _is_table(path.name):
             found.add(str(path))
+    written = None if output is None else output.resolve()
+    named = Path(name).expanduser().parts
+    found = {
+        path
+        for path in found
+        if not any(part.endswith(RUN_SUFFIX) and part not in named for part in Path(path).parts)
+        and (written is None or not Path(path).resolve().is_relative_to(written))
+    }
     if not found:
         raise InputError(f"{name} holds no table. Readable are files that end in {_READABLE}.")
     return sorted(found)

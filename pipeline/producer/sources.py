@@ -16,6 +16,7 @@ from pipeline.producer.plan import CsvFormat, InputFile, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
+    from pathlib import Path
 
 # A table in memory is checksummed in pieces of this size, however it is chunked.
 _IDENTITY_ROWS = 65_536
@@ -50,6 +51,7 @@ def open_source(
     encoding: str = "auto",
     limit: int | None = None,
     earlier: Plan | None = None,
+    output: Path | None = None,
 ) -> FileSource:
     """Find the files that `inputs` name, and settle their plan by reading all of them once.
 
@@ -57,6 +59,7 @@ def open_source(
     are still those of the whole input.
     `earlier`, the plan of an interrupted run, spares the planning pass when the file system
     vouches that every file is still the same; otherwise the caller compares the new plan with it.
+    Directories and globs pass over `output`, which may lie there.
 
     Raises InputError for files that are not one table, SettingsError for an impossible
     `delimiter`, `encoding` or `limit`.
@@ -65,7 +68,7 @@ def open_source(
         raise SettingsError(f"limit: {limit} takes no rows. It must be at least 1, or be left out.")
     csv_format = CsvFormat(delimiter, encoding, tuple(text_columns))
     csv_files.check_format(csv_format)
-    paths = files.find_files(inputs)
+    paths = files.find_files(inputs, output=output)
     plan = None if earlier is None else _still_valid(earlier, paths, csv_format)
     if plan is None:
         plan = _settle(paths, csv_format)

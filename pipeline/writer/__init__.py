@@ -2,6 +2,14 @@
 
 from pipeline.writer.assembly import assemble
 from pipeline.writer.manifest import Manifest, PartRecord, RunRecord
-from pipeline.writer.parts import verified_parts, write_part
+from pipeline.writer.parts import identify, verified_parts, write_part
 
-__all__ = ["Manifest", "PartRecord", "RunRecord", "assemble", "verified_parts", "write_part"]
+__all__ = [
+    "Manifest",
+    "PartRecord",
+    "RunRecord",
+    "assemble",
+    "identify",
+    "verified_parts",
+    "write_part",
+]

@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.writer.parts import COMPRESSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 ROW_GROUP_ROWS = 65_536
@@ -24,13 +24,20 @@ FILE_ROWS = 1_048_576
 
 
 def assemble(
-    parts: Sequence[Path], schema: Any, output: Path, *, rows: int, as_file: bool, scratch: Path
+    parts: Sequence[Path],
+    schema: Any,
+    output: Path,
+    *,
+    rows: int,
+    as_file: bool,
+    scratch: Path,
+    before_rename: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the rows of `parts`, in order, to `output`: a file, or a directory of files.
 
     `schema` carries the metadata of the output, `rows` is how many rows it must have. `scratch`
-    is a path on the same filesystem that may be overwritten. Raises StoppedEarly if the disk
-    refuses.
+    is a path on the same filesystem that may be overwritten; `before_rename` is called when the
+    output lies there whole. Raises StoppedEarly if the disk refuses.
     """
     with storage.writing(output):
         storage.remove(scratch)
@@ -42,6 +49,7 @@ def assemble(
             written = _write_files(scratch, schema, groups)
         # Nothing may be lost silently: a bug here must not reach the output.
         assert written == rows, f"{written} rows assembled, {rows} expected"
+        before_rename()
         if as_file:
             storage.commit(scratch, output)
         else:

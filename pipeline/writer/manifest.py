@@ -5,6 +5,7 @@ One JSON record a line, each behind the CRC-32 of its bytes:
     5d1c3f0a {"kind": "run", ...}         what this run is: settings, plan of the input
     e07b9f42 {"kind": "cache", ...}       a shared response store that an attempt wrote to
     0b7d2e91 {"kind": "part", ...}        one committed part, in order of rows
+    3e90d1b7 {"kind": "assembled", ...}   what the output is, recorded before it takes its name
     77aa01c4 {"kind": "complete", ...}    the output stands
 
 A kill while a line is written leaves a torn tail, which is cut off on opening. A bad line with a
@@ -14,7 +15,7 @@ good one after it is damage that no kill causes; that is refused rather than gue
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -62,6 +63,7 @@ class _Content:
     run: RunRecord
     caches: list[str]
     parts: list[PartRecord]
+    assembled: list[Any] | None
     complete: dict[str, Any] | None
     valid_bytes: int
 
@@ -94,7 +96,7 @@ class Manifest:
         line = _line({"kind": "run", **asdict(run)})
         with storage.writing(path):
             storage.commit_bytes(line, path)
-        return cls(path, _Content(run, [], [], None, len(line)))
+        return cls(path, _Content(run, [], [], None, None, len(line)))
 
     @property
     def run(self) -> RunRecord:
@@ -110,6 +112,15 @@ class Manifest:
     def parts(self) -> list[PartRecord]:
         """The committed parts, in order, without gaps."""
         return self._content.parts
+
+    @property
+    def assembled(self) -> list[Any] | None:
+        """What `identify` said of the assembled output before it took its name; None before.
+
+        An output of this identity was put in place by this run, also where a kill came before
+        its completion was recorded.
+        """
+        return self._content.assembled
 
     @property
     def complete(self) -> dict[str, Any] | None:
@@ -138,7 +149,7 @@ class Manifest:
         content = b"".join(lines)
         with storage.writing(self._path):
             storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, self.caches, kept, None, len(content))
+        self._content = _Content(self.run, self.caches, kept, None, None, len(content))
 
     def add_cache(self, path: str) -> None:
         """Record that this attempt writes its answers to a shared response store."""
@@ -152,12 +163,19 @@ class Manifest:
         self._append({"kind": "part", **asdict(part)})
         self.parts.append(part)
 
+    def set_assembled(self, identity: list[Any]) -> None:
+        """Record what the output is, just before it takes its name."""
+        self._append({"kind": "assembled", "identity": identity})
+        self._content = replace(self._content, assembled=identity)
+
     def set_complete(self, facts: dict[str, Any]) -> None:
         """Record that the output stands, and drop the part records, whose files go."""
-        content = _line({"kind": "run", **asdict(self.run)}) + _line({"kind": "complete", **facts})
+        content = _line({"kind": "run", **asdict(self.run)})
+        content += _line({"kind": "assembled", "identity": self.assembled})
+        content += _line({"kind": "complete", **facts})
         with storage.writing(self._path):
             storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, [], [], facts, len(content))
+        self._content = _Content(self.run, [], [], self.assembled, facts, len(content))
 
     def _append(self, record: dict[str, Any]) -> None:
         with storage.writing(self._path):
@@ -196,14 +214,16 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
             f"{path}: made by another version of this software ({run.get('software')}). Finish it "
             "with that one, or start over with --restart."
         )
-    caches, parts, complete = [], [], None
+    valid_bytes = sum(len(line) + 1 for line in lines[:valid])
+    content = _Content(RunRecord(**run), [], [], None, None, valid_bytes)
     for record in others:
         match record.pop("kind"):
             case "cache":
-                caches.append(record["path"])
+                content.caches.append(record["path"])
             case "part":
-                parts.append(PartRecord(**record))
+                content.parts.append(PartRecord(**record))
+            case "assembled":
+                content = replace(content, assembled=record["identity"])
             case _:
-                complete = record
-    valid_bytes = sum(len(line) + 1 for line in lines[:valid])
-    return _Content(RunRecord(**run), caches, parts, complete, valid_bytes)
+                content = replace(content, complete=record)
+    return content

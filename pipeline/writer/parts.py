@@ -65,6 +65,17 @@ def verified_parts(directory: Path, parts: list[PartRecord]) -> int:
     return len(parts)
 
 
+def identify(output: Path) -> list[list[Any]]:
+    """Size in bytes and SHA-256 of a file, or of each visible file below a directory, by name.
+
+    What is hidden (`.DS_Store`, `_SUCCESS`) is no part of the table. Raises OSError.
+    """
+    files = [output]
+    if output.is_dir():
+        files = [file for file in sorted(output.rglob("[!._]*")) if file.is_file()]
+    return [list(_measure(file)) for file in files]
+
+
 def _measure(file: Path) -> tuple[int, str]:
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256")

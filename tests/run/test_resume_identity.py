@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import RunConfig
 from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
 
 TEXTS = [f"text {i}" for i in range(100)]
@@ -60,24 +61,50 @@ def test_continues_without_asking_anything_again(
     assert output.read_bytes() == (tmp_path / "at_once.parquet").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"concurrency": 7},
-        {"rate": 200.0},
-        {"batch_size": 3},
-        {"timeout_s": 7},
-        {"max_errors": "5%"},
-        {"max_outage_s": 7, "max_loading_s": 7},
-    ],
-    ids=str,
-)
-def test_settings_that_change_no_result_may_change(
-    label, server, source, output, stop_halfway, tmp_path, settings
+# How a run gets its answers; what it gives does not depend on these.
+FREE = {
+    "dialect": "single",
+    "bill_to": "an-organisation",
+    "token_file": "token",
+    "allow_drift": True,
+    "server_cache": False,
+    "batch_size": 3,
+    "concurrency": 7,
+    "rate": 200.0,
+    "timeout_s": 7,
+    "max_loading_s": 7,
+    "max_outage_s": 7,
+    "dedup": False,
+    "cache": "answers",
+    "max_errors": "5%",
+    "deadline": "1h",
+    "max_requests": 1_000,
+    "grace_s": 7,
+    "engine": "local",
+}
+# These say where answers are kept, so what was answered and not committed is asked again.
+OTHER_PLACE = {"dedup", "cache"}
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("key", FREE)
+def test_a_setting_that_changes_no_result_may_change(
+    label, server, source, output, stop_halfway, tmp_path, monkeypatch, key
 ):
-    stop_halfway()
-    assert label(source, output, **settings)["state"] == "complete"
-    assert sorted(server.texts) == sorted(TEXTS)
+    """And the output has the bytes of a run that was not interrupted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("hf_token")
+    stopped = stop_halfway()
+    summary = label(source, output, **{key: FREE[key]})
+    assert (summary["state"], summary["resumed_rows"]) == ("complete", stopped["labelled"])
+    assert set(server.texts) == set(TEXTS)
+    if key in OTHER_PLACE:
+        assert not server.sent_twice() & set(TEXTS[: stopped["labelled"]])
+    else:
+        assert not server.sent_twice()
+    sent = len(server.requests)
+    assert label(source, output, **{key: FREE[key]})["state"] == "complete"
+    assert len(server.requests) == sent
     label(source, tmp_path / "at_once.parquet")
     assert output.read_bytes() == (tmp_path / "at_once.parquet").read_bytes()
 
@@ -91,7 +118,12 @@ def test_the_input_may_have_moved(label, server, source, output, stop_halfway, t
     assert sorted(server.texts) == sorted(TEXTS)
 
 
+# What a run gives depends on these: setting, new value, and what the refusal says.
 CHANGED = {
+    "endpoint": (
+        {"endpoint": "http://127.0.0.1:9"},
+        "'http://127.0.0.1:9', was 'http://127.0.0.1:",
+    ),
     "model": ({"model": "another/model"}, "another/model"),
     "text": ({"text": "other"}, "'other', was 'text'"),
     "text_pair": ({"text_pair": "other"}, "'other', was None"),
@@ -99,10 +131,61 @@ CHANGED = {
     "function_to_apply": ({"function_to_apply": "none"}, "'none', was None"),
     "truncate": ({"truncate": True}, "True, was False"),
     "limit": ({"limit": 50}, "50, was None"),
-    "label_column": ({"label_column": "mood"}, "'mood', was 'label'"),
+    "label_column": ({"label_column": "new"}, "'new', was 'label'"),
+    "score_column": ({"score_column": "new"}, "'new', was 'score'"),
+    "error_column": ({"error_column": "new"}, "'new', was 'error'"),
+    "predictions_column": ({"predictions_column": "new"}, "'new', was 'predictions'"),
+}
+# How CSV is read is part of the input.
+READING = {
+    "delimiter": ({"delimiter": ";"}, "';', was ','"),
+    "encoding": ({"encoding": "latin-1"}, "latin-1, was auto"),
 }
 
 
+@pytest.mark.fault(11)
+def test_of_every_setting_it_is_decided_whether_it_changes_results():
+    """A new setting belongs into RESULT_SETTINGS and CHANGED, or into FREE."""
+    decided = [*CHANGED, *READING, *FREE, "input", "output"]
+    assert sorted(decided) == sorted(RunConfig.model_fields)
+    assert sorted(RunConfig.RESULT_SETTINGS) == sorted(CHANGED)
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("done", ["half", "whole"])
+@pytest.mark.parametrize("key", READING)
+def test_csv_that_is_read_in_another_way_is_refused(
+    label, server, write_csv, output, listing, key, done
+):
+    source = write_csv("in.csv", TEXTS)
+    if done == "half":
+        with pytest.raises(StoppedEarly):
+            label(source, output, batch_size=8, concurrency=1, max_requests=7)
+    else:
+        label(source, output)
+    settings, difference = READING[key]
+    sent, before = len(server.requests), listing()
+    with pytest.raises(ResumeRefused, match=f"{key}: {difference}"):
+        label(source, output, **settings)
+    assert (len(server.requests), _without_lock(listing())) == (sent, _without_lock(before))
+
+
+@pytest.mark.fault(11)
+def test_all_differences_are_told_at_once(label, source, output, stop_halfway):
+    stop_halfway()
+    pq.write_table(pa.table({"text": TEXTS, "other": range(100)}), source)
+    with pytest.raises(ResumeRefused) as refused:
+        label(source, output, model="another/model", truncate=True)
+    for difference in (
+        "model: 'another/model', was None",
+        "truncate: True, was False",
+        "column other: int64, was string",
+        "in.parquet: content changed",
+    ):
+        assert difference in str(refused.value)
+
+
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("done", ["half", "whole"])
 @pytest.mark.parametrize("key", CHANGED)
 def test_a_changed_result_setting_is_refused(
@@ -131,6 +214,65 @@ def _without_lock(files):
     }
 
 
+def _exchange_files(a, b):
+    pq.write_table(pa.table({"text": TEXTS[60:]}), a)
+    pq.write_table(pa.table({"text": TEXTS[:60]}), b)
+
+
+def _write_as_csv(a, b):
+    a.unlink()
+    b.unlink()
+    a.with_suffix(".csv").write_text("\n".join(["text", *TEXTS]))
+
+
+# What happens to a.parquet (60 rows) and b.parquet (40 rows), and what the refusal says.
+CHANGED_FILES = {
+    "one more": (
+        lambda a, _: shutil.copy(a, a.with_name("c.parquet")), "3 files, was 2",
+    ),
+    "one less": (lambda _, b: b.unlink(), "1 file, was 2"),
+    "another order": (_exchange_files, "the same files in another order"),
+    "another kind": (_write_as_csv, "input format: CSV, was not CSV"),
+    "a new column": (
+        lambda a, b: [
+            pq.write_table(pq.read_table(p).append_column("n", pa.nulls(n)), p)
+            for p, n in ((a, 60), (b, 40))
+        ],
+        "column n: new",
+    ),
+    "another type": (
+        lambda a, b: [
+            pq.write_table(pq.read_table(p).cast(pa.schema([("text", pa.large_string())])), p)
+            for p in (a, b)
+        ],
+        "column text: large_string, was string",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("done", ["half", "whole"])
+@pytest.mark.parametrize("change", CHANGED_FILES)
+def test_changed_files_are_refused(label, server, tmp_path, output, listing, change, done):
+    """Which files, in which order, of which columns and types; nothing is sent or written."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    a, b = folder / "a.parquet", folder / "b.parquet"
+    _exchange_files(b, a)
+    if done == "half":
+        with pytest.raises(StoppedEarly):
+            label(folder, output, batch_size=8, concurrency=1, max_requests=7)
+    else:
+        label(folder, output)
+    how, difference = CHANGED_FILES[change]
+    how(a, b)
+    sent, before = len(server.requests), listing()
+    with pytest.raises(ResumeRefused, match=difference):
+        label(folder, output)
+    assert (len(server.requests), _without_lock(listing())) == (sent, _without_lock(before))
+
+
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("done", ["half", "whole"])
 def test_a_changed_input_is_refused(label, server, source, output, stop_halfway, done):
     """One letter in one cell is another input, of the same size."""
@@ -163,6 +305,20 @@ def test_restart_throws_away_what_was_done(label, server, source, output, stop_h
     assert (summary["state"], summary["resumed_rows"], summary["labelled"]) == ("complete", 0, 100)
     assert sorted(server.texts) == sorted(TEXTS)
     assert "predictions" in pq.read_schema(output).names
+
+
+def test_restart_leaves_a_complete_output_alone(label, server, source, output):
+    """It throws away what is unfinished; replacing what is complete takes --overwrite."""
+    label(source, output)
+    before, sent = output.read_bytes(), len(server.requests)
+    assert label(source, output, restart=True)["requests"] == 0
+    with pytest.raises(ResumeRefused, match="--overwrite"):
+        label(source, output, restart=True, top_k=2)
+    assert (output.read_bytes(), len(server.requests)) == (before, sent)
+
+
+def test_restart_and_overwrite_where_nothing_was_done(label, source, output):
+    assert label(source, output, restart=True, overwrite=True)["state"] == "complete"
 
 
 def test_a_complete_run_again_does_nothing(cli, label, server, source, output, listing):
