@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-transformers lint format pins clean
+.PHONY: help setup run test test-transformers bench bench-peers lint format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,16 @@ lint: $(INSTALLED) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(INSTALLED) ## measure against a bare loop and the peers, and write benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/bench.py
+
+bench-peers: ## install each peer into an environment of its own, for make bench
+	for peer in "hub huggingface_hub aiohttp" "datasets_map datasets aiohttp" "daft_udf daft aiohttp" "ray_data ray[data,llm] aiohttp"; do \
+	  set -- $$peer; name=$$1; shift; \
+	  $(PYTHON) -m venv benchmarks/.peers/$$name && \
+	  benchmarks/.peers/$$name/bin/python -m pip install --quiet --disable-pip-version-check pyarrow "$$@" \
+	  || echo "$$name: not installed"; done
 
 format: $(INSTALLED) ## let ruff format and mend what it can
 	$(BIN)/ruff format .

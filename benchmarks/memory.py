@@ -19,17 +19,15 @@ import os
 import platform
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from measuring import classify, measure
 
 from pipeline.endpoint.process import EndpointProcess
 
 PEAK_LIMIT_MB = 500
-# The kernel counts in kB, except on macOS, where it counts in bytes.
-MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 LINE_BREAK_EVERY = 20
 REPEAT_EVERY = 10
@@ -70,50 +68,32 @@ def write_table(file: Path, rows: int) -> None:
             )
 
 
-def measure(command: list[str]) -> tuple[int, bytes, float, float]:
-    """Run a command; gives exit code, standard output, seconds and the peak memory in MB."""
-    # Settings in the environment would change what is measured.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CLASSIFY_")}
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as out:
-        child = subprocess.Popen(command, stdout=out, env=environment)
-        try:
-            # The usage of this one child, which has no children itself. Before its exec it counts
-            # as large as this process is, so this script holds no table.
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
-            child.kill()
-            child.wait()
-            raise
-        seconds = time.monotonic() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        return child.returncode, out.read(), seconds, usage.ru_maxrss * MAXRSS_UNIT_BYTES / 1e6
-
-
 def benchmark(rows: int, directory: Path, *, dedup: bool) -> bool:
     """Run once in `directory` and print the figures; gives whether all is as it should be."""
     table = directory / "reviews.csv"
     write_table(table, rows)
     print(f"{table}: {rows:,} rows, {table.stat().st_size / 1e6:,.1f} MB", flush=True)
     with EndpointProcess(("language",)) as endpoint:
-        command = [sys.executable, "-P", "-c", "from pipeline.cli import main; main()"]
-        command += ["run", str(table), "--output", str(directory / "labelled.parquet")]
-        command += ["--endpoint", endpoint.url, "--dedup" if dedup else "--no-dedup", "--json"]
-        exit_code, out, seconds, peak_mb = measure(command)
-    if exit_code:
-        print(f"classify run ended with {exit_code}: {out.decode()}")
+        output = directory / "labelled.parquet"
+        run = measure(
+            classify(
+                "run", table, "--output", output, "--endpoint", endpoint.url,
+                "--dedup" if dedup else "--no-dedup", "--json",
+            )
+        )  # fmt: skip
+    if run.exit_code:
+        print(f"classify run ended with {run.exit_code}: {run.stdout.decode()}")
         return False
-    summary = json.loads(out)
+    summary = run.json
     figures = {
         "dedup": dedup,
         "rows": summary["rows"],
         "labelled": summary["labelled"],
         "distinct_inputs": summary["distinct_inputs"],
         "requests": summary["requests"],
-        "seconds": round(seconds, 1),
-        "rows_per_second": round(rows / seconds),
-        "peak_rss_mb": round(peak_mb, 1),
+        "seconds": round(run.seconds, 1),
+        "rows_per_second": round(rows / run.seconds),
+        "peak_rss_mb": round(run.peak_mb, 1),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
     }
@@ -121,8 +101,8 @@ def benchmark(rows: int, directory: Path, *, dedup: bool) -> bool:
     if summary["labelled"] != rows:
         print(f"{rows:,} rows went in and {summary['labelled']:,} were labelled.")
         return False
-    if peak_mb > PEAK_LIMIT_MB:
-        print(f"The peak of {peak_mb:.1f} MB is over the limit of {PEAK_LIMIT_MB} MB.")
+    if run.peak_mb > PEAK_LIMIT_MB:
+        print(f"The peak of {run.peak_mb:.1f} MB is over the limit of {PEAK_LIMIT_MB} MB.")
         return False
     return True
 

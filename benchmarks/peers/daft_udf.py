@@ -1,0 +1,29 @@
+"""Daft with an async UDF."""
+
+import sys
+import tempfile
+
+import aiohttp
+import daft
+
+TABLE, URL, CONCURRENCY = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+
+@daft.cls(max_concurrency=CONCURRENCY)
+class Labels:
+    def __init__(self) -> None:
+        self.session = None
+
+    @daft.method(return_dtype=daft.DataType.string())
+    async def label(self, text: str) -> str:
+        if self.session is None:
+            self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY))
+        body = {"inputs": [text], "parameters": {"top_k": 1}}
+        async with self.session.post(URL, json=body) as response:
+            return (await response.json())[0][0]["label"]
+
+
+with tempfile.TemporaryDirectory() as output:
+    frame = daft.read_parquet(TABLE)
+    frame.with_column("label", Labels().label(frame["text"])).write_parquet(output)
+    assert daft.read_parquet(output).count_rows() == daft.read_parquet(TABLE).count_rows()
