@@ -141,27 +141,36 @@ def small_segments(monkeypatch):
 @given(
     batches=st.lists(
         st.lists(st.integers(0, 400) | st.integers(0, 2**64 - 1), max_size=90), max_size=12
-    )
+    ),
+    loads=st.integers(0, 12),
 )
-def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches):
+def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches, loads):
     """Through the dict, the small and the large segments, the newest position comes first.
 
-    And what was looked up counts as met from then on, wherever it lies.
+    What is loaded counts as met once it was looked up, and what is added from the start.
     """
     old = index.SMALL_ENTRIES, index.SMALL_PER_LARGE
     index.SMALL_ENTRIES, index.SMALL_PER_LARGE = 64, 3
     try:
         found, truth, position = index.Index(tmp_path_factory.mktemp("index")), {}, 0
-        for batch in batches:
+        met = set()
+        for number, batch in enumerate(batches):
             positions = list(range(position, position + len(batch)))
             position += len(batch)
-            found.add(batch, positions, met=False)
+            if number < loads:
+                found.load(np.array(batch, np.uint64), np.array(positions, np.uint64))
+            else:
+                if number == loads:
+                    found.loaded()
+                found.add(batch, positions)
+                met.update(positions)
             truth.update(zip(batch, positions, strict=True))
+        found.loaded()
         asked = np.array(sorted({*truth, *range(0, 500, 7)}), np.uint64)
         answers = found.meet(asked)
         for i, key in enumerate(asked.tolist()):
             assert (answers[i][0].position if i in answers else None) == truth.get(key)
-            assert not any(entry.met for entry in answers.get(i, ()))
+            assert all(e.met == (e.position in met) for e in answers.get(i, ()))
         again = found.meet(asked)
         assert all(entry.met for entries in again.values() for entry in entries)
     finally:

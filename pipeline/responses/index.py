@@ -114,15 +114,28 @@ class Index:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        # position * 2 + met: a tuple for each would cost more than the rest of the entry.
+        # Added since the index was loaded, so all of them are met.
         self._newest: dict[int, int] = {}
         self._small: list[_Segment] = []
         self._large: list[_Segment] = []
+        self._loaded: list[tuple[Array, Array]] = []
+        self._loaded_entries = 0
 
-    def add(self, keys: Sequence[int], positions: Sequence[int], *, met: bool) -> None:
-        """Add entries, newer than all before."""
-        entries = [position << 1 | met for position in positions]
-        self._newest.update(zip(keys, entries, strict=True))
+    def load(self, keys: Array, positions: Array) -> None:
+        """Add entries that are not met yet, newer than all before; `loaded` ends this."""
+        self._loaded.append((keys, positions))
+        self._loaded_entries += len(keys)
+        if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
+            self._large.append(self._take_loaded(on_disk=True))
+
+    def loaded(self) -> None:
+        """End loading; from now on entries are added and looked up."""
+        if self._loaded:
+            self._small.append(self._take_loaded(on_disk=False))
+
+    def add(self, keys: Sequence[int], positions: Sequence[int]) -> None:
+        """Add entries that count as met, newer than all before."""
+        self._newest.update(zip(keys, positions, strict=True))
         if len(self._newest) >= SMALL_ENTRIES:
             self._seal()
 
@@ -136,30 +149,33 @@ class Index:
         if newest:
             for i, key in enumerate(keys.tolist()):
                 if key in newest:
-                    found[i] = [Found(newest[key] >> 1, bool(newest[key] & 1))]
-                    newest[key] |= 1
+                    found[i] = [Found(newest[key], met=True)]
         for segment in (*reversed(self._small), *reversed(self._large)):
             for i, *entry in zip(*(part.tolist() for part in segment.meet(keys)), strict=True):
                 found.setdefault(i, []).append(Found._make(entry))
         return found
 
+    def _take_loaded(self, *, on_disk: bool) -> _Segment:
+        loaded, self._loaded, self._loaded_entries = self._loaded, [], 0
+        keys, positions, _ = _newest_of([(*each, np.zeros(len(each[0]), bool)) for each in loaded])
+        return self._segment(keys, positions, np.zeros(len(keys), bool), on_disk=on_disk)
+
     def _seal(self) -> None:
         count = len(self._newest)
         keys = np.fromiter(self._newest.keys(), np.uint64, count)
-        entries = np.fromiter(self._newest.values(), np.uint64, count)
+        positions = np.fromiter(self._newest.values(), np.uint64, count)
         self._newest = {}
         order = np.argsort(keys)
-        entries = entries[order]
-        self._small.append(_Segment(keys[order], entries >> np.uint64(1), entries & np.uint64(1)))
+        self._small.append(_Segment(keys[order], positions[order], np.ones(count, bool)))
         if len(self._small) >= SMALL_PER_LARGE:
-            newest_first = self._small[::-1]
-            keys, first = np.unique(
-                np.concatenate([segment.keys for segment in newest_first]), return_index=True
-            )
-            positions = np.concatenate([segment.positions for segment in newest_first])[first]
-            met = np.concatenate([segment.met for segment in newest_first])[first]
-            self._small = []
-            self._large.append(_Segment(self._on_disk(keys), self._on_disk(positions), met))
+            small, self._small = self._small, []
+            merged = _newest_of([(each.keys, each.positions, each.met) for each in small])
+            self._large.append(self._segment(*merged, on_disk=True))
+
+    def _segment(self, keys: Array, positions: Array, met: Any, *, on_disk: bool) -> _Segment:
+        if on_disk:
+            keys, positions = self._on_disk(keys), self._on_disk(positions)
+        return _Segment(keys, positions, met)
 
     def _on_disk(self, values: Array) -> Array:
         with tempfile.TemporaryFile(dir=self._directory) as file:
@@ -167,3 +183,12 @@ class Index:
             file.flush()
             mapped: Array = np.memmap(file, np.uint64, "r")
             return mapped
+
+
+def _newest_of(oldest_first: Sequence[tuple[Array, Array, Any]]) -> tuple[Array, Array, Any]:
+    """Merge entries (keys, positions, met), sorted by key; of equal keys the newest stays."""
+    # np.unique keeps the first of equal ones, so everything is turned round.
+    turned = [[part[::-1] for part in entries] for entries in reversed(oldest_first)]
+    keys, positions, met = (np.concatenate(parts) for parts in zip(*turned, strict=True))
+    keys, first = np.unique(keys, return_index=True)
+    return keys, positions[first], met[first]

@@ -24,9 +24,9 @@ import os
 import struct
 import zlib
 from bisect import bisect_right
-from itertools import accumulate, groupby
+from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -80,8 +80,8 @@ class _Frame(NamedTuple):
 
     end: int
     revision: str | None
-    keys: list[int]
-    positions: list[int]
+    keys: Any
+    positions: Any
 
 
 class ResponseStore:
@@ -104,6 +104,7 @@ class ResponseStore:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
                 self._load()
+                self._index.loaded()
             except BaseException:
                 os.close(self._file)
                 raise
@@ -159,8 +160,8 @@ class ResponseStore:
         )
         start = self._write(_header(payload) + payload)
         first_record = start + _HEADER.size + len(payload) - int(lengths.sum())
-        positions = list(accumulate(lengths.tolist(), initial=first_record))[:-1]
-        self._note(start, _Frame(0, revision, first_halves.tolist(), positions), met=True)
+        self._note(start, revision)
+        self._index.add(first_halves.tolist(), _begins(first_record, lengths).tolist())
 
     def _write(self, frame: bytes) -> int:
         """Append a frame under the file's lock, whole or not at all; gives where it begins."""
@@ -178,10 +179,9 @@ class ResponseStore:
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _note(self, start: int, frame: _Frame, *, met: bool) -> None:
+    def _note(self, start: int, revision: str | None) -> None:
         self._frame_starts.append(start)
-        self._frame_revisions.append(frame.revision)
-        self._index.add(frame.keys, frame.positions, met=met)
+        self._frame_revisions.append(revision)
 
     def _revision_at(self, position: int) -> str | None:
         return self._frame_revisions[bisect_right(self._frame_starts, position) - 1]
@@ -220,7 +220,8 @@ class ResponseStore:
                     return
                 start = following
                 continue
-            self._note(start, frame, met=False)
+            self._note(start, frame.revision)
+            self._index.load(frame.keys, frame.positions)
             start = frame.end
 
     def _next_frame(self, start: int, size: int) -> int | None:
@@ -252,11 +253,17 @@ class ResponseStore:
         at = _COUNTS.size
         name = payload[at : at + name_bytes].decode()
         at += name_bytes
-        keys = np.frombuffer(payload, "<u8", count, at).tolist()
-        lengths = np.frombuffer(payload, "<u4", count, at + 8 * count).tolist()
-        first_record = start + _HEADER.size + at + 12 * count
-        positions = list(accumulate(lengths, initial=first_record))[:-1]
+        # A copy, since the keys would keep the whole payload in memory.
+        keys = np.frombuffer(payload, "<u8", count, at).copy()
+        lengths = np.frombuffer(payload, "<u4", count, at + 8 * count)
+        positions = _begins(start + _HEADER.size + at + 12 * count, lengths)
         return _Frame(start + _HEADER.size + length, name or None, keys, positions)
+
+
+def _begins(first: int, lengths: Any) -> Any:
+    """Give where each record begins, the first one at `first`."""
+    ends = np.cumsum(lengths, dtype=np.uint64) + np.uint64(first)
+    return ends - lengths
 
 
 def _header(payload: bytes) -> bytes:
