@@ -60,6 +60,7 @@ def run(
     observers: Sequence[Observer] = (),
     restart: bool = False,
     overwrite: bool = False,
+    retry_failed: bool = False,
 ) -> RunResult:
     """Label a table of files, as `classify run` does.
 
@@ -67,7 +68,11 @@ def run(
     `pipeline.errors`; what was committed by then is kept, and the same call continues it.
     """
     job = Run(config, observers=observers)
-    return RunResult(_blocking(job, lambda: job.execute(restart=restart, overwrite=overwrite)))
+
+    def execute() -> Awaitable[dict[str, Any]]:
+        return job.execute(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+
+    return RunResult(_blocking(job, execute))
 
 
 def classify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:

@@ -31,8 +31,8 @@ class Revision:
             if not self._allow_drift:
                 raise StoppedEarly(
                     f"{change}: the labels of two models would be mixed. Start over with "
-                    "--restart (and a new `cache`, if there is one), or accept the mixture with "
-                    "--allow-drift."
+                    "--restart, or --overwrite where the output is complete (and with a new "
+                    "`cache`, if there is one), or accept the mixture with --allow-drift."
                 )
             self._emit(Notice(f"{change}; going on, as allow_drift says."))
         self.current = told
