@@ -86,6 +86,8 @@ class Run:
         self._observers: list[Observer] = [self._metrics, *observers]
         self._engine: Engine | None = None
         self._stopped_by: BaseException | None = None
+        self._interrupts = 0
+        self._task: asyncio.Task[Any] | None = None
 
     def stop(self, reason: BaseException) -> None:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
@@ -98,6 +100,18 @@ class Run:
         if self._engine is not None:
             self._engine.stop(reason)
 
+    def interrupt(self, reason: Interrupted) -> None:
+        """Stop, as a signal asks; a second one drops what is in flight too.
+
+        Belongs to the event loop of the run, as `stop` does.
+        """
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self.stop(reason)
+        # Once only: a third would cut off the tidying up after the second.
+        elif self._interrupts == 2 and self._task is not None:  # noqa: PLR2004
+            self._task.cancel()
+
     async def execute(
         self, *, restart: bool = False, overwrite: bool = False, retry_failed: bool = False
     ) -> dict[str, Any]:
@@ -109,6 +123,7 @@ class Run:
         Raises UsageError before anything is sent or written, and any other ClassifyError after
         what was done has been committed; `summary` of such an error is the summary so far.
         """
+        self._task = asyncio.current_task()
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
@@ -455,19 +470,12 @@ def install_signal_handlers(run: Run) -> Callable[[], None]:
     For a loop in the main thread; gives the function that takes the handlers off again.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
-    received: list[int] = []
 
     def handle(number: int) -> None:
-        received.append(number)
-        if len(received) > 1:
-            task.cancel()
-            return
         name = signal.Signals(number).name
-        run.stop(
+        run.interrupt(
             Interrupted(
                 f"Stopped by {name} after committing what was answered. Run the same command "
                 "again to continue.",
