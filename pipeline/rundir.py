@@ -272,19 +272,22 @@ def _differences(was: RunRecord, config: RunConfig) -> list[str]:
 def open_retry(config: RunConfig, manifest: Manifest | None) -> FileSource:
     """Open what a retry goes through: the output as the recorded run wrote it.
 
-    Raises ResumeRefused where no run is recorded, settings differ or the output is not that one.
+    Raises OutputError where no run is recorded, ResumeRefused where settings differ or the output
+    is not that one.
     """
     if manifest is None:
-        raise ResumeRefused(
-            f"{config.output}: no run is recorded in {config.output}.run, so there is nothing to "
-            "retry. Run without --retry-failed first."
+        raise OutputError(
+            f"output: no run is recorded in {config.output}.run, so there is nothing to retry. Run "
+            "without --retry-failed first."
         )
+    # A retry that was begun is dropped first.
+    anew = "--overwrite" if manifest.complete is not None else "--restart --overwrite"
     differences = _differences(manifest.run, config)
     if differences:
         what = "\n".join(f"  {difference}" for difference in differences)
         raise ResumeRefused(
             f"{config.output} was made with other settings:\n{what}\nGo back to those to ask again "
-            "for its rows with an error."
+            f"for its rows with an error, or label the input anew with {anew}."
         )
     recorded = FileSource(Plan.from_json(manifest.run.plan))
     if manifest.complete is not None and not manifest.complete["errors"]:
@@ -303,7 +306,7 @@ def open_retry(config: RunConfig, manifest: Manifest | None) -> FileSource:
             return source
     raise ResumeRefused(
         f"{config.output} is not what the run wrote that {config.output}.run records, so its rows "
-        "with an error are not known. Put it back, or label the input anew with --overwrite."
+        f"with an error are not known. Put it back, or label the input anew with {anew}."
     )
 
 

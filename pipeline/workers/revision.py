@@ -31,7 +31,7 @@ class Revision:
             if not self._allow_drift:
                 raise StoppedEarly(
                     f"{change}: the labels of two models would be mixed. Start over with "
-                    "--restart, or --overwrite where the output is complete (and with a new "
+                    "--restart (with --overwrite too, where there is an output, and with a new "
                     "`cache`, if there is one), or accept the mixture with --allow-drift."
                 )
             self._emit(Notice(f"{change}; going on, as allow_drift says."))

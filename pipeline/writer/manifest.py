@@ -225,7 +225,12 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
     if not valid:
         return None
     run, *others = [record for record in records[:valid] if record is not None]
-    if run.pop("kind") != "run" or run["format"] != FORMAT:
+    known = {"part", "assembled", "complete", "retry"}
+    if (
+        run.pop("kind") != "run"
+        or run["format"] != FORMAT
+        or not known.issuperset(record["kind"] for record in others)
+    ):
         raise ResumeRefused(
             f"{path}: made by another version of this software ({run.get('software')}). Finish it "
             "with that one, or start over with --restart."
@@ -241,6 +246,6 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
             content = replace(content, assembled=record["identity"])
         elif kind == "complete":
             content = replace(content, complete=record)
-        elif kind == "retry":
+        else:
             content = replace(content, parts=[], assembled=None, complete=None, retry_of=content)
     return content

@@ -1,7 +1,10 @@
 """`--retry-failed`: only the rows that carry an error are asked again, and patched in place."""
 
 import itertools
+import shutil
+import signal
 import sys
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +19,7 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
+from pipeline.responses import ResponseStore
 from pipeline.writer import Manifest
 
 TEXTS = [f"poison {i}" if i % 7 == 3 else f"text {i}" for i in range(100)]
@@ -261,6 +265,39 @@ def test_killed_it_continues(label, server, source, output, failed, check, monke
             label(source, output, retry_failed=True)
     assert label(source, output, retry_failed=True)["errors"] == 1
     assert sorted(server.texts) == sorted(POISON)
+    check()
+
+
+@pytest.mark.fault(1)
+def test_killed_by_the_system_it_continues(
+    server, start, cli, source, output, failed, check, eventually
+):
+    """SIGKILL while requests are in flight: the same command asks at most those again."""
+    before = _bytes(output)
+    command = (
+        "run", source, "--endpoint", server.url, "-o", output, "--batch-size", 2,
+        "--concurrency", 1, "--retry-failed", "--json",
+    )  # fmt: skip
+    server.script = lambda each: server.reply(hold=each.number >= 5)
+    first = start(*command)
+    journal = output.with_name(output.name + ".run") / "responses.journal"
+    server.wait_for(lambda: len(server.requests) == 6)
+
+    def answers_stored():
+        shutil.copyfile(journal, source.with_name("copy"))
+        with closing(ResponseStore(source.with_name("copy"))) as store:
+            return len(store._index._newest)
+
+    eventually(lambda: answers_stored() == 10)
+    first.send(signal.SIGKILL)
+    assert first.ended().code == -signal.SIGKILL
+    assert _bytes(output) == before
+    held = set(server.requests[-1].texts)
+    server.release()
+    second = cli(*command)
+    assert (second.code, second.json["errors"]) == (3, 1), second.stderr
+    assert set(server.texts) == set(POISON)
+    assert server.sent_twice() == held
     check()
 
 
