@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from pipeline.events import Observer
 
 T = TypeVar("T")
-
-_SIGINT = 2
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ def run(
     observers: Sequence[Observer] = (),
     restart: bool = False,
     overwrite: bool = False,
+    retry_failed: bool = False,
 ) -> RunResult:
     """Label a table of files, as `classify run` does.
 
@@ -67,7 +67,11 @@ def run(
     `pipeline.errors`; what was committed by then is kept, and the same call continues it.
     """
     job = Run(config, observers=observers)
-    return RunResult(_blocking(job, lambda: job.execute(restart=restart, overwrite=overwrite)))
+
+    def execute() -> Awaitable[dict[str, Any]]:
+        return job.execute(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+
+    return RunResult(_blocking(job, execute))
 
 
 def classify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:
@@ -216,17 +220,26 @@ def _in_own_thread(job: Run, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except BaseException as error:  # noqa: BLE001  (raised again by the caller)
             outcome.extend((None, error))
 
+    def interrupt(*_: object) -> None:
+        reason = Interrupted(
+            "Interrupted; with `checkpoint` what was done is kept and the same call continues.",
+            signal.SIGINT,
+        )
+        with suppress(RuntimeError):  # the loop is closed: the run has ended
+            loop.call_soon_threadsafe(job.interrupt, reason)
+
     thread = threading.Thread(target=work, name="classify")
-    thread.start()
-    while thread.is_alive():
+    if threading.current_thread() is threading.main_thread():
+        # Not KeyboardInterrupt, which could also strike beside the wait and leave the run alone.
+        before = signal.signal(signal.SIGINT, interrupt)
         try:
+            thread.start()
             thread.join()
-        except KeyboardInterrupt:
-            reason = Interrupted(
-                "Interrupted; with `checkpoint` what was done is kept and the same call continues.",
-                _SIGINT,
-            )
-            loop.call_soon_threadsafe(job.stop, reason)
+        finally:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    else:
+        thread.start()
+        thread.join()
     result: T
     result, error = outcome
     if error is not None:

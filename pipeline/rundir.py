@@ -12,7 +12,7 @@ import orjson
 import pipeline
 from pipeline import storage
 from pipeline.errors import OutputError, ResumeRefused, SettingsError
-from pipeline.producer import Plan, check_unchanged
+from pipeline.producer import FileSource, Plan, check_unchanged, open_source
 from pipeline.writer import Manifest, RunRecord, identify, verified_parts
 
 if TYPE_CHECKING:
@@ -208,7 +208,8 @@ def same_run_or_new(
     would be replaced.
     """
     output = config.output
-    if manifest is None or (manifest.complete is not None and overwrite):
+    begins = manifest is None or (manifest.complete is not None and overwrite)
+    if begins and is_in_place(config):
         check_only_input_is_lost(config, plan)
     if manifest is None:
         if output.exists() and not overwrite:
@@ -224,7 +225,9 @@ def same_run_or_new(
         return None
     if manifest.complete is not None and (overwrite or not output.exists()):
         return None
-    differences = _differences(manifest.run, config, plan)
+    differences = _differences(manifest.run, config) + plan.differences(
+        Plan.from_json(manifest.run.plan)
+    )
     if not differences:
         return manifest
     what = "\n".join(f"  {difference}" for difference in differences)
@@ -241,31 +244,78 @@ def same_run_or_new(
 
 
 def check_only_input_is_lost(config: RunConfig, plan: Plan) -> None:
-    """Refuse to replace, in place, more than the input as it was read.
+    """Refuse to replace more than was read, where the output takes the place of what was.
 
     Raises OutputError for other files in its directory, InputError where the input was changed.
     """
-    if not is_in_place(config) or not config.output.exists():
-        return
     for file in plan.files:
         check_unchanged(file.path, file)
     known = {Path(file.path).resolve() for file in plan.files}
     for path in sorted(config.output.rglob("*")):
         if not path.is_dir() and path.resolve() not in known:
             raise OutputError(
-                f"output: {config.output} is the input, but holds {path} too, which would be lost. "
-                "Move it away, or choose another output."
+                f"output: {config.output} would be replaced, but holds {path} too, which would be "
+                "lost. Move it away, or choose another output."
             )
 
 
-def _differences(was: RunRecord, config: RunConfig, plan: Plan) -> list[str]:
+def _differences(was: RunRecord, config: RunConfig) -> list[str]:
     now = config.result_settings()
     keys = [*now, *(key for key in was.settings if key not in now)]
     return [
         f"{key}: {now.get(key)!r}, was {was.settings.get(key)!r}"
         for key in keys
         if now.get(key) != was.settings.get(key)
-    ] + plan.differences(Plan.from_json(was.plan))
+    ]
+
+
+def open_retry(config: RunConfig, manifest: Manifest | None) -> FileSource:
+    """Open what a retry goes through: the output as the recorded run wrote it.
+
+    Raises OutputError where no run is recorded, ResumeRefused where settings differ or the output
+    is not that one.
+    """
+    if manifest is None:
+        raise OutputError(
+            f"output: no run is recorded in {config.output}.run, so there is nothing to retry. Run "
+            "without --retry-failed first."
+        )
+    # A retry that was begun is dropped first.
+    anew = "--overwrite" if manifest.complete is not None else "--restart --overwrite"
+    differences = _differences(manifest.run, config)
+    if differences:
+        what = "\n".join(f"  {difference}" for difference in differences)
+        raise ResumeRefused(
+            f"{config.output} was made with other settings:\n{what}\nGo back to those to ask again "
+            f"for its rows with an error, or label the input anew with {anew}."
+        )
+    recorded = FileSource(Plan.from_json(manifest.run.plan))
+    if manifest.complete is not None and not manifest.complete["errors"]:
+        return recorded
+    if manifest.complete is None and (
+        stands(config.output, manifest)
+        or (manifest.assembled is not None and not config.output.exists())
+    ):
+        return recorded  # the retry is through; only its output is not recorded, or not in place
+    if config.output.exists():
+        source = open_source([str(config.output)])
+        if [[file.size_bytes, file.sha256] for file in source.plan.files] == (
+            manifest.retried_identity
+        ):
+            check_only_input_is_lost(config, source.plan)
+            return source
+    raise ResumeRefused(
+        f"{config.output} is not what the run wrote that {config.output}.run records, so its rows "
+        f"with an error are not known. Put it back, or label the input anew with {anew}."
+    )
+
+
+def begin_retry(directory: RunDirectory, manifest: Manifest) -> None:
+    """Record that the output's rows with an error are asked again."""
+    with storage.writing(directory.root):
+        directory.clear()
+        directory.parts.mkdir()
+    manifest.begin_retry()
 
 
 def begin(directory: RunDirectory, config: RunConfig, plan: Plan) -> Manifest:

@@ -92,6 +92,8 @@ class Run:
         self._observers: list[Observer] = [self._metrics, *observers]
         self._engine: Engine | None = None
         self._stopped_by: BaseException | None = None
+        self._interrupts = 0
+        self._task: asyncio.Task[Any] | None = None
 
     def stop(self, reason: BaseException) -> None:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
@@ -104,17 +106,37 @@ class Run:
         if self._engine is not None:
             self._engine.stop(reason)
 
-    async def execute(self, *, restart: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    def interrupt(self, reason: Interrupted) -> None:
+        """Stop, as a signal asks; a second one drops what is in flight too.
+
+        Belongs to the event loop of the run, as `stop` does.
+        """
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self.stop(reason)
+        # Once only: a third would cut off the tidying up after the second.
+        elif self._interrupts == 2 and self._task is not None:  # noqa: PLR2004
+            self._task.cancel()
+
+    async def execute(
+        self, *, restart: bool = False, overwrite: bool = False, retry_failed: bool = False
+    ) -> dict[str, Any]:
         """Run to the end and give the summary.
+
+        With `retry_failed` a complete run asks again for the rows of its output that carry an
+        error, and for nothing else; an unfinished run is continued as without it.
 
         Raises UsageError before anything is sent or written, and any other ClassifyError after
         what was done has been committed; `summary` of such an error is the summary so far.
         """
+        self._task = asyncio.current_task()
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
         try:
-            opened = await _in_thread(lambda: self._open(restart=restart, overwrite=overwrite))
+            opened = await _in_thread(
+                lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+            )
         except asyncio.CancelledError as cancelled:
             raise self._stopped_by or cancelled from None
         if opened.manifest.complete is not None:
@@ -145,7 +167,7 @@ class Run:
                 error.summary = summary
         return summary
 
-    def _open(self, *, restart: bool, overwrite: bool) -> _Opened:
+    def _open(self, *, restart: bool, overwrite: bool, retry_failed: bool) -> _Opened:
         """Check everything that can be checked; write only once all is well.
 
         Where the output is complete already, nothing is written and its manifest says so.
@@ -160,6 +182,11 @@ class Run:
             lock.acquire()
         try:
             found = self._manifest(directory, restart=restart)
+            # A retry that was begun goes on; another unfinished run comes first.
+            begun = found is not None and found.retry_of is not None
+            unfinished = found is not None and found.complete is None
+            if begun or (retry_failed and not unfinished):
+                return self._open_retry(directory, found, lock)
             source, again = self._open_source(found)
             manifest = rundir.same_run_or_new(
                 directory, found, config, source.plan, overwrite=overwrite and not again
@@ -173,7 +200,7 @@ class Run:
             if found is None and not restart and Manifest.load(directory.manifest) is not None:
                 # Another process began this run since there was no directory to lock.
                 lock.release()
-                return self._open(restart=restart, overwrite=overwrite)
+                return self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
             if manifest is None:
                 manifest = rundir.begin(directory, config, source.plan)
                 return _Opened(source, directory, manifest, lock)
@@ -185,6 +212,22 @@ class Run:
             raise
         return _Opened(source, directory, manifest, lock, damaged)
 
+    def _open_retry(
+        self, directory: rundir.RunDirectory, manifest: Manifest | None, lock: storage.Lock
+    ) -> _Opened:
+        """Begin a retry of a complete run, or continue one: its input is the output."""
+        source = rundir.open_retry(self._config, manifest)
+        assert manifest is not None
+        if manifest.complete is not None:
+            if not manifest.complete["errors"]:
+                fan_out(self._observers)(Notice("No row carries an error: nothing to retry."))
+                return _Opened(source, directory, manifest, lock)
+            rundir.begin_retry(directory, manifest)
+        if rundir.stands(self._config.output, manifest):
+            return _Opened(source, directory, manifest, lock, stands=True)
+        damaged = rundir.proceed(directory, manifest)
+        return _Opened(source, directory, manifest, lock, damaged)
+
     def _manifest(self, directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
         """Read the manifest that this attempt may go on from."""
         try:
@@ -193,8 +236,13 @@ class Run:
             if not restart:
                 raise
             return None
-        if restart and found is not None and found.complete is None:
-            return found if rundir.stands(self._config.output, found) else None
+        if not restart or found is None or found.complete is not None:
+            return found
+        if rundir.stands(self._config.output, found):
+            return found
+        if found.retry_of is None:
+            return None
+        found.drop_retry()
         return found
 
     def _open_source(self, found: Manifest | None) -> tuple[Source, bool]:
@@ -234,7 +282,8 @@ class Run:
                 _revision(manifest),
                 emit,
                 allow_drift=config.allow_drift,
-                confirmed=any(part.confirmed for part in manifest.parts),
+                confirmed=manifest.retry_of is not None
+                or any(part.confirmed for part in manifest.parts),
             )
             while manifest.rows < plan.rows:
                 try:
@@ -291,10 +340,13 @@ class Run:
 
         def before_rename() -> None:
             manifest.set_assembled(identify(directory.scratch))
-            rundir.check_only_input_is_lost(config, opened.source.plan)
+            replaces = rundir.is_in_place(config) or manifest.retry_of is not None
+            if replaces and config.output.exists():
+                rundir.check_only_input_is_lost(config, opened.source.plan)
 
         if not opened.stands:
-            schema = output_schema(opened.source.plan.schema, config)
+            # Of the input, also where it is gone and the output is what was gone through.
+            schema = output_schema(Plan.from_json(manifest.run.plan).schema, config)
             assemble(
                 [directory.parts / part.file for part in manifest.parts],
                 schema.with_metadata({**(schema.metadata or {}), **_metadata(config, manifest)}),
@@ -484,19 +536,12 @@ def install_signal_handlers(run: Run) -> Callable[[], None]:
     For a loop in the main thread; gives the function that takes the handlers off again.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
-    received: list[int] = []
 
     def handle(number: int) -> None:
-        received.append(number)
-        if len(received) > 1:
-            task.cancel()
-            return
         name = signal.Signals(number).name
-        run.stop(
+        run.interrupt(
             Interrupted(
                 f"Stopped by {name} after committing what was answered. Run the same command "
                 "again to continue.",
@@ -521,7 +566,8 @@ def _deadline_passed(seconds: float) -> StoppedEarly:
 
 
 def _revision(manifest: Manifest) -> str | None:
-    return next((part.revision for part in reversed(manifest.parts) if part.revision), None)
+    before = (manifest.retry_of or {}).get("model_revision")
+    return next((part.revision for part in reversed(manifest.parts) if part.revision), before)
 
 
 def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:

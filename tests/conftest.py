@@ -327,6 +327,7 @@ def label(server):
         *,
         restart: bool = False,
         overwrite: bool = False,
+        retry_failed: bool = False,
         observers: tuple[Any, ...] = (),
         **settings: Any,
     ) -> dict[str, Any]:
@@ -340,7 +341,11 @@ def label(server):
             }
         )
         return pipeline.api.run(
-            config, restart=restart, overwrite=overwrite, observers=observers
+            config,
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            observers=observers,
         ).summary
 
     return run

@@ -1,6 +1,8 @@
 """What notebooks call: a table in, the same kind of table out."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +15,8 @@ import pytest
 import pipeline
 import pipeline.api
 from pipeline import aclassify, classify
-from pipeline.errors import InputError, ResumeRefused, SettingsError, StoppedEarly
+from pipeline.errors import InputError, Interrupted, ResumeRefused, SettingsError, StoppedEarly
+from pipeline.runner import Run
 
 TEXTS = ["good", "bad", None, "good", "fine"]
 
@@ -112,6 +115,71 @@ async def test_inside_a_running_loop(server, labels):
         found = classify(pa.table({"text": TEXTS}), endpoint=server.url)
         assert found["label"].to_pylist() == labels
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+def interrupt():
+    """Press Ctrl-C, in a thread of its own, often or until told (by what this gives) to end."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for what comes after the call
+    ended = threading.Event()
+
+    def press(when, times, afterwards):
+        def work():
+            when()
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                if ended.wait(0.02):  # signals that follow each other at once would merge
+                    break
+            afterwards()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+
+        def end():
+            ended.set()
+            thread.join()
+
+        return end
+
+    yield press
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("times", [1, 2_000], ids=["once", "again and again"])
+async def test_interrupted_inside_a_running_loop(server, tmp_path, interrupt, monkeypatch, times):
+    """Once: what is in flight is awaited and kept. Twice: the call ends at once, unanswered."""
+    table = pa.table({"text": [f"text {i}" for i in range(1_000)]})
+    again = {
+        "endpoint": server.url, "checkpoint": tmp_path / "kept", "concurrency": 4, "dialect": "hf",
+    }  # fmt: skip
+    server.script = lambda each: server.reply(hold=True) if each.number >= 10 else None
+    stop, stopping = Run.stop, threading.Event()
+
+    def watched_stop(run, reason):
+        stop(run, reason)
+        stopping.set()
+
+    def release_once_it_stops():
+        stopping.wait()
+        if times == 1:
+            server.release()
+
+    monkeypatch.setattr(Run, "stop", watched_stop)
+    end = interrupt(
+        lambda: server.wait_for(lambda: server.in_flight == 4), times, release_once_it_stops
+    )
+    with pytest.raises(Interrupted, match="checkpoint"):
+        classify(table, **again)
+    end()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert "classify" not in [thread.name for thread in threading.enumerate()]
+    unanswered = {text for each in server.requests if not each.answered for text in each.texts}
+    assert bool(unanswered) == (times > 1)
+    server.release()
+    server.script = lambda _: None
+    assert classify(table, **again)["error"].null_count == 1_000
+    assert server.sent_twice() == unanswered
 
 
 async def test_aclassify_leaves_the_loop_free(server, labels):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="PATH", help="A .parquet file, or a directory of them.")
 @click.option("--restart", is_flag=True, help="Throw away an unfinished run and begin anew.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Ask again for the rows of the output with an error."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
 @setting_options
 def run(
@@ -28,6 +31,7 @@ def run(
     *,
     restart: bool,
     overwrite: bool,
+    retry_failed: bool,
     as_json: bool,
     config_file: Path | None,
     **settings: Any,
@@ -55,7 +59,13 @@ def run(
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 
-        result = api.run(config, observers=[progress], restart=restart, overwrite=overwrite)
+        result = api.run(
+            config,
+            observers=[progress],
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+        )
     except ClassifyError as error:
         progress.close()
         fail(error, as_json=as_json)

@@ -111,7 +111,10 @@ def _is_text(kind: Any) -> bool:
 
 
 class Resolver:
-    """Resolves chunks, several at a time; `model` and `endpoint` scope what is known already."""
+    """Resolves chunks, several at a time; `model` and `endpoint` scope what is known already.
+
+    A chunk that has the result columns already is of a retry: its rows with an error are resolved.
+    """
 
     def __init__(self, config: RunConfig, pool: Pool, dedup: Dedup) -> None:
         self._config = config
@@ -133,6 +136,8 @@ class Resolver:
             raise
 
     async def _resolve(self, first_row: int, table: Any) -> Resolved:
+        if self._config.error_column in table.column_names:
+            return await self._resolve_failed(first_row, table)
         # One after the other, so that earlier rows are asked for first: they are committed first.
         async with self._in_order:
             prepared = await asyncio.to_thread(
@@ -142,6 +147,15 @@ class Resolver:
             prepared.items, prepared.keys, self._pool.ask, rows=table.num_rows
         )
         return await asyncio.to_thread(finish, first_row, table, prepared, outcomes, self._config)
+
+    async def _resolve_failed(self, first_row: int, table: Any) -> Resolved:
+        """Resolve the rows of a labelled chunk that carry an error; the others stay as they are."""
+        failed = pc.indices_nonzero(pc.is_valid(table.column(self._config.error_column)))
+        inputs = [name for name in (self._config.text, self._config.text_pair) if name]
+        again = await self._resolve(first_row, table.select(inputs).take(failed))
+        return await asyncio.to_thread(
+            patch, first_row, table, failed.to_pylist(), again.table, self._config
+        )
 
 
 def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
@@ -195,11 +209,29 @@ def finish(
     result = table
     for field, column in zip(result_fields(config), columns, strict=True):
         result = result.append_column(field, column)
-    counts = pc.value_counts(columns[0]).to_pylist()
+    return _counted(first_row, result, config)
+
+
+def patch(
+    first_row: int, table: Any, rows: Sequence[int], results: Any, config: RunConfig
+) -> Resolved:
+    """Put the result columns of `results` in place of those of `rows` of a labelled chunk."""
+    order = list(range(table.num_rows))
+    for position, row in enumerate(rows):
+        order[row] = table.num_rows + position
+    for field in result_fields(config):
+        both = [one.column(field.name).combine_chunks() for one in (table, results)]
+        column = pa.concat_arrays(both).take(pa.array(order, pa.int64()))
+        table = table.set_column(table.schema.get_field_index(field.name), field, column)
+    return _counted(first_row, table, config)
+
+
+def _counted(first_row: int, table: Any, config: RunConfig) -> Resolved:
+    counts = pc.value_counts(table.column(config.label_column)).to_pylist()
     return Resolved(
         first_row,
-        result,
-        errors=table.num_rows - columns[2].null_count,
+        table,
+        errors=table.num_rows - table.column(config.error_column).null_count,
         labels={
             count["values"]: count["counts"] for count in counts if count["values"] is not None
         },

@@ -44,7 +44,8 @@ class Revision:
             else:
                 raise StoppedEarly(
                     f"{change}: the labels of two models would be mixed. Start over with "
-                    "--restart, or accept the mixture with --allow-drift."
+                    "--restart (with --overwrite too, where there is an output), or accept the "
+                    "mixture with --allow-drift."
                 )
         self.current, self.confirmed = told, True
 

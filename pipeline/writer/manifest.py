@@ -7,6 +7,7 @@ One JSON record a line, each behind the CRC-32 of its bytes:
     0b7d2e91 {"kind": "part", ...}        one committed part, in order of rows
     3e90d1b7 {"kind": "assembled", ...}   what the output is, recorded before it takes its name
     77aa01c4 {"kind": "complete", ...}    the output stands
+    1c6f2a5d {"kind": "retry"}            its rows with an error are asked again; parts follow
 
 A kill while a line is written leaves a torn tail, which is cut off on opening. A bad line with a
 good one after it is damage that no kill causes; that is refused rather than guessed at.
@@ -24,6 +25,7 @@ from pipeline import storage
 from pipeline.errors import ResumeRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FORMAT = 1
@@ -61,11 +63,13 @@ class PartRecord:
 @dataclass(frozen=True)
 class _Content:
     run: RunRecord
-    caches: list[str]
-    parts: list[PartRecord]
-    assembled: list[Any] | None
-    complete: dict[str, Any] | None
-    valid_bytes: int
+    caches: list[str] = field(default_factory=list)
+    parts: list[PartRecord] = field(default_factory=list)
+    assembled: list[Any] | None = None
+    complete: dict[str, Any] | None = None
+    valid_bytes: int = 0
+    # What was recorded of the complete output whose rows with an error are being asked again.
+    retry_of: _Content | None = None
 
 
 class Manifest:
@@ -93,10 +97,9 @@ class Manifest:
     @classmethod
     def create(cls, path: Path, run: RunRecord) -> Manifest:
         """Begin a manifest, replacing whatever stood there."""
-        line = _line({"kind": "run", **asdict(run)})
-        with storage.writing(path):
-            storage.commit_bytes(line, path)
-        return cls(path, _Content(run, [], [], None, None, len(line)))
+        manifest = cls(path, _Content(run))
+        manifest._rewrite(manifest._content)
+        return manifest
 
     @property
     def run(self) -> RunRecord:
@@ -128,6 +131,16 @@ class Manifest:
         return self._content.complete
 
     @property
+    def retry_of(self) -> dict[str, Any] | None:
+        """What `complete` was of the output whose rows with an error are asked again; else None."""
+        return None if self._content.retry_of is None else self._content.retry_of.complete
+
+    @property
+    def retried_identity(self) -> list[Any] | None:
+        """What the output is whose rows with an error are, or would be, asked again."""
+        return (self._content.retry_of or self._content).assembled
+
+    @property
     def rows(self) -> int:
         """How many rows are committed; the next part starts at this row."""
         return self.parts[-1].first_row + self.parts[-1].rows if self.parts else 0
@@ -142,14 +155,7 @@ class Manifest:
 
     def keep_parts(self, count: int) -> None:
         """Forget all but the first `count` parts: the others are damaged and done again."""
-        kept = self.parts[:count]
-        lines = [_line({"kind": "run", **asdict(self.run)})]
-        lines += [_line({"kind": "cache", "path": path}) for path in self.caches]
-        lines += [_line({"kind": "part", **asdict(part)}) for part in kept]
-        content = b"".join(lines)
-        with storage.writing(self._path):
-            storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, self.caches, kept, None, None, len(content))
+        self._rewrite(replace(self._content, parts=self.parts[:count], assembled=None))
 
     def add_cache(self, path: str) -> None:
         """Record that this attempt writes its answers to a shared response store."""
@@ -170,16 +176,43 @@ class Manifest:
 
     def set_complete(self, facts: dict[str, Any]) -> None:
         """Record that the output stands, and drop the part records, whose files go."""
-        content = _line({"kind": "run", **asdict(self.run)})
-        content += _line({"kind": "assembled", "identity": self.assembled})
-        content += _line({"kind": "complete", **facts})
+        self._rewrite(_Content(self.run, assembled=self.assembled, complete=facts))
+
+    def begin_retry(self) -> None:
+        """Record that the complete output is gone through again, from its first row on."""
+        assert self.complete is not None, "only a complete run is retried"
+        self._rewrite(_Content(self.run, retry_of=self._content))
+
+    def drop_retry(self) -> None:
+        """Go back to the complete output, which stands until a retry is done."""
+        assert self._content.retry_of is not None, "there is no retry to drop"
+        self._rewrite(self._content.retry_of)
+
+    def _rewrite(self, content: _Content) -> None:
+        raw = b"".join(map(_line, _records(content)))
         with storage.writing(self._path):
-            storage.commit_bytes(content, self._path)
-        self._content = _Content(self.run, [], [], self.assembled, facts, len(content))
+            storage.commit_bytes(raw, self._path)
+        self._content = replace(content, valid_bytes=len(raw))
 
     def _append(self, record: dict[str, Any]) -> None:
         with storage.writing(self._path):
             storage.append_durably(self._path, _line(record))
+
+
+def _records(content: _Content) -> Iterator[dict[str, Any]]:
+    if content.retry_of is None:
+        yield {"kind": "run", **asdict(content.run)}
+    else:
+        yield from _records(content.retry_of)
+        yield {"kind": "retry"}
+    for path in content.caches:
+        yield {"kind": "cache", "path": path}
+    for part in content.parts:
+        yield {"kind": "part", **asdict(part)}
+    if content.assembled is not None:
+        yield {"kind": "assembled", "identity": content.assembled}
+    if content.complete is not None:
+        yield {"kind": "complete", **content.complete}
 
 
 def _line(record: dict[str, Any]) -> bytes:
@@ -209,13 +242,18 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
     if not valid:
         return None
     run, *others = [record for record in records[:valid] if record is not None]
-    if run.pop("kind") != "run" or run["format"] != FORMAT:
+    known = {"cache", "part", "assembled", "complete", "retry"}
+    if (
+        run.pop("kind") != "run"
+        or run["format"] != FORMAT
+        or not known.issuperset(record["kind"] for record in others)
+    ):
         raise ResumeRefused(
             f"{path}: made by another version of this software ({run.get('software')}). Finish it "
             "with that one, or start over with --restart."
         )
     valid_bytes = sum(len(line) + 1 for line in lines[:valid])
-    content = _Content(RunRecord(**run), [], [], None, None, valid_bytes)
+    content = _Content(RunRecord(**run), valid_bytes=valid_bytes)
     for record in others:
         match record.pop("kind"):
             case "cache":
@@ -224,6 +262,8 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
                 content.parts.append(PartRecord(**record))
             case "assembled":
                 content = replace(content, assembled=record["identity"])
-            case _:
+            case "complete":
                 content = replace(content, complete=record)
+            case _:
+                content = _Content(content.run, valid_bytes=valid_bytes, retry_of=content)
     return content

@@ -1,5 +1,7 @@
 """The manifest under torn tails, flipped bits and other versions."""
 
+import zlib
+
 import orjson
 import pytest
 
@@ -136,3 +138,32 @@ def test_a_disk_that_refuses_stops_the_run(path, written):
 def test_each_line_is_readable_by_people(written):
     lines = [line[9:] for line in written.splitlines()]
     assert [orjson.loads(line)["kind"] for line in lines] == ["run", "part", "part", "part"]
+
+
+def test_a_retry_keeps_what_was_recorded_of_the_output(path, written):
+    """Read back at every step; dropped, the manifest is what it was before."""
+    manifest = Manifest.load(path)
+    manifest.set_assembled([[9, "a" * 64]])
+    manifest.set_complete({"errors": 2})
+    complete = path.read_bytes()
+    manifest.begin_retry()
+    manifest.add_part(_part(0))
+    manifest.set_assembled([[8, "b" * 64]])
+    for found in (manifest, Manifest.load(path)):
+        assert (found.run, found.parts, found.complete) == (RUN, [_part(0)], None)
+        assert (found.retry_of, found.retried_identity) == ({"errors": 2}, [[9, "a" * 64]])
+        assert found.assembled == [[8, "b" * 64]]
+    manifest.keep_parts(0)
+    assert Manifest.load(path).retried_identity == [[9, "a" * 64]]
+    assert (manifest.rows, manifest.assembled) == (0, None)
+    manifest.drop_retry()
+    assert path.read_bytes() == complete
+    assert (manifest.complete, manifest.retry_of) == ({"errors": 2}, None)
+
+
+def test_a_record_of_a_kind_that_is_not_known_is_refused(path, written):
+    """It belongs to a newer version, and what it says must not be passed over."""
+    line = orjson.dumps({"kind": "new"})
+    path.write_bytes(written + b"%08x %b\n" % (zlib.crc32(line), line))
+    with pytest.raises(ResumeRefused, match="another version"):
+        Manifest.load(path)
