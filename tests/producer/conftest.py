@@ -11,7 +11,6 @@ def hand_out(monkeypatch):
 
     A small read buffer does not do that: what is asked of it goes past it where it is empty.
     """
-
     real = csv_files._Tap
 
     def limit(most: int) -> None:
