@@ -45,6 +45,9 @@ def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
         signature = files.signature(path)
         with _open(path) as file:
             found, rows = file.schema_arrow, file.metadata.num_rows
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            if rows != sum(counts) or min(counts, default=0) < 0:
+                raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
             _collect_values(file, values)
         if not planned:
             check_columns(path, found)
@@ -139,7 +142,7 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
             ) as file,
         ):
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise files.unreadable(path, error) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
