@@ -169,11 +169,14 @@ def oracle(data: bytes, encoding: str, delimiter: str) -> Expected:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records: list[tuple[int, list[str]]] = []
     line = 1
+    # The record that a bad byte is in is not a whole one.
+    torn = not whole and not text.endswith(("\n", "\r"))
     try:
         for row in reader:
             records.append((line, row))
             line = reader.line_num + 1
     except csv.Error as error:
+        torn = False
         at_end = "unexpected end of data" in str(error)
         if whole or not at_end:
             expected.wrong_lines.add(line if at_end else reader.line_num)
@@ -183,8 +186,7 @@ def oracle(data: bytes, encoding: str, delimiter: str) -> Expected:
         return expected
     expected.header = filled[0][1]
     expected.rows = [row for _, row in filled[1:]]
-    if not whole and records and not text.endswith(("\n", "\r")):
-        # The record that the bad byte is in is not a whole one.
+    if torn and records:
         filled = [(line, row) for line, row in filled if line != records[-1][0]]
     expected.anywhere = (
         len(set(expected.header)) < len(expected.header)
