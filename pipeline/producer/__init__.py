@@ -4,7 +4,8 @@
                             Source.chunks(n)     rows n, n + 1, ... with bounded memory
 
 `files` finds and watches the input files, `csv_files` and `parquet_files` read them, `csv_types`
-settles what the columns of a CSV hold, `chunks` cuts the rows, `sources` ties these together.
+settles what the columns of a CSV hold, `storable` whether the output can hold them, `chunks` cuts
+the rows, `sources` ties these together.
 """
 
 from pipeline.producer.chunks import Chunk

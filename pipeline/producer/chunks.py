@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 # Columns of a chunk are joined, and 32-bit string offsets end at 2 GiB.
 MAX_CHUNK_BYTES = 1 << 30
@@ -36,7 +37,8 @@ def rechunk(
 
     A chunk has `max_rows` rows, or fewer where one more would exceed `max_bytes` of Arrow
     buffers, or at the end of the stream; a row larger than `max_bytes` is a chunk by itself. The
-    shared dictionary of a dictionary column is not counted. A chunk owns its memory: it keeps no
+    shared dictionary of a dictionary column is not counted; one that is larger than `max_bytes`
+    by itself is cut down to what the chunk's rows use of it. A chunk owns its memory: it keeps no
     larger batch alive.
 
     Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
@@ -60,11 +62,11 @@ def rechunk(
                 size += _own_bytes(held[-1])
                 rest = rest.slice(count)
             if rest.num_rows or rows == max_rows:
-                yield Chunk(first_row, _joined(held, schema))
+                yield Chunk(first_row, _joined(held, schema, max_bytes))
                 first_row += rows
                 held, rows, size = [], 0, 0
     if held:
-        yield Chunk(first_row, _joined(held, schema))
+        yield Chunk(first_row, _joined(held, schema, max_bytes))
 
 
 def _fitting_rows(batch: pa.RecordBatch, rows: int, size: int) -> int:
@@ -91,13 +93,16 @@ def _own_array_bytes(array: pa.Array) -> int:
     return size
 
 
-def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, max_bytes: int) -> pa.Table:
     """Copy slices into one table that shares no buffer with their parents."""
+    batches = [_map_columns(batch, lambda c: _own_dictionary(c, max_bytes)) for batch in batches]
     try:
-        joined = pa.concat_batches([_without_views(batch) for batch in batches])
+        joined = pa.concat_batches([_map_columns(batch, _without_view) for batch in batches])
     except pa.ArrowException:
         # Dictionaries that do not fit their index type together, and types Arrow cannot join.
-        return pa.Table.from_batches(batches, schema=schema)
+        return pa.Table.from_batches(
+            [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
+        )
     columns = [
         column if column.type == kind else column.cast(kind)
         for column, kind in zip(joined.columns, schema.types, strict=True)
@@ -105,12 +110,31 @@ def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([pa.RecordBatch.from_arrays(columns, schema=schema)])
 
 
-def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
-    columns = []
-    for column in batch.columns:
-        contiguous = _contiguous(column.type)
-        columns.append(column if contiguous is None else column.cast(contiguous))
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+def _map_columns(batch: pa.RecordBatch, change: Callable[[pa.Array], pa.Array]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(list(map(change, batch.columns)), names=batch.schema.names)
+
+
+def _own_dictionary(array: pa.Array, max_bytes: int) -> pa.Array:
+    """Cut a dictionary down to the values in use, where each part would carry too much of it.
+
+    One that holds a null is cut down too: Parquet takes nulls among the indices only.
+    """
+    if not pt.is_dictionary(array.type) or not (
+        array.dictionary.null_count or array.dictionary.nbytes > max_bytes
+    ):
+        return array
+    used = array.indices.unique().sort()
+    used = used.filter(array.dictionary.take(used).is_valid())
+    return pa.DictionaryArray.from_arrays(
+        pc.index_in(array.indices, used).cast(array.type.index_type),
+        array.dictionary.take(used),
+        ordered=array.type.ordered,
+    )
+
+
+def _without_view(column: pa.Array) -> pa.Array:
+    contiguous = _contiguous(column.type)
+    return column if contiguous is None else column.cast(contiguous)
 
 
 def _contiguous(kind: pa.DataType) -> pa.DataType | None:

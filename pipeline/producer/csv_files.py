@@ -39,7 +39,7 @@ from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.plan import InputFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.producer.plan import CsvFormat
 
@@ -105,6 +105,7 @@ def plan_files(
                 files.check_same_columns(path, cells.header, paths[0], header)
                 for block in cells.blocks():
                     rows += len(block)
+                    _check_unicode(itertools.chain.from_iterable(block))
                     types.observe(block)
         except InputError:
             files.check_unchanged(path, signature)
@@ -186,8 +187,7 @@ class _Cells:
                 f"{self._path} has no header: it holds nothing but blank lines. "
                 "Its first line must name the columns."
             )
-        # Some codecs yield lone surrogates, which no Arrow name can hold.
-        "".join(header).encode()
+        _check_unicode(header)
         for position, name in enumerate(header, start=1):
             if not name.strip():
                 raise InputError(
@@ -223,6 +223,11 @@ class _Cells:
             f"{self._path} line {line}{since}: {error}. A quote inside a quoted cell must be "
             "doubled."
         )
+
+
+def _check_unicode(cells: Iterable[str]) -> None:
+    """Raise UnicodeEncodeError for lone surrogates, which some codecs yield and Arrow refuses."""
+    "".join(cells).encode()
 
 
 def _lines(row: list[str]) -> int:

@@ -52,6 +52,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
             named_by[real] = name
             found.append(path)
     for path in found:
+        _check_name(path)
         if signature(path).size_bytes == 0:
             raise InputError(f"{path} is empty (0 bytes). Write the table again, or leave it out.")
     csv = next((path for path in found if is_csv(path)), None)
@@ -131,6 +132,16 @@ def check_same_columns(path: str, names: list[str], first: str, expected: list[s
         f"{path} has its columns in another order than {first}: column {at + 1} is "
         f"{names[at]!r}, not {expected[at]!r}. {_SAME_COLUMNS}"
     )
+
+
+def _check_name(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the run. "
+            "Rename the file."
+        ) from error
 
 
 def _expand(name: str, output: Path | None) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from pipeline.errors import InputError
 from pipeline.producer import files
@@ -25,19 +27,28 @@ BATCH_BYTES = 4 << 20
 # Without a read buffer, pyarrow holds the compressed columns of a whole row group.
 _READ_BYTES = 1 << 20
 
+_WIDE = pa.int32()
+
 
 def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every footer and checksum every file.
 
     The schema is the first file's, metadata included; a column is nullable where it is so in any
-    file. Raises InputError for a file that is not Parquet, or whose columns differ.
+    file. A dictionary whose small index counts the values of each row group, but not of all
+    together, gets an index of 32 bits. Raises InputError for a file that is not Parquet, or whose
+    columns differ.
     """
     schema = pa.schema([])
+    values: dict[str, set[Any]] = {}
     planned: list[InputFile] = []
     for path in paths:
         signature = files.signature(path)
         with _open(path) as file:
             found, rows = file.schema_arrow, file.metadata.num_rows
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            if rows != sum(counts) or min(counts, default=0) < 0:
+                raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
+            _collect_values(file, values)
         if not planned:
             check_columns(path, found)
             schema = found
@@ -51,7 +62,35 @@ def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
         planned.append(
             InputFile(path=path, rows=rows, sha256=digest.hexdigest(), **signature._asdict())
         )
-    return schema, tuple(planned)
+    return _widened(schema, values), tuple(planned)
+
+
+def _collect_values(file: pq.ParquetFile, values: dict[str, set[Any]]) -> None:
+    """Add the values of this file's dictionaries with an index of 8 or 16 bits."""
+    names = [
+        field.name
+        for field in file.schema_arrow
+        if pt.is_dictionary(field.type) and field.type.index_type.bit_width < _WIDE.bit_width
+    ]
+    last: dict[str, pa.Array] = {}
+    for batch in file.iter_batches(columns=names) if names else ():
+        for name in names:
+            dictionary = batch.column(name).dictionary
+            if name not in last or not dictionary.equals(last[name]):
+                values.setdefault(name, set()).update(dictionary.to_pylist())
+            last[name] = dictionary
+
+
+def _widened(schema: pa.Schema, values: dict[str, set[Any]]) -> pa.Schema:
+    for position, field in enumerate(schema):
+        kind = field.type
+        if field.name not in values:
+            continue
+        bits = kind.index_type.bit_width - pt.is_signed_integer(kind.index_type)
+        if len(values[field.name]) > 1 << bits:
+            wide = pa.dictionary(_WIDE, kind.value_type, kind.ordered)
+            schema = schema.set(position, field.with_type(wide))
+    return schema
 
 
 def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
@@ -69,17 +108,27 @@ def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.Re
             (group.total_byte_size // group.num_rows for group in groups[first:] if group.num_rows),
             default=0,
         )
-        batches = file.iter_batches(
-            batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes))),
-            row_groups=range(first, len(groups)),
-        )
-        for decoded in batches:
+        batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+        rest = range(first, len(groups))
+        # pyarrow cannot join nested dictionaries of two row groups in one batch.
+        at_once = [[group] for group in rest] if _nests_dictionary(schema) else [rest]
+        for decoded in itertools.chain.from_iterable(
+            file.iter_batches(batch_size=batch_rows, row_groups=groups) for groups in at_once
+        ):
             batch = decoded.slice(start_row)
             start_row = max(0, start_row - decoded.num_rows)
             if batch.num_rows:
                 # Parquet readers trust the file; text that is not UTF-8 would fail much later.
                 batch.validate(full=True)
-                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+                columns = [
+                    column if column.type == kind else column.cast(kind)
+                    for column, kind in zip(batch.columns, schema.types, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _nests_dictionary(schema: pa.Schema) -> bool:
+    return any(pt.is_nested(kind) and "dictionary<" in str(kind) for kind in schema.types)
 
 
 @contextmanager
@@ -93,7 +142,7 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
             ) as file,
         ):
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise files.unreadable(path, error) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
+import pyarrow.types as pt
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
+from pipeline.producer.storable import check_storable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -78,8 +80,10 @@ def open_source(
 def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:
     if files.is_csv(paths[0]):
         schema, planned = csv_files.plan_files(paths, csv_format)
+        check_storable(paths[0], schema)
         return Plan(schema, _limited(planned, None), planned, csv_format)
     schema, planned = parquet_files.plan_files(paths)
+    check_storable(paths[0], schema)
     return Plan(schema, _limited(planned, None), planned)
 
 
@@ -156,11 +160,14 @@ class FileSource:
 class TableSource:
     """A table that is already in memory; its identity is the checksum of its rows.
 
-    Raises InputError for a table without columns or with two of one name.
+    Raises InputError for a table without columns, with two of one name, or with a column that
+    Parquet cannot hold.
     """
 
     def __init__(self, table: pa.Table) -> None:
         parquet_files.check_columns("The table", table.schema)
+        check_storable("The table", table.schema)
+        _check_dictionaries(table)
         self._table = table
         self.plan = Plan(table.schema, table.num_rows, (_identify(table),))
 
@@ -176,6 +183,19 @@ class TableSource:
             max_rows=max_rows,
             max_bytes=max_bytes,
         )
+
+
+def _check_dictionaries(table: pa.Table) -> None:
+    """Refuse a dictionary whose index counts the values of each piece, but not of all together."""
+    for name, column in zip(table.schema.names, table.columns, strict=True):
+        if pt.is_dictionary(column.type):
+            try:
+                column.unify_dictionaries()
+            except pa.ArrowInvalid as error:
+                raise InputError(
+                    f"The table: column {name!r} ({column.type}) holds more values than its index "
+                    f"can count ({error}). Cast it to a dictionary with a larger index."
+                ) from error
 
 
 def _check_start(start_row: int, plan: Plan) -> None:

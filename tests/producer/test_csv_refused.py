@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputError, SettingsError
-from pipeline.producer import csv_files, open_source
+from pipeline.producer import open_source
 
 GOOD = b"id,text\n1,a\n"
 
@@ -46,9 +46,9 @@ def test_bad_csv(tmp_path, data, message):
 @pytest.mark.parametrize("read_bytes", [1, 2, 7, 256 << 10])
 @pytest.mark.parametrize("terminator", ["\n", "\r", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "shift_jis"])
-def test_line_of_a_bad_byte(tmp_path, monkeypatch, read_bytes, terminator, encoding):
+def test_line_of_a_bad_byte(tmp_path, hand_out, read_bytes, terminator, encoding):
     """The line is exact wherever buffers end, for every line break and in every encoding."""
-    monkeypatch.setattr(csv_files, "_READ_BYTES", read_bytes)
+    hand_out(read_bytes)
     rows = ["id,text"] + [f"{i},語{i}" for i in range(40)] + ["x,"]
     bad = b"\x00\xd8\n\x00" if encoding == "utf-16" else b"\xff"
     path = tmp_path / "t.csv"

@@ -178,6 +178,55 @@ def test_not_parquet(tmp_path):
         open_source([str(tmp_path)])
 
 
+def flipped(path, positions, masks):
+    """Write the file again and again, each time with one byte changed."""
+    data = path.read_bytes()
+    for position in positions:
+        for mask in masks:
+            path.write_bytes(
+                data[:position] + bytes([data[position] ^ mask]) + data[position + 1 :]
+            )
+            yield
+
+
+def read_or_refused(path):
+    """Read all of a file, which is as many rows as planned, or say that it is refused."""
+    try:
+        source = open_source([str(path)])
+        rows = [chunk.table.num_rows for chunk in source.chunks(0, max_rows=50, max_bytes=1 << 20)]
+    except InputError as error:
+        assert "t.parquet" in str(error)  # noqa: PT017 - both outcomes are fine
+        return
+    assert sum(rows) == source.plan.rows
+
+
+def damageable(path):
+    """Write a small file of many kinds of columns."""
+    columns = {name: column for name, column in TYPED.items() if name != "null"}
+    pq.write_table(pa.table({"text": list("abcdefg"), **columns}), path, row_group_size=4)
+
+
+@pytest.mark.fault(25)
+def test_a_damaged_footer_is_an_input_error(tmp_path):
+    """Nothing but an InputError comes of it, whichever part of the footer is hit."""
+    path = tmp_path / "t.parquet"
+    damageable(path)
+    size = path.stat().st_size
+    footer = int.from_bytes(path.read_bytes()[-8:-4], "little") + 8
+    for _ in flipped(path, random.Random(0).sample(range(size - footer, size), 250), [0x81]):
+        read_or_refused(path)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(25)
+@pytest.mark.timeout(1800)
+def test_any_damaged_byte_is_an_input_error_or_does_no_harm(tmp_path):
+    path = tmp_path / "t.parquet"
+    damageable(path)
+    for _ in flipped(path, range(path.stat().st_size), [1, 0x80, 0xFF]):
+        read_or_refused(path)
+
+
 def test_damaged_pages_are_refused_while_reading(tmp_path, table):
     """The footer reads, the data does not: the error names the file, and no row is made up."""
     path = tmp_path / "t.parquet"
