@@ -11,6 +11,7 @@ import orjson
 import pipeline
 from pipeline import storage
 from pipeline.errors import OutputError, ResumeRefused, SettingsError
+from pipeline.failpoints import failpoint
 from pipeline.producer import Plan
 from pipeline.writer import Manifest, RunRecord, verified_parts
 
@@ -82,13 +83,16 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove all that a finished or discarded run leaves; the log and the lock stay."""
         storage.remove(self.parts)
+        failpoint("clear.parts removed")
         storage.remove(self.scratch)
         storage.remove(self.responses)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep the summary of this attempt."""
         with storage.writing(self.summary):
-            storage.commit_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2), self.summary)
+            storage.commit_bytes(
+                orjson.dumps(summary, option=orjson.OPT_INDENT_2), self.summary, "summary"
+            )
 
 
 def check_output(config: RunConfig) -> None:
@@ -184,8 +188,11 @@ def begin(directory: RunDirectory, config: RunConfig, plan: Plan) -> Manifest:
     """Throw away what was there, and record what this run is."""
     with storage.writing(directory.root):
         storage.remove(directory.manifest)
+        failpoint("begin.manifest removed")
         directory.clear()
+        failpoint("begin.cleared")
         directory.parts.mkdir()
+        failpoint("begin.parts made")
     record = RunRecord(
         software=f"classify-pipeline {pipeline.__version__}",
         settings=config.result_settings(),
@@ -210,4 +217,5 @@ def proceed(directory: RunDirectory, manifest: Manifest) -> int:
         for file in directory.parts.iterdir():
             if file.name not in recorded:
                 storage.remove(file)
+                failpoint("parts.orphan removed")
     return damaged

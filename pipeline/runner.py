@@ -27,6 +27,7 @@ from pipeline.errors import (
     TooManyErrors,
 )
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
+from pipeline.failpoints import failpoint
 from pipeline.observers import EventLog, Metrics
 from pipeline.producer import Plan, open_source
 from pipeline.workers import check_columns, output_schema
@@ -165,6 +166,7 @@ class Run:
                 directory, found, config, source.plan, overwrite=overwrite
             )
             if manifest is not None and manifest.complete is not None:
+                directory.clear()  # a kill may have come between completion and tidying up
                 return _Opened(source, directory, manifest, lock)
             directory.create()
             lock.acquire()
@@ -244,9 +246,12 @@ class Run:
             as_file=config.output_is_file,
             scratch=directory.scratch,
         )
+        failpoint("finish.assembled")
         manifest.set_complete(self._facts(opened, "complete"))
+        failpoint("finish.complete")
         with suppress(OSError):
             directory.clear()
+        failpoint("finish.cleared")
 
     def _facts(self, opened: _Opened, state: str) -> dict[str, Any]:
         """What can be said of the rows that are committed."""

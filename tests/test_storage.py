@@ -15,7 +15,7 @@ from pipeline.errors import OutputBusy, StoppedEarly
 def test_commit_replaces_the_file_as_a_whole(tmp_path):
     final = tmp_path / "file"
     final.write_text("before")
-    storage.commit_bytes(b"after", final)
+    storage.commit_bytes(b"after", final, "summary")
     assert final.read_bytes() == b"after"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

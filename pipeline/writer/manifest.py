@@ -20,6 +20,7 @@ import orjson
 
 from pipeline import storage
 from pipeline.errors import ResumeRefused
+from pipeline.failpoints import failpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,7 @@ class Manifest:
         """Begin a manifest, replacing whatever stood there."""
         line = _line({"kind": "run", **asdict(run)})
         with storage.writing(path):
-            storage.commit_bytes(line, path)
+            storage.commit_bytes(line, path, "manifest")
         return cls(path, _Content(run, [], None, len(line)))
 
     @property
@@ -116,9 +117,10 @@ class Manifest:
         """Drop what a kill left behind the last whole line, so that appending is safe."""
         with storage.writing(self._path):
             if self._path.stat().st_size > self._content.valid_bytes:
-                storage.commit_bytes(
-                    self._path.read_bytes()[: self._content.valid_bytes], self._path
-                )
+                failpoint("tail.before")
+                whole = self._path.read_bytes()[: self._content.valid_bytes]
+                storage.commit_bytes(whole, self._path, "manifest")
+                failpoint("tail.cut")
 
     def keep_parts(self, count: int) -> None:
         """Forget all but the first `count` parts: the others are damaged and done again."""
@@ -127,7 +129,8 @@ class Manifest:
         lines += [_line({"kind": "part", **asdict(part)}) for part in kept]
         content = b"".join(lines)
         with storage.writing(self._path):
-            storage.commit_bytes(content, self._path)
+            storage.commit_bytes(content, self._path, "manifest")
+            failpoint("parts.forgotten")
         self._content = _Content(self.run, kept, None, len(content))
 
     def add_part(self, part: PartRecord) -> None:
@@ -140,7 +143,7 @@ class Manifest:
         """Record that the output stands, and drop the part records, whose files go."""
         content = _line({"kind": "run", **asdict(self.run)}) + _line({"kind": "complete", **facts})
         with storage.writing(self._path):
-            storage.commit_bytes(content, self._path)
+            storage.commit_bytes(content, self._path, "manifest")
         self._content = _Content(self.run, [], facts, len(content))
 
     def _append(self, record: dict[str, Any]) -> None:
