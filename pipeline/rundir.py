@@ -72,13 +72,18 @@ class RunDirectory:
         return self.root / ("assembled" + storage.TEMP_SUFFIX)
 
     def create(self) -> None:
-        """Make the directory. Raises OutputError where none can be made."""
+        """Make the directory, durably. Raises OutputError where none can be made."""
+        missing = [path for path in self.root.parents if not path.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
                 f"output: cannot make {self.root}: {error.strerror}. Choose another place."
             ) from None
+        # Its name must outlast a power cut, or all that is durable in it is lost with it.
+        with storage.writing(self.root):
+            for path in (self.root, *missing):
+                storage.fsync_path(path.parent)
 
     def clear(self) -> None:
         """Remove all that a finished or discarded run leaves; the log and the lock stay."""

@@ -7,19 +7,19 @@ were answered in the half second before it.
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # How long before a kill an answer may have come and not be stored yet (DESIGN, "Run directory").
 UNSAVED_S = 0.5
@@ -53,9 +53,12 @@ class Job:
     command: tuple[Any, ...]
     output: Path
     texts: list[str]
+    batch_size: int
     expected: dict[str, bytes]
     seconds: float
     attempts: list[Attempt] = field(default_factory=list)
+    # What the disk does to the processes that work on the job: see child/sitecustomize.py.
+    disk: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run_directory(self) -> Path:
@@ -65,6 +68,9 @@ class Job:
         """Start one more attempt."""
         self._started_at = time.monotonic()
         self._first_request = len(self.server.requests)
+        if self.disk:
+            environ["PYTHONPATH"] = str(Path(__file__).with_name("child"))
+            environ["FAULTY_DISK"] = json.dumps(self.disk)
         return self.start(*self.command, *more, **environ)
 
     def end(self, process: Any, *, killed_at: float | None = None) -> Attempt:
@@ -119,6 +125,16 @@ class Job:
         left = {path.name for path in self.run_directory.iterdir()}
         assert {name for name in left if not name.endswith(".tmp")} <= KEPT
         return self.sent_again()
+
+    def forget(self) -> None:
+        """Go back to where nothing was done."""
+        for path in (self.output, self.run_directory):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.attempts.clear()
+        self.server.requests.clear()
 
     def found(self) -> dict[str, bytes]:
         """The files of the output, by name."""
@@ -184,23 +200,24 @@ def server(lasting_server):
 
 
 # What is labelled: rows as narrow as a review, or so wide that 512 of them are a chunk.
-NARROW_ROWS, WIDE_ROWS, WIDE_BYTES = 18_000, 1_600, 1 << 15
+NARROW_ROWS, WIDE_ROWS, WIDE_BYTES = 10_000, 1_200, 1 << 15
 
 _undisturbed: dict[tuple[Any, ...], tuple[dict[str, bytes], float]] = {}
 
 
 @pytest.fixture
 def job(server, start, committed, write_csv, tmp_path):
-    """Make a job; one of its kind was done undisturbed, to learn its bytes and how long it takes."""
+    """Make a job; one of its kind is done undisturbed, for its bytes and the time it takes."""
 
     def make(
         form: str = "csv",
         out: str = "out.parquet",
         *,
         batch_size: int = 32,
-        rows: int = NARROW_ROWS,
+        rows: int | None = None,
         delay_s: float = 0.01,
     ) -> Job:
+        rows = rows or (NARROW_ROWS if form == "csv" else WIDE_ROWS)
         texts = [f"review number {i}" for i in range(rows)]
         source = tmp_path / "in.parquet"
         if form == "csv":
@@ -222,7 +239,7 @@ def job(server, start, committed, write_csv, tmp_path):
             server.requests.clear()
         return Job(
             server, start, committed, (*command, tmp_path / out), tmp_path / out, texts,
-            *_undisturbed[kind],
+            batch_size, *_undisturbed[kind],
         )  # fmt: skip
 
     return make

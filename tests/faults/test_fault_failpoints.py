@@ -129,7 +129,7 @@ def test_a_crash_at_each_step_of_a_directory(job, record_property, failpoint, be
 @pytest.mark.slow
 @pytest.mark.parametrize("failpoint", ["assembly.row group:2", "assembly.written"])
 def test_a_crash_between_row_groups(job, record_property, failpoint):
-    work = job("parquet", rows=2_500)
+    work = job("parquet", rows=2_500)  # 80 MB are two row groups
     work.crash(failpoint)
     assert not work.output.exists()
     work.resume()
