@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-transformers bench bench-peers lint format pins clean
+.PHONY: help setup run test test-faults test-transformers bench bench-peers lint format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ run: $(INSTALLED) ## classify data/sample with the embedded endpoint and show th
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest
+
+test-faults: $(INSTALLED) ## kill, crash and cut the power many times, and report fault by fault
+	$(BIN)/python -m pytest -p tests.faults.report -m fault
 
 test-transformers: $(INSTALLED) ## install torch and transformers, and run the tests that need them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'

@@ -12,6 +12,7 @@ import orjson
 import pipeline
 from pipeline import storage
 from pipeline.errors import OutputError, ResumeRefused, SettingsError
+from pipeline.failpoints import failpoint
 from pipeline.producer import FileSource, Plan, check_unchanged, open_source
 from pipeline.writer import Manifest, RunRecord, identify, verified_parts
 
@@ -70,24 +71,32 @@ class RunDirectory:
         return self.root / ("assembled" + storage.TEMP_SUFFIX)
 
     def create(self) -> None:
-        """Make the directory. Raises OutputError where none can be made."""
+        """Make the directory, durably. Raises OutputError where none can be made."""
+        missing = [path for path in self.root.parents if not path.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
                 f"output: cannot make {self.root}: {error.strerror}. Choose another place."
             ) from None
+        # Its name must outlast a power cut, or all that is durable in it is lost with it.
+        with storage.writing(self.root):
+            for path in (self.root, *missing):
+                storage.fsync_path(path.parent)
 
     def clear(self) -> None:
         """Remove all that a finished or discarded run leaves; the log and the lock stay."""
         storage.remove(self.parts)
+        failpoint("clear.parts removed")
         storage.remove(self.scratch)
         storage.remove(self.responses)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep the summary of this attempt."""
         with storage.writing(self.summary):
-            storage.commit_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2), self.summary)
+            storage.commit_bytes(
+                orjson.dumps(summary, option=orjson.OPT_INDENT_2), self.summary, "summary"
+            )
 
 
 def check_output(config: RunConfig) -> None:
@@ -322,8 +331,11 @@ def begin(directory: RunDirectory, config: RunConfig, plan: Plan) -> Manifest:
     """Throw away what was there, and record what this run is."""
     with storage.writing(directory.root):
         storage.remove(directory.manifest)
+        failpoint("begin.manifest removed")
         directory.clear()
+        failpoint("begin.cleared")
         directory.parts.mkdir()
+        failpoint("begin.parts made")
     record = RunRecord(
         software=f"classify-pipeline {pipeline.__version__}",
         settings=config.result_settings(),
@@ -348,4 +360,5 @@ def proceed(directory: RunDirectory, manifest: Manifest) -> int:
         for file in directory.parts.iterdir():
             if file.name not in recorded:
                 storage.remove(file)
+                failpoint("parts.orphan removed")
     return damaged

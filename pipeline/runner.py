@@ -29,6 +29,7 @@ from pipeline.errors import (
     TooManyErrors,
 )
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
+from pipeline.failpoints import failpoint
 from pipeline.observers import EventLog, Metrics
 from pipeline.producer import FileSource, Plan, open_source
 from pipeline.responses import ResponseStores
@@ -194,6 +195,7 @@ class Run:
             if not again:
                 check_columns(source.plan.schema, config)
             if manifest is not None and manifest.complete is not None:
+                directory.clear()  # a kill may have come between completion and tidying up
                 return _Opened(source, directory, manifest, lock)
             directory.create()
             lock.acquire()
@@ -340,6 +342,7 @@ class Run:
 
         def before_rename() -> None:
             manifest.set_assembled(identify(directory.scratch))
+            failpoint("finish.identified")
             replaces = rundir.is_in_place(config) or manifest.retry_of is not None
             if replaces and config.output.exists():
                 rundir.check_only_input_is_lost(config, opened.source.plan)
@@ -356,9 +359,12 @@ class Run:
                 scratch=directory.scratch,
                 before_rename=before_rename,
             )
+        failpoint("finish.assembled")
         manifest.set_complete(self._facts(opened, "complete"))
+        failpoint("finish.complete")
         with suppress(OSError):
             directory.clear()
+        failpoint("finish.cleared")
 
     def _facts(self, opened: _Opened, state: str) -> dict[str, Any]:
         """What can be said of the rows that are committed."""

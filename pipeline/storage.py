@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputBusy, StoppedEarly
+from pipeline.failpoints import end, failpoint, reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,18 +47,25 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def commit(temp: Path, final: Path) -> None:
-    """Make the closed file `temp` durable under the name `final`, atomically."""
+def commit(temp: Path, final: Path, what: str) -> None:
+    """Make the closed file `temp` durable under the name `final`, atomically.
+
+    `what` names its failpoints.
+    """
     fsync_path(temp)
+    failpoint(f"{what}.fsynced")
     temp.replace(final)
+    failpoint(f"{what}.renamed")
     fsync_path(final.parent)
+    failpoint(f"{what}.directory fsynced")
 
 
-def commit_bytes(content: bytes, final: Path) -> None:
-    """Write a small file durably and atomically."""
+def commit_bytes(content: bytes, final: Path, what: str) -> None:
+    """Write a small file durably and atomically; see `commit`."""
     temp = final.with_name(final.name + TEMP_SUFFIX)
     temp.write_bytes(content)
-    commit(temp, final)
+    failpoint(f"{what}.written")
+    commit(temp, final, what)
 
 
 def commit_directory(temp: Path, final: Path) -> None:
@@ -69,12 +77,16 @@ def commit_directory(temp: Path, final: Path) -> None:
     for file in temp.iterdir():
         fsync_path(file)
     fsync_path(temp)
-    aside = final.with_name(final.name + ".replaced")
+    failpoint("output.fsynced")
+    aside = temp.with_name(temp.name + ".replaced")
     if final.exists():
         remove(aside)  # a kill may have left it, with what `final` has replaced since
         final.rename(aside)
+        failpoint("output.moved aside")
     temp.rename(final)
+    failpoint("output.directory renamed")
     fsync_path(final.parent)
+    failpoint("output.directory durable")
     remove(aside)
 
 
@@ -82,6 +94,10 @@ def append_durably(path: Path, line: bytes) -> None:
     """Append one line, whole or not at all, and fsync it."""
     with path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
+        failpoint("record.before")
+        if reached("record.torn"):
+            file.write(line[: len(line) // 2])
+            end("record.torn")
         try:
             rest = memoryview(line)
             while rest:
@@ -89,7 +105,9 @@ def append_durably(path: Path, line: bytes) -> None:
         except OSError:
             os.ftruncate(file.fileno(), before)
             raise
+        failpoint("record.written")
         os.fsync(file.fileno())
+        failpoint("record.fsynced")
 
 
 def remove(path: Path) -> None:

@@ -55,6 +55,7 @@ class Request:
     parameters: dict[str, Any]
     headers: dict[str, str]
     answered: bool = False
+    answered_at: float | None = None
 
 
 @dataclass
@@ -182,7 +183,7 @@ class ScriptedServer:
         body = reply.body
         if body is None and reply.status == 200:
             body = self._answers(inputs, request.parameters)
-            request.answered = True
+            request.answered, request.answered_at = True, time.monotonic()
         content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         return web.Response(
             status=reply.status,
@@ -205,6 +206,14 @@ class ScriptedServer:
 @pytest.fixture
 def server():
     """A scripted server that answers rightly until a test gives it a script."""
+    scripted = ScriptedServer()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture(scope="session")
+def lasting_server():
+    """A scripted server at one address for all tests: outputs tell it, so their bytes compare."""
     scripted = ScriptedServer()
     yield scripted
     scripted.close()

@@ -222,6 +222,7 @@ async def test_aclassify_several_at_once(server, right_answer):
         ]
 
 
+@pytest.mark.fault(9)
 async def test_aclassify_cancelled_lets_go_of_everything(server, tmp_path):
     """CancelledError goes through, no task or lock is left, and a checkpoint keeps the answers."""
     table = pa.table({"text": [f"text {i}" for i in range(1_000)]})

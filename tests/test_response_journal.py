@@ -47,6 +47,7 @@ TEXTS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]
 ALL = {text: entry(text)[1] for text in TEXTS}
 
 
+@pytest.mark.fault(3)
 def test_cut_off_at_every_byte(path, three_frames):
     """A kill in the middle of a write costs that group and nothing before it."""
     whole = path.read_bytes()
@@ -57,6 +58,7 @@ def test_cut_off_at_every_byte(path, three_frames):
         assert path.stat().st_size == three_frames[frames]
 
 
+@pytest.mark.fault(3)
 def test_answers_go_on_behind_a_torn_tail(path, three_frames):
     path.write_bytes(path.read_bytes()[:-1])
     store = ResponseStore(path)
@@ -65,6 +67,7 @@ def test_answers_go_on_behind_a_torn_tail(path, three_frames):
     assert known(path, [*TEXTS, "g"]) == {**{t: ALL[t] for t in TEXTS[:4]}, "g": entry("g")[1]}
 
 
+@pytest.mark.fault(3)
 def test_a_flipped_bit_never_gives_a_wrong_answer_and_costs_one_frame(path, three_frames):
     """What is damaged is asked for again; the frames around it stay known."""
     whole = path.read_bytes()
@@ -79,6 +82,7 @@ def test_a_flipped_bit_never_gives_a_wrong_answer_and_costs_one_frame(path, thre
         assert set(spared) <= set(found)
 
 
+@pytest.mark.fault(3)
 def test_a_bit_flipped_while_the_store_is_open_makes_the_answer_unknown(path):
     store = ResponseStore(path)
     store.put([entry("text")])

@@ -15,7 +15,7 @@ from pipeline.errors import OutputBusy, StoppedEarly
 def test_commit_replaces_the_file_as_a_whole(tmp_path):
     final = tmp_path / "file"
     final.write_text("before")
-    storage.commit_bytes(b"after", final)
+    storage.commit_bytes(b"after", final, "summary")
     assert final.read_bytes() == b"after"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -48,6 +48,7 @@ def test_remove_takes_what_is_there_and_follows_no_link(tmp_path, kind):
     assert (kept / "file").read_text() == "kept"
 
 
+@pytest.mark.fault(6)
 def test_a_failing_disk_is_named(tmp_path):
     with pytest.raises(StoppedEarly) as stopped, storage.writing(tmp_path / "part"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -56,6 +57,7 @@ def test_a_failing_disk_is_named(tmp_path):
     assert stopped.value.exit_code == 75
 
 
+@pytest.mark.fault(10)
 def test_a_lock_is_exclusive_and_names_its_holder(tmp_path):
     first, second = storage.Lock(tmp_path / "lock"), storage.Lock(tmp_path / "lock")
     first.acquire()
@@ -68,6 +70,7 @@ def test_a_lock_is_exclusive_and_names_its_holder(tmp_path):
     second.release()
 
 
+@pytest.mark.fault(10)
 def test_a_lock_dies_with_its_owner(tmp_path):
     """SIGKILL leaves the file, which says nothing once nobody holds it."""
     code = (
@@ -90,6 +93,7 @@ def test_a_lock_dies_with_its_owner(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe", b"[1, 2]", b"3"])
+@pytest.mark.fault(10)
 def test_an_unreadable_lock_file_still_locks(tmp_path, content):
     """Its content only tells who holds it; the lock is the kernel's."""
     path = tmp_path / "lock"
@@ -135,6 +139,7 @@ def at_once(label, server, write_csv, tmp_path, small_chunks):
 @pytest.mark.parametrize(
     ("call", "number", "at_least"), [("fsync", errno.EIO, 10), ("fdatasync", errno.ENOSPC, 1)]
 )
+@pytest.mark.fault(5)
 def test_every_fsync_may_fail_once(
     label, server, at_once, tmp_path, monkeypatch, call, number, at_least
 ):

@@ -33,6 +33,7 @@ import orjson
 
 from pipeline import storage
 from pipeline.errors import StoppedEarly
+from pipeline.failpoints import end, failpoint, reached
 from pipeline.responses.index import Index
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ class ResponseStore:
         self._frame_starts: list[int] = []
         self._frame_revisions: list[str | None] = []
         with storage.writing(path):
-            new = not path.exists()
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            if new:
-                storage.fsync_path(path.parent)
+            failpoint("journal.made")
+            # Also where the file was there: who made it may have died before this.
+            storage.fsync_path(path.parent)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
                 self._load()
@@ -132,7 +133,9 @@ class ResponseStore:
                 members = list(group)
                 for start in range(0, len(members), _FRAME_ANSWERS):
                     self._append(members[start : start + _FRAME_ANSWERS], revision)
+            failpoint("journal.written")
             os.fdatasync(self._file)
+            failpoint("journal.synced")
 
     def close(self) -> None:
         """Close the file; what was put is durable already."""
@@ -169,6 +172,10 @@ class ResponseStore:
         try:
             start = os.fstat(self._file).st_size
             rest = memoryview(frame)
+            failpoint("journal.before")
+            if reached("journal.torn"):
+                os.write(self._file, rest[: len(rest) // 2])
+                end("journal.torn")
             try:
                 while rest:
                     rest = rest[os.write(self._file, rest) :]

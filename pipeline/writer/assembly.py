@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.failpoints import failpoint
 from pipeline.writer.parts import COMPRESSION
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def assemble(
     """
     with storage.writing(output):
         storage.remove(scratch)
+        failpoint("assembly.begun")
         groups = _row_groups(parts, schema)
         if as_file:
             written = _write_file(scratch, schema, groups, most_rows=None)
@@ -49,9 +51,10 @@ def assemble(
             written = _write_files(scratch, schema, groups)
         # Nothing may be lost silently: a bug here must not reach the output.
         assert written == rows, f"{written} rows assembled, {rows} expected"
+        failpoint("assembly.written")
         before_rename()
         if as_file:
-            storage.commit(scratch, output)
+            storage.commit(scratch, output, "output")
         else:
             storage.commit_directory(scratch, output)
 
@@ -83,6 +86,7 @@ def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: in
                 break
             writer.write_table(group, row_group_size=group.num_rows)
             rows += group.num_rows
+            failpoint("assembly.row group")
     return rows
 
 

@@ -23,6 +23,7 @@ import orjson
 
 from pipeline import storage
 from pipeline.errors import ResumeRefused
+from pipeline.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,13 +150,15 @@ class Manifest:
         """Drop what a kill left behind the last whole line, so that appending is safe."""
         with storage.writing(self._path):
             if self._path.stat().st_size > self._content.valid_bytes:
-                storage.commit_bytes(
-                    self._path.read_bytes()[: self._content.valid_bytes], self._path
-                )
+                failpoint("tail.before")
+                whole = self._path.read_bytes()[: self._content.valid_bytes]
+                storage.commit_bytes(whole, self._path, "manifest")
+                failpoint("tail.cut")
 
     def keep_parts(self, count: int) -> None:
         """Forget all but the first `count` parts: the others are damaged and done again."""
         self._rewrite(replace(self._content, parts=self.parts[:count], assembled=None))
+        failpoint("parts.forgotten")
 
     def add_cache(self, path: str) -> None:
         """Record that this attempt writes its answers to a shared response store."""
@@ -191,7 +194,7 @@ class Manifest:
     def _rewrite(self, content: _Content) -> None:
         raw = b"".join(map(_line, _records(content)))
         with storage.writing(self._path):
-            storage.commit_bytes(raw, self._path)
+            storage.commit_bytes(raw, self._path, "manifest")
         self._content = replace(content, valid_bytes=len(raw))
 
     def _append(self, record: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.failpoints import failpoint
 from pipeline.writer.manifest import PartRecord
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def write_part(
     temp = final.with_name(final.name + storage.TEMP_SUFFIX)
     with storage.writing(final):
         pq.write_table(table, temp, compression=COMPRESSION, row_group_size=table.num_rows)
+        failpoint("part.written")
         size_bytes, sha256 = _measure(temp)
-        storage.commit(temp, final)
+        failpoint("part.measured")
+        storage.commit(temp, final, "part")
     return PartRecord(
         first_row=first_row,
         rows=table.num_rows,

@@ -187,6 +187,7 @@ def test_75_when_the_model_keeps_loading(label, server, source, output):
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=["SIGINT-130", "SIGTERM-143"])
+@pytest.mark.fault(8)
 def test_130_and_143_after_draining(
     server, start, label, write_csv, output, committed, eventually, number
 ):
@@ -219,6 +220,7 @@ def test_130_and_143_after_draining(
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=["SIGINT-130", "SIGTERM-143"])
+@pytest.mark.fault(8)
 def test_a_second_signal_stops_at_once(server, start, cli, source, output, number):
     """No answer is waited for, and the run is resumable all the same."""
     server.script = lambda each: server.reply(hold=True) if each.number >= 40 else None
@@ -239,6 +241,7 @@ def test_a_second_signal_stops_at_once(server, start, cli, source, output, numbe
     assert pq.read_metadata(output).num_rows == 3_000
 
 
+@pytest.mark.fault(8)
 def test_a_signal_while_nothing_is_answered_yet(server, start, source, output):
     """The model is loading, nothing is in flight: there is nothing to wait for."""
     server.script = lambda _: server.reply(503, {"error": "loading", "estimated_time": 600})

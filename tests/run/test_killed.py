@@ -33,6 +33,7 @@ def _answers_stored(store, copy):
         return sum(len(segment.keys) for segment in opened._index._small)
 
 
+@pytest.mark.fault(1)
 def test_killed_halfway_sends_nothing_again_that_was_answered(
     server, start, cli, source, tmp_path, uninterrupted, committed, eventually
 ):
@@ -61,6 +62,7 @@ def test_killed_halfway_sends_nothing_again_that_was_answered(
 
 
 @pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.fault(1)
 def test_killed_while_all_flows(
     server, start, source, tmp_path, uninterrupted, committed, eventually, kills
 ):

@@ -16,6 +16,7 @@ def working(server, start, write_csv):
     return running, command
 
 
+@pytest.mark.fault(10)
 def test_a_second_run_ends_at_once_and_names_the_first(server, cli, working, listing):
     running, command = working
     before = listing()
@@ -34,6 +35,7 @@ def test_a_second_run_ends_at_once_and_names_the_first(server, cli, working, lis
     assert running.ended().code == 0
 
 
+@pytest.mark.fault(10)
 def test_a_killed_run_leaves_no_lock_behind(server, cli, working):
     running, command = working
     running.send(signal.SIGKILL)
@@ -42,6 +44,7 @@ def test_a_killed_run_leaves_no_lock_behind(server, cli, working):
     assert cli(*command).code == 0
 
 
+@pytest.mark.fault(10)
 def test_another_output_is_free(server, cli, working, write_csv):
     _, command = working
     server.release()

@@ -14,6 +14,8 @@ from pipeline.responses import RowError
 from pipeline.workers.answers import NON_FINITE
 from pipeline.workers.dialects import Hf, Single, Tei
 
+pytestmark = pytest.mark.fault(19)
+
 LA, LB = [{"label": "x", "score": 0.75}], [{"label": "y", "score": 0.5}]
 TWO = [{"label": "x", "score": 0.25}, {"label": "y", "score": 0.75}]
 A, B = (("x", 0.75),), (("y", 0.5),)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.workers.concurrency import QUEUE_FLOOR, AdaptiveLimit
 
+pytestmark = pytest.mark.fault(21)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 

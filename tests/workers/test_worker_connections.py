@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.parametrize("how", ["never", "silent", "drip"])
+@pytest.mark.fault(17)
 async def test_a_hang_costs_one_timeout_and_holds_up_nobody_else(kit, how):
     """Row 17: the attempt is given up after timeout_s, the others keep their pace."""
     hang = kit.Said(how=how)
@@ -29,6 +30,7 @@ async def test_a_hang_costs_one_timeout_and_holds_up_nobody_else(kit, how):
         assert len(while_hanging) == 30
 
 
+@pytest.mark.fault(17)
 async def test_a_host_that_only_accepts_is_given_up(kit):
     """Row 17: nobody ever reads the request."""
     streams = []
@@ -46,6 +48,7 @@ async def test_a_host_that_only_accepts_is_given_up(kit):
         mute.close()
 
 
+@pytest.mark.fault(17)
 async def test_a_slow_answer_within_the_timeout_is_taken(kit):
     async with (
         kit.serve(lambda _: kit.Said(after_s=19)) as server,
@@ -58,6 +61,7 @@ async def test_a_slow_answer_within_the_timeout_is_taken(kit):
 @pytest.mark.parametrize("how", ["reset", "reset in the body", "short", "garbage"])
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 @pytest.mark.parametrize("number", [0, 1, 7])
+@pytest.mark.fault(18)
 async def test_a_connection_that_dies_is_made_again(kit, how, dialect, number):
     """Row 18: retried, complete, and each input answered once."""
     texts = kit.texts(64)
@@ -73,6 +77,7 @@ async def test_a_connection_that_dies_is_made_again(kit, how, dialect, number):
 
 
 @pytest.mark.parametrize("share", [3, 10])
+@pytest.mark.fault(18)
 async def test_many_connections_die(kit, share):
     """Row 18: every so many of them, in every way."""
     ways = ["reset", "reset in the body", "short"]
@@ -87,6 +92,7 @@ async def test_many_connections_die(kit, share):
         assert server.statuses.count(200) >= 100
 
 
+@pytest.mark.fault(18)
 async def test_a_keep_alive_that_the_server_closed_costs_nothing(kit):
     """Row 18: the session notices idle connections that are gone, or the pool retries."""
     async with (
@@ -103,6 +109,7 @@ async def test_a_keep_alive_that_the_server_closed_costs_nothing(kit):
         assert len(running.saved) == 64
 
 
+@pytest.mark.fault(18)
 async def test_a_restart_on_the_same_port(kit):
     """Row 18: connections die, the port is closed for a moment, then all is well again."""
     texts = kit.texts(400)
@@ -136,6 +143,7 @@ async def test_a_restart_on_the_same_port(kit):
     ids=["gzip", "br", "zstd", "length-x", "length-negative", "chunks", "long-header",
          "status-99999", "redirect-broken", "type-bytes", "tls-alert", "blank-lines"],
 )  # fmt: skip
+@pytest.mark.fault(18)
 async def test_an_answer_that_is_no_proper_http_is_a_typed_error(kit, raw):
     """Whatever bytes come, the run ends with an error that says what to do, never with a bug."""
 

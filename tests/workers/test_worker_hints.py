@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.errors import StoppedEarly
 
+pytestmark = pytest.mark.fault(12)
+
 RATE_LIMITED = {"error": "Rate limit reached"}
 
 

@@ -35,6 +35,7 @@ def most_requests(successes, concurrency, outage_s):
 @pytest.mark.parametrize("lasts_s", [10.0, 300.0])
 @pytest.mark.parametrize("concurrency", [1, 16])
 @pytest.mark.parametrize("status", [503, 500])
+@pytest.mark.fault(13)
 async def test_an_outage_is_outlasted(kit, from_s, lasts_s, concurrency, status):
     """Row 13: all rows are labelled, and retries do not multiply the outage."""
     kit.without_debug()
@@ -57,6 +58,7 @@ async def test_an_outage_is_outlasted(kit, from_s, lasts_s, concurrency, status)
         assert kit.now() - began <= from_s + lasts_s + 33 + 20
 
 
+@pytest.mark.fault(13)
 async def test_a_refused_connection_is_outlasted(kit):
     """Row 13: nobody listens for a while, then somebody does."""
     texts = kit.texts(200)
@@ -76,6 +78,7 @@ async def test_a_refused_connection_is_outlasted(kit):
 @pytest.mark.parametrize("kind", ["html", "refused", "timeout", "reset"])
 @pytest.mark.parametrize("answered_before", [True, False])
 @pytest.mark.parametrize("max_outage_s", [60.0, 600.0])
+@pytest.mark.fault(13)
 async def test_an_outage_for_good_stops_resumably(kit, kind, answered_before, max_outage_s):
     """Row 13: exit 75 within max_outage_s, and what was answered is kept."""
     kit.without_debug()
@@ -130,6 +133,7 @@ def a_cold_start(kit, ready_s, *, holds, body):
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 @pytest.mark.parametrize("body", [LOADING, {"error": "Model X is currently loading"}],
                          ids=["estimated", "no-estimate"])  # fmt: skip
+@pytest.mark.fault(14)
 async def test_a_cold_start_costs_a_handful_of_requests(kit, holds, dialect, body):
     """Row 14: at concurrency 64, at most 5 answers of 503, and no row fails."""
     kit.without_debug()
@@ -142,6 +146,7 @@ async def test_a_cold_start_costs_a_handful_of_requests(kit, holds, dialect, bod
         assert len(server.posts) <= 200 + (dialect == "auto") + 5
 
 
+@pytest.mark.fault(14)
 async def test_all_workers_resume_within_a_round_trip_of_readiness(kit):
     """Row 14: where the server holds the probe, nobody waits longer than the probe."""
     texts = kit.texts(800)
@@ -157,6 +162,7 @@ async def test_all_workers_resume_within_a_round_trip_of_readiness(kit):
         assert sum(at <= ready_at + 0.07 for at in fellows) >= 3
 
 
+@pytest.mark.fault(14)
 async def test_a_model_that_is_unloaded_in_the_middle(kit):
     """Row 14: later on, at most the requests in flight get a 503 beside the probes."""
     kit.without_debug()
@@ -173,6 +179,7 @@ async def test_a_model_that_is_unloaded_in_the_middle(kit):
         assert server.statuses.count(503) <= 16 + 7
 
 
+@pytest.mark.fault(14)
 async def test_loading_without_end_stops_within_max_loading(kit):
     """Loading time counts against max_loading_s, and not against retries or outages."""
     async with kit.serve(lambda _: kit.Said(503, LOADING)) as server:
@@ -186,6 +193,7 @@ async def test_loading_without_end_stops_within_max_loading(kit):
     assert running.saved == {}
 
 
+@pytest.mark.fault(14)
 async def test_a_held_probe_that_times_out_counts_as_loading(kit):
     """A server may hold the request for the model for longer than one attempt may take."""
     script, _ = a_cold_start(kit, 60.0, holds=True, body=LOADING)
@@ -195,6 +203,7 @@ async def test_a_held_probe_that_times_out_counts_as_loading(kit):
         assert server.statuses.count(503) == 1
 
 
+@pytest.mark.fault(14)
 async def test_an_estimate_that_is_too_long_is_not_believed(kit):
     """`estimated_time` of half an hour for a model that is there in ten seconds."""
     body = {"error": "loading", "estimated_time": 1809.2}

@@ -9,6 +9,8 @@ import pytest
 from pipeline.errors import EndpointRefused, TooManyErrors
 from pipeline.responses import RowError
 
+pytestmark = pytest.mark.fault(16)
+
 
 def poisoned(kit, poison, status=400, how="whole"):
     """A script that fails every request which holds one of the texts in `poison`."""

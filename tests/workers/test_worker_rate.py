@@ -12,6 +12,8 @@ from aiohttp import web
 from pipeline.workers import Clock
 from pipeline.workers.limits import Turnstile
 
+pytestmark = pytest.mark.fault(20)
+
 
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 @pytest.mark.parametrize("rate", [0.2, 0.5, 1, 3, 10, 50, 200])

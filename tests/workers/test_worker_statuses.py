@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected
 from pipeline.workers.statuses import binding_hint_s, error_of
 
+pytestmark = pytest.mark.fault(15)
+
 TOO_LONG = (
     "The size of tensor a (502) must match the size of tensor b (64) at non-singleton dimension 1"
 )

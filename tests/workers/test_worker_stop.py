@@ -16,6 +16,7 @@ REASON = Interrupted("Stopped by SIGTERM.", 15)
 
 @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.1, 0.25, 0.33, 1.0])
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
+@pytest.mark.fault(8)
 async def test_stop_keeps_what_is_in_flight(kit, after_s, dialect):
     """Nothing more is sent; every answer that was under way is saved; `ask` raises the reason."""
     async with kit.serve(latency_s=0.1) as server:
@@ -36,6 +37,7 @@ async def test_stop_keeps_what_is_in_flight(kit, after_s, dialect):
     assert kit.nothing_left() == []
 
 
+@pytest.mark.fault(8)
 async def test_stop_ends_workers_that_wait(kit):
     """Waiting for a pause, a backoff, the gate or input is ended at once."""
     down = kit.Said(503, {"error": "loading", "estimated_time": 500})
@@ -57,6 +59,7 @@ async def test_stop_ends_workers_that_wait(kit):
     assert kit.nothing_left() == []
 
 
+@pytest.mark.fault(8)
 async def test_the_grace_bounds_the_wait_for_answers(kit):
     async with kit.serve(lambda _: kit.Said(how="never")) as server:
         async with kit.pool(server, grace_s=3, timeout_s=100) as running:
@@ -70,6 +73,7 @@ async def test_the_grace_bounds_the_wait_for_answers(kit):
     assert kit.nothing_left() == []
 
 
+@pytest.mark.fault(8)
 async def test_the_first_reason_counts(kit):
     async with kit.serve(latency_s=1) as server, kit.pool(server) as running:
         asking = asyncio.create_task(running.label(["a"]))
@@ -81,6 +85,7 @@ async def test_the_first_reason_counts(kit):
         assert running.pool.stopped_by is REASON
 
 
+@pytest.mark.fault(8)
 async def test_failures_after_stop_are_no_news(kit):
     """What was in flight may fail; it is neither retried nor reported in place of the reason."""
     async with kit.serve(lambda _: kit.Said(500, b"x", after_s=1)) as server:
@@ -108,6 +113,7 @@ async def turns(count):
 
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 @pytest.mark.parametrize("answers", ["well", "throttled", "loading", "poison"])
+@pytest.mark.fault(9)
 async def test_cancellation_at_any_moment_leaves_nothing(kit, tmp_path, dialect, answers):
     """Row 9: CancelledError goes through, the session is closed, no task and no error is left.
 
@@ -165,6 +171,7 @@ async def test_cancellation_at_any_moment_leaves_nothing(kit, tmp_path, dialect,
     assert kit.nothing_left() == []
 
 
+@pytest.mark.fault(9)
 async def test_a_cancelled_chunk_does_not_disturb_the_others(kit):
     async with kit.serve(latency_s=0.1) as server, kit.pool(server) as running:
         running.pool.expect()

@@ -42,6 +42,7 @@ def test_no_file_is_no_manifest(path):
     assert Manifest.load(path) is None
 
 
+@pytest.mark.fault(3)
 def test_cut_off_at_every_byte(path, written):
     """A torn tail leads back to the last whole record; never to a part that is not recorded."""
     ends = [at + 1 for at, byte in enumerate(written) if byte == 10]
@@ -61,6 +62,7 @@ def test_cut_off_at_every_byte(path, written):
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 40, b"garbage", b"garbage\n", b"00000000 {}\n\n", b"\n"])
+@pytest.mark.fault(3)
 def test_garbage_at_the_end_is_cut_off(path, written, tail):
     """What a power cut may leave behind the last record: zeros, old blocks, an empty line."""
     path.write_bytes(written + tail)
@@ -70,6 +72,7 @@ def test_garbage_at_the_end_is_cut_off(path, written, tail):
     assert path.read_bytes() == written
 
 
+@pytest.mark.fault(3)
 def test_any_flipped_bit_before_the_last_record_is_refused(path, written):
     """No kill does that, so what was done cannot be trusted; and no row is ever skipped."""
     for at in range(written[:-1].rindex(b"\n")):
@@ -83,6 +86,7 @@ def test_any_flipped_bit_before_the_last_record_is_refused(path, written):
             assert "--restart" in str(refused.value)
 
 
+@pytest.mark.fault(3)
 def test_any_flipped_bit_in_the_last_record_costs_no_more_than_that(path, written):
     """The rows of that record are done again; so are those before it if their line feed is hit."""
     before = written[:-1].rindex(b"\n")

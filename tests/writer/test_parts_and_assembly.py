@@ -135,6 +135,7 @@ def test_row_groups_have_one_size(tmp_path, directory):
 
 
 @pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.fault(7)
 def test_a_missing_row_never_reaches_the_output(tmp_path, directory, as_file):
     """Were a row lost on the way, there would be no output rather than a shorter one."""
     parts = [directory / part.file for part in _write_parts(directory, TABLE, [5_000])]
@@ -143,6 +144,7 @@ def test_a_missing_row_never_reaches_the_output(tmp_path, directory, as_file):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.fault(7)
 def test_a_part_that_cannot_be_read_leaves_nothing_at_the_output(tmp_path, directory):
     """No readable file stands at the output, however far the assembly came."""
     parts = [directory / part.file for part in _write_parts(directory, TABLE, [5_000])]
@@ -152,6 +154,7 @@ def test_a_part_that_cannot_be_read_leaves_nothing_at_the_output(tmp_path, direc
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.fault(6)
 def test_a_disk_that_refuses_stops_resumably(tmp_path, directory):
     parts = [directory / part.file for part in _write_parts(directory, TABLE, [])]
     (tmp_path / "taken").write_text("a file")
@@ -180,6 +183,7 @@ def _damage(file, kind):
 
 @pytest.mark.parametrize("kind", ["gone", "empty", "short", "long", "flipped bit"])
 @pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.fault(3)
 def test_parts_are_trusted_up_to_the_first_damaged_one(directory, kind, number):
     parts = _write_parts(directory, TABLE, [3_000, 6_000])
     assert verified_parts(directory, parts) == 3
@@ -189,6 +193,7 @@ def test_parts_are_trusted_up_to_the_first_damaged_one(directory, kind, number):
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ["gone", "empty", "short", "flipped bit"])
+@pytest.mark.fault(3)
 def test_a_damaged_part_is_done_again_from_stored_answers(label, server, write_csv, tmp_path, kind):
     """What a power cut spoilt is noticed and made anew, and no text is paid for again."""
     texts = [f"text {i}" for i in range(100)]

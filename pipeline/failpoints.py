@@ -1,0 +1,80 @@
+"""Failpoints: named places where a test ends the process at once, as a kill would.
+
+`PIPELINE_FAILPOINT=part.renamed` ends it the first time that this place is passed,
+`PIPELINE_FAILPOINT=part.renamed:3` the third time. Nothing is flushed, closed or cleaned up, and
+one line on stderr tells which place it was and when. Without the variable a failpoint costs one
+comparison; there is one at each step of each commit, and none inside a loop over rows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+VARIABLE = "PIPELINE_FAILPOINT"
+EXIT_CODE = 137  # what a shell shows for SIGKILL
+
+# The steps of `storage.commit` and of appending to the manifest.
+COMMIT_STEPS = ("written", "fsynced", "renamed", "directory fsynced")
+
+NAMES = frozenset(
+    [
+        *(f"{what}.{step}" for what in ("part", "manifest", "summary") for step in COMMIT_STEPS),
+        "part.measured",
+        "record.before",
+        "record.torn",
+        "record.written",
+        "record.fsynced",
+        "tail.before",
+        "tail.cut",
+        "parts.forgotten",
+        "parts.orphan removed",
+        "begin.manifest removed",
+        "begin.cleared",
+        "begin.parts made",
+        "journal.made",
+        "journal.before",
+        "journal.torn",
+        "journal.written",
+        "journal.synced",
+        "assembly.begun",
+        "assembly.row group",
+        "assembly.written",
+        *(f"output.{step}" for step in COMMIT_STEPS[1:]),
+        "output.moved aside",
+        "output.directory renamed",
+        "output.directory durable",
+        "finish.identified",
+        "finish.assembled",
+        "finish.complete",
+        "clear.parts removed",
+        "finish.cleared",
+    ]
+)
+
+_wanted, _, _passes = os.environ.get(VARIABLE, "").partition(":")
+_left = int(_passes or 1)
+if _wanted and _wanted not in NAMES:
+    raise SystemExit(f"{VARIABLE}: there is no failpoint {_wanted!r}.")
+
+
+def reached(name: str) -> bool:
+    """Whether the process is to end here; for a place that has to spoil something first."""
+    global _left  # noqa: PLW0603 - counts the passes of this process
+    if not _wanted:
+        return False
+    assert name in NAMES, name
+    _left -= name == _wanted
+    return name == _wanted and _left == 0
+
+
+def end(name: str) -> None:
+    """End the process without any clean-up."""
+    os.write(2, f"failpoint {name} at {time.monotonic():.6f}\n".encode())
+    os._exit(EXIT_CODE)
+
+
+def failpoint(name: str) -> None:
+    """End the process here, if `name` is the failpoint that is set."""
+    if _wanted and reached(name):
+        end(name)

@@ -1,0 +1,227 @@
+"""A crash at each step of each commit (RELIABILITY row 2): the same command continues."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.failpoints import COMMIT_STEPS, NAMES
+
+pytestmark = pytest.mark.fault(2)
+
+# Two parts, the second one smaller.
+FEW = 5_000
+PACKAGE = Path(pipeline.__file__).parent
+# Reached only where an earlier attempt, or an earlier output, left something behind.
+RECOVERY = {"tail.before", "tail.cut", "parts.forgotten", "parts.orphan removed"}
+DIRECTORY = {"output.moved aside", "output.directory renamed", "output.directory durable"}
+# Passed several times by one process, so that a crash there may have commits of its kind before.
+REPEATED = ("part.", "record.", "journal.before", "journal.torn", "journal.written")
+REPEATED += ("journal.synced", "manifest.")
+
+
+def calls_of(name: str) -> list[ast.Call]:
+    found = []
+    for file in PACKAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        found += [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
+        ]
+    return found
+
+
+def test_every_failpoint_of_the_package_is_listed():
+    """A new failpoint is in NAMES, and so it is crashed at below: none can be forgotten."""
+    written = [
+        ast.literal_eval(call.args[0])
+        for name in ("failpoint", "reached")
+        for call in calls_of(name)
+        if isinstance(call.args[0], ast.Constant)
+    ]
+    steps = [
+        "".join(part.value for part in call.args[0].values if isinstance(part, ast.Constant))
+        for call in calls_of("failpoint")
+        if isinstance(call.args[0], ast.JoinedStr)
+    ]
+    assert sorted(step.removeprefix(".") for step in steps) == sorted(COMMIT_STEPS)
+    assert len(written) == len(set(written))
+    commits = {f"{what}.{step}" for what in ("part", "manifest", "summary", "output")
+               for step in COMMIT_STEPS}  # fmt: skip
+    assert set(written) <= NAMES <= set(written) | commits
+
+
+def test_an_unknown_failpoint_is_refused():
+    """A misspelt name in a test would otherwise test nothing."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import pipeline.failpoints"],
+        env={"PIPELINE_FAILPOINT": "part.renmaed"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert "part.renmaed" in found.stderr
+
+
+def test_a_failpoint_that_is_not_set_costs_nothing():
+    """A commit passes about ten of them, at far less than the price of one fsync."""
+    code = (
+        "import timeit; from pipeline.failpoints import failpoint as f\n"
+        "print(min(timeit.repeat(lambda: f('part.renamed'), number=10_000)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) / 10_000 < 20e-6
+
+
+ONCE = [name for name in sorted(NAMES) if name not in RECOVERY | DIRECTORY]
+LATER = [f"{name}:2" for name in ONCE if name.startswith(REPEATED)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", ONCE + LATER)
+def test_a_crash_at_each_step(job, record_property, failpoint):
+    # Slow enough for a second group commit of answers.
+    work = job(rows=FEW, delay_s=0.05 if failpoint.startswith("journal.") else 0.01)
+    work.crash(failpoint)
+    work.resume()
+    record_property("sent again", work.check())
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["part.renamed", "record.torn:2", "journal.torn", "output.renamed"]
+)
+def test_a_crash_at_some_steps(job, record_property, failpoint):
+    """The quick choice of the test above."""
+    work = job(rows=FEW)
+    work.crash(failpoint)
+    work.resume()
+    record_property("sent again", work.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["nothing", "complete"])
+@pytest.mark.parametrize("failpoint", ["assembly.row group", "output.fsynced", *sorted(DIRECTORY)])
+def test_a_crash_at_each_step_of_a_directory(job, record_property, failpoint, before):
+    """Also where it replaces one that a run before it made."""
+    work = job(out="out", rows=FEW)
+    if before == "complete":
+        work.resume("--limit", 100)
+        work.attempts.clear()
+        work.server.requests.clear()
+        work.crash(failpoint, "--overwrite")
+        work.resume("--overwrite")
+    elif failpoint == "output.moved aside":
+        # Without anything at the output there is nothing to move.
+        work.resume()
+    else:
+        work.crash(failpoint)
+        work.resume()
+    record_property("sent again", work.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", ["assembly.row group:2", "assembly.written"])
+def test_a_crash_between_row_groups(job, record_property, failpoint):
+    work = job("parquet", rows=2_500)  # 80 MB are two row groups
+    work.crash(failpoint)
+    assert not work.output.exists()
+    work.resume()
+    record_property("sent again", work.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "failpoint",
+    ["begin.manifest removed", "begin.cleared", "begin.parts made", "manifest.written",
+     "manifest.renamed", "manifest.directory fsynced", "output.fsynced", "output.renamed",
+     "finish.assembled", "finish.complete", "clear.parts removed"],
+)  # fmt: skip
+def test_a_crash_while_an_output_is_replaced(job, record_property, failpoint):
+    """The earlier output stands until the new one takes its place, and no kill leaves neither."""
+    work = job(rows=FEW)
+    work.resume("--limit", 100)
+    before = work.found()
+    work.attempts.clear()
+    work.server.requests.clear()
+    work.crash(failpoint, "--overwrite")
+    assert work.found() in (before, work.expected)
+    work.resume("--overwrite")
+    if failpoint == "finish.complete":
+        # The run was complete, so the second --overwrite did it anew, as it should.
+        assert len(work.server.texts) == 2 * len(work.texts)
+        assert work.found() == work.expected
+    else:
+        record_property("sent again", work.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "failpoint", ["begin.manifest removed", "begin.cleared", "begin.parts made", "manifest.renamed"]
+)
+def test_a_crash_while_a_run_is_thrown_away(job, failpoint):
+    """`--restart` gives up what was done; a crash in it leaves nothing that would be mixed."""
+    work = job(rows=FEW)
+    work.crash("record.fsynced:2")
+    work.crash(failpoint, "--restart")
+    work.resume()
+    assert work.found() == work.expected
+
+
+def damaged(work) -> None:
+    """Flip a bit in the second part; its answers may be as young as those in flight."""
+    work.attempts[-1].committed_rows = work.committed(work.output)[0]["rows"]
+    part = sorted((work.run_directory / "parts").iterdir())[1]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+
+
+# A crash, what is spoilt after it, and a crash while that is mended.
+TWICE = [
+    ("record.torn:2", None, "tail.before"),
+    ("record.torn:2", None, "manifest.written"),
+    ("record.torn:2", None, "manifest.fsynced"),
+    ("record.torn:2", None, "manifest.renamed"),
+    ("record.torn:2", None, "tail.cut"),
+    ("record.torn:2", None, "parts.orphan removed"),
+    ("record.before:2", None, "parts.orphan removed"),
+    ("part.written:2", None, "parts.orphan removed"),
+    ("record.fsynced:2", damaged, "manifest.written"),
+    ("record.fsynced:2", damaged, "manifest.renamed"),
+    ("record.fsynced:2", damaged, "parts.forgotten"),
+    ("record.fsynced:2", damaged, "parts.orphan removed"),
+    ("record.fsynced:2", damaged, "part.renamed"),
+    ("journal.torn", None, "journal.torn"),
+    ("journal.torn", None, "journal.made"),
+    ("journal.written", None, "record.torn"),
+    ("output.renamed", None, "output.renamed"),
+    ("finish.assembled", None, "manifest.written"),
+    ("clear.parts removed", None, None),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "spoil", "second"), TWICE)
+def test_a_crash_while_recovering_from_a_crash(job, record_property, first, spoil, second):
+    """A part that was recorded may be asked for again only where its file was spoilt here."""
+    work = job(rows=FEW)
+    work.crash(first)
+    if spoil:
+        spoil(work)
+    if second:
+        work.crash(second)
+    work.resume()
+    record_property("sent again", work.check())
+
+
+def test_every_failpoint_is_crashed_at():
+    """The lists of this module hold every name."""
+    twice = {second.partition(":")[0] for _, _, second in TWICE if second}
+    assert set(ONCE) | DIRECTORY | (RECOVERY & twice) == NAMES
