@@ -20,10 +20,10 @@ class NoStore:
     """Knows nothing and keeps nothing."""
 
     def __init__(self, *_: Any) -> None:
-        pass
+        self.passed_over: list[str] = []
 
-    def get(self, _keys: Any) -> dict[int, Any]:
-        return {}
+    def get(self, _keys: Any) -> list[dict[int, Any]]:
+        return []
 
     def put(self, _answers: Any) -> None:
         pass

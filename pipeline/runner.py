@@ -284,15 +284,14 @@ class Run:
                 _revision(manifest),
                 emit,
                 allow_drift=config.allow_drift,
-                confirmed=manifest.retry_of is not None
-                or any(part.confirmed for part in manifest.parts),
+                confirmed=manifest.retry_of is not None or manifest.revision is not None,
             )
             while manifest.rows < plan.rows:
                 try:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
                     emit(Notice(str(moved)))
-                    await _in_thread(lambda: manifest.keep_parts(0))
+                    await _in_thread(partial(manifest.begin_again, moved.revision))
                     self._announce(opened, emit)
                     revision = Revision(moved.revision, emit, allow_drift=False)
         finally:
@@ -335,6 +334,8 @@ class Run:
                 await _Stream(config, opened, engine, emit).flow()
             finally:
                 self._engine = None
+                if revision.confirmed and manifest.revision is None:
+                    await _in_thread(partial(manifest.set_revision, str(revision.current)))
 
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""
@@ -442,7 +443,7 @@ class _Stream:
         reader = asyncio.create_task(self._read(), name="reader")
         try:
             while (held := await self._resolving.get()) is not None:
-                self._tell(unresolved=True)
+                self._tell(unresolved=not held.resolving.done())
                 resolved = await held.resolving
                 self._tell(unresolved=False)
                 await self._commit(resolved)
@@ -509,8 +510,9 @@ class _Stream:
                 errors=resolved.errors,
                 labels=resolved.labels,
                 revision=revision.current,
-                confirmed=revision.confirmed,
             )
+            if revision.confirmed and opened.manifest.revision is None:
+                opened.manifest.set_revision(str(revision.current))
             opened.manifest.add_part(part)
 
         await _in_thread(write)
@@ -572,7 +574,7 @@ def _deadline_passed(seconds: float) -> StoppedEarly:
 
 
 def _revision(manifest: Manifest) -> str | None:
-    before = (manifest.retry_of or {}).get("model_revision")
+    before = manifest.revision or (manifest.retry_of or {}).get("model_revision")
     return next((part.revision for part in reversed(manifest.parts) if part.revision), before)
 
 

@@ -38,6 +38,18 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a failure to read into a resumable stop that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoppedEarly(
+            f"{path}: cannot read: {error.strerror or error}. Mend that, then run the same command "
+            "again."
+        ) from error
+
+
 def fsync_path(path: Path) -> None:
     """Fsync a file or a directory by its path."""
     descriptor = os.open(path, os.O_RDONLY)

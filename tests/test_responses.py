@@ -143,13 +143,31 @@ def test_stores_of_earlier_attempts_are_read_and_left_as_they_are(tmp_path):
     stores = ResponseStores(paths[0], [*paths[1:], tmp_path / "gone"])
     with closing(stores):
         stores.put([(keys[1], ANSWER[::-1], "own")])
-        assert _answers(stores.get(keys)) == {
-            0: (ANSWER, "own"),
-            1: (ANSWER[::-1], "own"),
-            2: (ANSWER, "other"),
-        }
+        assert [_answers(known) for known in stores.get(keys)] == [
+            {0: (ANSWER, "own"), 1: (ANSWER[::-1], "own")},
+            {1: (ANSWER, "one")},
+            {2: (ANSWER, "other")},
+        ]
+    assert stores.passed_over == []
     assert [path.read_bytes() for path in paths[1:]] == before
     assert not (tmp_path / "gone").exists()
+
+
+def test_an_earlier_store_that_cannot_be_read_is_passed_over(tmp_path):
+    """It is no longer named, so it must not block the run; a line says what that costs."""
+    (tmp_path / "garbage").write_bytes(b"no response store")
+    (tmp_path / "directory").mkdir()
+    with closing(ResponseStore(tmp_path / "torn")) as store:
+        store.put([(key, ANSWER, None) for key in Keys({}).of(["a", "b"])])
+        store.put([(key, ANSWER, None) for key in Keys({}).of(["c"])])
+    torn = (tmp_path / "torn").read_bytes()[:-1]
+    (tmp_path / "torn").write_bytes(torn)
+    earlier = [tmp_path / name for name in ("garbage", "directory", "torn")]
+    with closing(ResponseStores(tmp_path / "own", earlier)) as stores:
+        known = stores.get(Keys({}).of(["a", "b", "c"]))
+    assert [set(each) for each in known] == [set(), {0, 1}]
+    assert ["garbage" in stores.passed_over[0], "directory" in stores.passed_over[1]] == [True] * 2
+    assert (tmp_path / "torn").read_bytes() == torn
 
 
 def test_a_place_where_no_file_can_be_stops_resumably(tmp_path):

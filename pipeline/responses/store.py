@@ -66,8 +66,8 @@ _FIRST_READ = 128
 class Known(NamedTuple):
     """A stored answer, and under which model revision it was given.
 
-    `position` grows with the time of storing. `met` says whether this opening of the store has
-    put it or looked it up before: it tells a repeated input from one that is seen first.
+    `position` grows with the time of storing, within one store. `met` says whether this opening
+    has put it or looked it up before: it tells a repeated input from one that is seen first.
     """
 
     answer: Answer
@@ -88,23 +88,26 @@ class _Frame(NamedTuple):
 class ResponseStore:
     """The answers of one file; used from one thread at a time.
 
-    Raises StoppedEarly where the file cannot be read or written, or is no response store.
+    With `read_only` the file must be there and stays as it is. Raises StoppedEarly where the file
+    cannot be read or written, or is no response store.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._index = Index(path.parent)
         # Frames by where they begin, for the revision that a record belongs to.
         self._frame_starts: list[int] = []
         self._frame_revisions: list[str | None] = []
-        with storage.writing(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            failpoint("journal.made")
-            # Also where the file was there: who made it may have died before this.
-            storage.fsync_path(path.parent)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+        with storage.reading(path) if read_only else storage.writing(path):
+            flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
+            self._file = os.open(path, flags | os.O_CLOEXEC, 0o600)
             try:
-                self._load()
+                if not read_only:
+                    failpoint("journal.made")
+                    # Also where the file was there: who made it may have died before this.
+                    storage.fsync_path(path.parent)
+                fcntl.flock(self._file, fcntl.LOCK_SH if read_only else fcntl.LOCK_EX)
+                self._load(cut_torn_tail=not read_only)
                 self._index.loaded()
             except BaseException:
                 os.close(self._file)
@@ -117,7 +120,7 @@ class ResponseStore:
             return {}
         first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
         known = {}
-        with storage.writing(self._path):
+        with storage.reading(self._path):
             for i, entries in self._index.meet(first_halves).items():
                 for position, met in entries:
                     answer = self._record(position, keys[i])
@@ -208,8 +211,8 @@ class ResponseStore:
             return None
         return tuple((label, score) for label, score in orjson.loads(text))
 
-    def _load(self) -> None:
-        """Read all frames into the index, and cut off a torn one at the end."""
+    def _load(self, *, cut_torn_tail: bool) -> None:
+        """Read all frames into the index; a torn one at the end may be cut off."""
         start, size = 0, os.fstat(self._file).st_size
         while start < size:
             frame = self._frame_at(start)
@@ -222,8 +225,9 @@ class ResponseStore:
                             "Name another file, or delete this one: its answers would be asked "
                             "for again."
                         )
-                    os.ftruncate(self._file, start)
-                    os.fsync(self._file)
+                    if cut_torn_tail:
+                        os.ftruncate(self._file, start)
+                        os.fsync(self._file)
                     return
                 start = following
                 continue
@@ -281,26 +285,29 @@ def _header(payload: bytes) -> bytes:
 class ResponseStores:
     """The store of this attempt, and behind it those that earlier attempts wrote to.
 
-    So no answer is paid for twice where `cache` was given in one attempt and not in another. Used
-    like a ResponseStore; `earlier` are read only, and may be gone.
+    So no answer is paid for twice where `cache` was given in one attempt and not in another. The
+    `earlier` ones are only read; `passed_over` says in words which of them could not be.
     """
 
     def __init__(self, path: Path, earlier: Sequence[Path] = ()) -> None:
         self._stores = [ResponseStore(path)]
+        self.passed_over: list[str] = []
         try:
-            self._stores += [ResponseStore(other) for other in earlier if other.exists()]
+            for other in earlier:
+                try:
+                    self._stores.append(ResponseStore(other, read_only=True))
+                except StoppedEarly as failure:
+                    if not isinstance(failure.__cause__, FileNotFoundError):
+                        self.passed_over.append(
+                            f"Answers of an earlier attempt are asked for again. {failure}"
+                        )
         except BaseException:
             self.close()
             raise
 
-    def get(self, keys: Sequence[bytes]) -> dict[int, Known]:
-        """Look up keys; gives what is known, by place in `keys`."""
-        known = self._stores[0].get(keys)
-        for store in self._stores[1:]:
-            unknown = [i for i in range(len(keys)) if i not in known]
-            found = store.get([keys[i] for i in unknown])
-            known.update((unknown[i], each) for i, each in found.items())
-        return known
+    def get(self, keys: Sequence[bytes]) -> list[dict[int, Known]]:
+        """Look up keys; gives what each store knows, this attempt's first, by place in `keys`."""
+        return [store.get(keys) for store in self._stores]
 
     def put(self, answers: Sequence[tuple[bytes, Answer, str | None]]) -> None:
         """Store answers; durable when this returns."""

@@ -67,6 +67,11 @@ class Batch:
         return sum(stop - start for _, start, stop in self.spans)
 
     @property
+    def size_bytes(self) -> int:
+        """How large the inputs are, bounded from above."""
+        return sum(job.sizes[stop] - job.sizes[start] for job, start, stop in self.spans)
+
+    @property
     def items(self) -> list[Item]:
         """The inputs, in order."""
         if len(self.spans) == 1:
@@ -129,7 +134,7 @@ class BatchSize:
 
     def __init__(self, most: int) -> None:
         self._most = self.now = most
-        self._good = 0
+        self._good = self._trial = 0
         self._patience = FIRST_PATIENCE
 
     def cap(self, most: int) -> None:
@@ -137,12 +142,13 @@ class BatchSize:
         self._most = min(self._most, most)
         self.now = min(self.now, self._most)
 
-    def take(self) -> int:
-        """Give the size of the next batch."""
-        if self._good < self._patience:
+    def take(self, waiting: int) -> int:
+        """Give the size of the next batch, where so many inputs wait."""
+        larger = min(2 * self.now, self._most)
+        if self._good < self._patience or waiting < larger:
             return self.now
-        self._good = 0
-        return min(2 * self.now, self._most)
+        self._good, self._trial = 0, larger
+        return larger
 
     def answered(self, size: int) -> None:
         """Learn from a batch that was answered whole."""
@@ -153,10 +159,14 @@ class BatchSize:
 
     def refused(self, size: int) -> bool:
         """Learn from a batch that was refused though its halves were not; True where it is less."""
-        self._good = 0
-        self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-        was, self.now = self.now, min(self.now, max(1, size // 2))
-        return self.now < was
+        smaller = max(1, size // 2)
+        sinks = smaller < self.now
+        # The other refusals of one moment say nothing new.
+        if sinks or size == self._trial:
+            self._good = self._trial = 0
+            self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+            self.now = min(self.now, smaller)
+        return sinks
 
 
 class Batcher:
@@ -170,7 +180,7 @@ class Batcher:
         self.size = BatchSize(batch_size)
         self._spans: deque[tuple[Job, int, int]] = deque()
         self._takers: deque[asyncio.Future[Batch | None]] = deque()
-        self._waiting_items = 0
+        self._waiting_items = self._waiting_bytes = 0
         self._flush_items = 0
         self._outstanding = 0
         self._closed = False
@@ -180,6 +190,7 @@ class Batcher:
         if job.items:
             self._spans.append((job, 0, len(job.items)))
             self._waiting_items += len(job.items)
+            self._waiting_bytes += job.sizes[-1]
             self._hand_out()
 
     def close(self) -> None:
@@ -211,6 +222,7 @@ class Batcher:
             if taker.done() and not taker.cancelled() and (batch := taker.result()):
                 self._spans.extendleft(reversed(batch.spans))
                 self._waiting_items += len(batch)
+                self._waiting_bytes += batch.size_bytes
                 self._outstanding -= 1
             raise
 
@@ -222,8 +234,10 @@ class Batcher:
         while self._takers:
             if self._takers[0].done():
                 self._takers.popleft()
-            elif self._waiting_items >= self.size.now or (
-                self._spans and (self._closed or self._flush_items)
+            elif (
+                self._waiting_items >= self.size.now
+                or self._waiting_bytes > MAX_REQUEST_BYTES
+                or (self._spans and (self._closed or self._flush_items))
             ):
                 self._takers.popleft().set_result(self._cut())
             elif self._closed:
@@ -234,7 +248,7 @@ class Batcher:
     def _cut(self) -> Batch:
         """Take a batch's number of inputs, fewer where their bytes would exceed a request."""
         spans: list[tuple[Job, int, int]] = []
-        size = self.size.take()
+        size = self.size.take(self._waiting_items)
         room, room_bytes = size, MAX_REQUEST_BYTES
         while room and self._spans:
             job, start, stop = self._spans[0]
@@ -253,7 +267,9 @@ class Batcher:
                 break
             self._spans.popleft()
         taken = size - room
+        batch = Batch(tuple(spans))
         self._waiting_items -= taken
+        self._waiting_bytes -= batch.size_bytes
         self._flush_items = max(0, self._flush_items - taken)
         self._outstanding += 1
-        return Batch(tuple(spans))
+        return batch

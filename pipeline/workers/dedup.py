@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from pipeline.events import ChunkLookedUp
+from pipeline.events import ChunkLookedUp, Notice
 from pipeline.responses import RowError
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Dedup:
 
     async def __aenter__(self) -> Self:
         self._store = await self._in_thread(self._open_store)
+        for notice in self._store.passed_over:
+            self._emit(Notice(notice))
         self._saver = asyncio.create_task(self._save_in_groups(), name="group-commit")
         return self
 
@@ -128,14 +130,19 @@ class Dedup:
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Give the outcomes that are known, by place in `keys`, and which keys came before."""
-        stored = await self._in_thread(self._store.get, keys)
-        told = [found for found in stored.values() if found.revision is not None]
-        if told and self._revision.current is None:
-            self._revision.assume(str(max(told, key=attrgetter("position")).revision))
-        known: dict[int, Outcome] = {
-            i: found.answer for i, found in stored.items() if self._revision.accepts(found.revision)
-        }
-        repeated = {i for i, found in stored.items() if found.met}
+        stores = await self._in_thread(self._store.get, keys)
+        for stored in stores if self._revision.current is None else ():
+            told = [found for found in stored.values() if found.revision is not None]
+            if told:
+                self._revision.assume(str(max(told, key=attrgetter("position")).revision))
+                break
+        known: dict[int, Outcome] = {}
+        repeated: set[int] = set()
+        for stored in stores:
+            repeated.update(i for i, found in stored.items() if found.met)
+            for i, found in stored.items():
+                if i not in known and self._revision.accepts(found.revision):
+                    known[i] = found.answer
         if self._failed:
             failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}
             known |= failed

@@ -65,26 +65,23 @@ class Introduction:
 
     async def check_batching(self, batch: Batch, *, more_to_come: bool) -> Verdict:
         """Check with a batch whether batches are honoured, and settle the dialect."""
-        try:
-            rejected: dict[int, RowsRejected] = {}
-            canary = await self._find_canary(batch, rejected)
-            self.met.set()
-            verdict = Verdict(
-                rejected=[(batch.part(i), why) for i, why in rejected.items()],
-                rest=batch.without(rejected),
-            )
-            if canary is None:
-                return verdict
-            position, reply = canary
-            if len(batch) > 1:
-                await self._compare(batch, position, reply.outcomes[0], verdict)
-            elif more_to_come and not await self._takes_twins(batch, reply.outcomes[0]):
-                self._fall_back("the same text twice is not answered as it is alone")
-            else:
-                verdict.reply = reply
+        rejected: dict[int, RowsRejected] = {}
+        canary = await self._find_canary(batch, rejected)
+        self.met.set()
+        verdict = Verdict(
+            rejected=[(batch.part(i), why) for i, why in rejected.items()],
+            rest=batch.without(rejected),
+        )
+        if canary is None:
             return verdict
-        finally:
-            self.settled.set()
+        position, reply = canary
+        if len(batch) > 1:
+            await self._compare(batch, position, reply.outcomes[0], verdict)
+        elif more_to_come and not await self._takes_twins(batch, reply.outcomes[0]):
+            self._fall_back("the same text twice is not answered as it is alone")
+        else:
+            verdict.reply = reply
+        return verdict
 
     async def _find_canary(
         self, batch: Batch, rejected: dict[int, RowsRejected]

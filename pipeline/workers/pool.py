@@ -93,6 +93,7 @@ class Pool:
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
+        self._holding: set[asyncio.Task[None] | None] = set()
         self._requests = requests_sent
         self._successes = self._failed_items = self._throttles = 0
         self._last_success_at = clock.now()
@@ -183,8 +184,11 @@ class Pool:
         if self.stopped_by is not None:
             return
         self.stopped_by = reason
+        spared = {asyncio.current_task(), *self._sending}
+        if self._introduction.settled.is_set():
+            spared |= self._holding
         for worker in self._workers:
-            if worker not in self._sending and worker is not asyncio.current_task():
+            if worker not in spared:
                 worker.cancel()
         self._hungry.set()
         for job in self._jobs:
@@ -227,6 +231,7 @@ class Pool:
         if not client.knows_dialect and client.dialect.name == "hf":
             more = not self._input_ended or self._batcher.outstanding > 1
             verdict = await introduction.check_batching(batch, more_to_come=more)
+            introduction.settled.set()
             for alone, rejection in verdict.rejected:
                 await self._reject(alone, rejection)
             batch, reply, refusal = verdict.rest, verdict.reply, verdict.refusal
@@ -277,13 +282,27 @@ class Pool:
         except RowsRejected as rejected:
             rejection = rejected
         # Nothing is believed before it is beyond doubt that the endpoint was asked rightly.
-        await self._introduction.settled.wait()
+        if not self._introduction.settled.is_set():
+            await self._wait_for_settled()
         if self._client.dialect is not dialect:
             return await self._answer(batch)
         if reply is not None:
             return self._settle(batch, reply)
+        if self.stopped_by is not None:
+            raise _StoppedError
         assert rejection is not None
         return await self._split(batch, rejection)
+
+    async def _wait_for_settled(self) -> None:
+        """Wait with an answer in hand; `stop` lets it be kept, if it can be believed by then."""
+        if self.stopped_by is not None:
+            raise _StoppedError
+        task = asyncio.current_task()
+        self._holding.add(task)
+        try:
+            await self._introduction.settled.wait()
+        finally:
+            self._holding.discard(task)
 
     async def _split(self, batch: Batch, rejection: RowsRejected) -> int:
         """Answer the halves of a batch that was refused; gives how many inputs failed."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PROBE_FIRST_S = 1.0
 PROBE_GROWTH = 3.0
 PROBE_LONGEST_S = 30.0
+# So often a short estimate of the loading time is believed; some servers repeat it for minutes.
+BELIEVED_ESTIMATES = 2
 
 
 class Why(StrEnum):
@@ -122,7 +124,10 @@ class Gate:
             )
         wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self.failures, 5), PROBE_LONGEST_S)
         if failure.wait_s is not None:
-            wait_s = min(wait_s, failure.wait_s) if loading else max(wait_s, failure.wait_s)
+            if not loading:
+                wait_s = max(wait_s, failure.wait_s)
+            elif self.failures < BELIEVED_ESTIMATES:
+                wait_s = min(wait_s, failure.wait_s)
         self.failures += 1
         wait_s = min(wait_s * self._clock.jitter(1.0, 1.1), left_s)
         self._emit(Waiting(f"{self.why}: {failure}", failure.wait_s if loading else wait_s))

@@ -111,7 +111,7 @@ def _is_text(kind: Any) -> bool:
 
 
 class Resolver:
-    """Resolves chunks, several at a time; `model` and `endpoint` scope what is known already.
+    """Resolves chunks, several at a time.
 
     A chunk that has the result columns already is of a retry: its rows with an error are resolved.
     """

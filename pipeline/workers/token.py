@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,11 @@ def find_token(token_file: Path | None = None) -> Token:
         return _from_file(token_file)
     if "google.colab" in sys.modules:
         # There a login is a secret of the notebook, which only this library can ask for.
-        from huggingface_hub import get_token
+        with suppress(ImportError):
+            from huggingface_hub import get_token
 
-        if token := (get_token() or "").strip():
-            return Token(_usable(token, "the secrets of this notebook"))
+            if token := (get_token() or "").strip():
+                return Token(_usable(token, "the secrets of this notebook"))
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     login = Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser()
     try:

@@ -4,6 +4,7 @@ One JSON record a line, each behind the CRC-32 of its bytes:
 
     5d1c3f0a {"kind": "run", ...}         what this run is: settings, plan of the input
     e07b9f42 {"kind": "cache", ...}       a shared response store that an attempt wrote to
+    9a04c3e1 {"kind": "revision", ...}    the model's revision, as the endpoint first told it
     0b7d2e91 {"kind": "part", ...}        one committed part, in order of rows
     3e90d1b7 {"kind": "assembled", ...}   what the output is, recorded before it takes its name
     77aa01c4 {"kind": "complete", ...}    the output stands
@@ -46,8 +47,7 @@ class RunRecord:
 class PartRecord:
     """One committed part: `rows` input rows from `first_row` on, in a file of known content.
 
-    `revision` is the model's, as far as it was known by then, and `confirmed` whether an answer of
-    the endpoint told it, rather than stored answers alone.
+    `revision` is the model's, as far as the endpoint or stored answers had told it by then.
     """
 
     first_row: int
@@ -57,7 +57,6 @@ class PartRecord:
     sha256: str
     errors: int
     revision: str | None
-    confirmed: bool = True
     labels: dict[str, int] = field(default_factory=dict)
 
 
@@ -65,6 +64,7 @@ class PartRecord:
 class _Content:
     run: RunRecord
     caches: list[str] = field(default_factory=list)
+    revision: str | None = None
     parts: list[PartRecord] = field(default_factory=list)
     assembled: list[Any] | None = None
     complete: dict[str, Any] | None = None
@@ -111,6 +111,11 @@ class Manifest:
     def caches(self) -> list[str]:
         """The shared response stores that attempts at this run wrote to, as absolute paths."""
         return self._content.caches
+
+    @property
+    def revision(self) -> str | None:
+        """The model's revision, once the endpoint told it; stored answers alone do not."""
+        return self._content.revision
 
     @property
     def parts(self) -> list[PartRecord]:
@@ -166,6 +171,15 @@ class Manifest:
             self._append({"kind": "cache", "path": path})
             self.caches.append(path)
 
+    def set_revision(self, revision: str) -> None:
+        """Record what the endpoint told first."""
+        self._append({"kind": "revision", "revision": revision})
+        self._content = replace(self._content, revision=revision)
+
+    def begin_again(self, revision: str) -> None:
+        """Forget all parts: the endpoint told another revision than the answers in them are of."""
+        self._rewrite(replace(self._content, parts=[], assembled=None, revision=revision))
+
     def add_part(self, part: PartRecord) -> None:
         """Record a part whose file is durable. Raises StoppedEarly if the disk refuses."""
         assert part.first_row == self.rows, "parts are committed in the order of their rows"
@@ -210,6 +224,8 @@ def _records(content: _Content) -> Iterator[dict[str, Any]]:
         yield {"kind": "retry"}
     for path in content.caches:
         yield {"kind": "cache", "path": path}
+    if content.revision is not None:
+        yield {"kind": "revision", "revision": content.revision}
     for part in content.parts:
         yield {"kind": "part", **asdict(part)}
     if content.assembled is not None:
@@ -245,7 +261,7 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
     if not valid:
         return None
     run, *others = [record for record in records[:valid] if record is not None]
-    known = {"cache", "part", "assembled", "complete", "retry"}
+    known = {"cache", "revision", "part", "assembled", "complete", "retry"}
     if (
         run.pop("kind") != "run"
         or run["format"] != FORMAT
@@ -261,6 +277,8 @@ def _parse(raw: bytes, path: Path) -> _Content | None:
         match record.pop("kind"):
             case "cache":
                 content.caches.append(record["path"])
+            case "revision":
+                content = replace(content, revision=record["revision"])
             case "part":
                 content.parts.append(PartRecord(**record))
             case "assembled":

@@ -26,7 +26,6 @@ def write_part(
     errors: int,
     labels: Mapping[str, int],
     revision: str | None,
-    confirmed: bool = True,
 ) -> PartRecord:
     """Write one part durably; it counts only once the manifest records what this returns.
 
@@ -49,7 +48,6 @@ def write_part(
         sha256=sha256,
         errors=errors,
         revision=revision,
-        confirmed=confirmed,
         labels=dict(labels),
     )
 

@@ -17,7 +17,7 @@ def little_room(monkeypatch, small_chunks):
     """Hold a few small chunks only between reading and commit."""
     import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
 
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "HELD_BYTES", 30_000)
+    monkeypatch.setattr(sys.modules["pipeline.runner"], "HELD_BYTES", 100_000)
 
 
 def test_a_text_that_comes_again_in_a_later_chunk_counts_once(
@@ -70,7 +70,21 @@ def test_where_there_is_no_room_to_wait_a_smaller_batch_goes_out(
     texts = ["known" if i % 50 else f"new {i}" for i in range(3200)]
     summary = label(write_csv("in.csv", texts), tmp_path / "out.parquet")
     assert _labels(tmp_path / "out.parquet") == [right_answer(text)[0]["label"] for text in texts]
-    assert 3 < summary["requests"] < 65
+    # 65 distinct texts, and room for about 12 chunks of 16 rows, in which 4 of them stand.
+    assert 65 / 6 < summary["requests"] < 65 / 2
+    assert server.sent_twice() == set()
+
+
+def test_a_chunk_that_is_answered_is_no_reason_for_a_smaller_batch(
+    server, label, write_csv, tmp_path, small_chunks, monkeypatch
+):
+    """Room comes with each commit then, so nothing has to go out before its batch is full."""
+    import pipeline.runner  # noqa: F401
+
+    monkeypatch.setattr(sys.modules["pipeline.runner"], "HELD_BYTES", 400_000)
+    texts = ["known" if i % 16 else f"new {i}" for i in range(16 * 320)]
+    summary = label(write_csv("in.csv", texts), tmp_path / "out.parquet", batch_size=8)
+    assert 320 / 8 <= summary["requests"] <= 1.4 * 320 / 8
     assert server.sent_twice() == set()
 
 
@@ -157,6 +171,27 @@ def test_a_stop_while_stale_answers_are_asked_again_is_resumed_with_the_live_mod
     assert len(server.texts) == 128 - 7 * 4
 
 
+def test_what_the_live_model_told_outlasts_a_stop_without_a_part(
+    server, label, write_csv, tmp_path, small_chunks
+):
+    """A cache of an older model that is named later does not take its place."""
+    revisions = Revisions(server)
+    old = write_csv("old.csv", [f"text {i}" for i in range(64)])
+    label(old, tmp_path / "old.parquet", cache=tmp_path / "cache", batch_size=4)
+    server.reset()
+    revisions = Revisions(server)
+    revisions.live = "two"
+    table = write_csv("in.csv", [f"text {i}" for i in range(64)])
+    with pytest.raises(StoppedEarly):
+        # Three of the four requests that the first part needs.
+        label(table, tmp_path / "out.parquet", max_requests=3, batch_size=4, concurrency=1)
+    assert revisions.live == "two"
+    summary = label(table, tmp_path / "out.parquet", batch_size=4, cache=tmp_path / "cache")
+    assert summary["model_revision"] == "two"
+    assert len(server.texts) == 64
+    assert server.sent_twice() == set()
+
+
 @pytest.mark.parametrize(("first", "then"), [(None, "c"), ("c", None), ("c", "other")])
 def test_a_cache_that_is_named_or_dropped_between_attempts_forgets_nothing(
     server, label, write_csv, tmp_path, small_chunks, first, then
@@ -185,3 +220,19 @@ def test_a_cache_of_an_earlier_attempt_may_be_gone(server, label, write_csv, tmp
     summary = label(table, tmp_path / "out.parquet", batch_size=4)
     assert summary["labelled"] == 40
     assert not cache.exists()
+
+
+def test_a_cache_of_an_earlier_attempt_may_be_something_else_by_now(
+    server, label, write_csv, tmp_path
+):
+    """It is not named any more, so it blocks nothing, and a line says what that costs."""
+    table = write_csv("in.csv", [f"text {i}" for i in range(40)])
+    cache = tmp_path / "cache"
+    with pytest.raises(StoppedEarly):
+        label(table, tmp_path / "out.parquet", max_requests=2, batch_size=4, cache=cache)
+    cache.write_bytes(b"something else")
+    said = []
+    summary = label(table, tmp_path / "out.parquet", batch_size=4, observers=(said.append,))
+    assert summary["labelled"] == 40
+    assert cache.read_bytes() == b"something else"
+    assert any("asked for again" in getattr(event, "message", "") for event in said)

@@ -37,6 +37,24 @@ def test_the_size_of_an_input_is_never_underestimated(item):
     assert real <= size_bytes(item) <= 4 * real or (real == 0 == size_bytes(item))
 
 
+async def test_a_batch_that_is_full_by_its_bytes_does_not_wait(monkeypatch):
+    """Few large texts fill a request long before there are `batch_size` of them."""
+    monkeypatch.setattr(pipeline.workers.batching, "MAX_REQUEST_BYTES", 100)
+    batcher = Batcher(32)
+    batcher.put(job_of(["x" * 40] * 2))
+    first = asyncio.ensure_future(batcher.take())
+    await asyncio.sleep(0)
+    assert not first.done()
+    batcher.put(job_of(["x" * 40] * 4))
+    assert len(await first) == 2
+    assert len(await batcher.take()) == 2
+    last = asyncio.ensure_future(batcher.take())
+    await asyncio.sleep(0)
+    assert not last.done()
+    batcher.close()
+    assert len(await last) == 2
+
+
 @settings(max_examples=150, deadline=None)
 @given(sizes=st.lists(st.integers(0, 30), max_size=8), batch_size=st.integers(1, 12))
 def test_every_item_once_in_order_and_batches_full(kit, sizes, batch_size):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import pipeline.workers.dedup
 from pipeline.errors import EndpointRefused, StoppedEarly
 from pipeline.events import ChunkLookedUp
-from pipeline.responses import Keys, ResponseStore, RowError
+from pipeline.responses import Keys, ResponseStore, ResponseStores, RowError
 from pipeline.workers import Dedup, Revision
 
 KEYS = Keys({"model": "m"})
@@ -43,7 +43,7 @@ class Asking:
 
 
 @asynccontextmanager
-async def dedup_over(path, asking, *, expected=None, store=ResponseStore, failures=None):
+async def dedup_over(path, asking, *, expected=None, store=ResponseStores, failures=None):
     events = []
     revision = Revision(expected, events.append, allow_drift=False)
     on_failure = (failures if failures is not None else []).append
@@ -147,7 +147,7 @@ async def test_what_comes_during_the_last_group_commit_is_durable(kit, tmp_path)
     """Answers that arrive while a commit is being written are in the next one, even at the end."""
     loop, writing, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    class SlowStore(ResponseStore):
+    class SlowStore(ResponseStores):
         def put(self, answers):
             loop.call_soon_threadsafe(writing.set)
             assert go_on.wait(20)
@@ -169,7 +169,7 @@ async def test_what_comes_during_the_last_group_commit_is_durable(kit, tmp_path)
 async def test_a_commit_that_fails_is_told_at_once_and_at_the_end(kit, tmp_path):
     """The run stops at once, and a failure of the last group is not lost either."""
 
-    class FullStore(ResponseStore):
+    class FullStore(ResponseStores):
         def put(self, answers):
             raise StoppedEarly("disk full")
 
@@ -237,6 +237,24 @@ async def test_stored_answers_of_another_revision_are_asked_again(kit, tmp_path)
             break
 
 
+async def test_an_answer_of_another_revision_hides_none_behind_it(kit, tmp_path):
+    """What an earlier attempt was told by the live model counts, whatever a shared cache holds."""
+    keys = KEYS.of(["a", "b"])
+    for name, revision in (("cache", "old"), ("journal", "live")):
+        store = ResponseStore(tmp_path / name)
+        store.put([(key, kit.outcome_of("ab"[i]), revision) for i, key in enumerate(keys)])
+        store.close()
+
+    def both(path):
+        return ResponseStores(path, [tmp_path / "journal"])
+
+    asking = Asking(kit)
+    async with dedup_over(tmp_path / "cache", asking, expected="live", store=both) as dedup:
+        assert await outcomes_of(dedup, asking, ["a", "b"]) == kit.right(["a", "b"])
+        (looked_up,) = [event for event in dedup.events if isinstance(event, ChunkLookedUp)]
+    assert (asking.asked, looked_up.hits, looked_up.distinct) == ([], 2, 2)
+
+
 async def test_a_pool_behind_it_answers_each_distinct_input_once(kit, tmp_path):
     """With 60% duplicates, requests equal the ceiling of distinct texts over batch size."""
     texts = [f"text {i * 7919 % 400}" for i in range(1000)]
@@ -244,7 +262,7 @@ async def test_a_pool_behind_it_answers_each_distinct_input_once(kit, tmp_path):
     async with kit.serve() as server, kit.pool(server, batch_size=8) as running:
         revision = Revision(None, lambda _: None, allow_drift=False)
         async with Dedup(
-            partial(ResponseStore, tmp_path / "s"), lambda _: None, revision, running.pool.stop
+            partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, running.pool.stop
         ) as dedup:
             running.pool.save = dedup.save
             for _ in chunks:
@@ -267,7 +285,7 @@ async def test_a_refusal_reaches_every_chunk(kit, tmp_path):
             async with kit.pool(server) as running:
                 revision = Revision(None, lambda _: None, allow_drift=False)
                 async with Dedup(
-                    partial(ResponseStore, tmp_path / "s"), lambda _: None, revision, print
+                    partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, print
                 ) as dedup:
                     for _ in range(3):
                         running.pool.expect()

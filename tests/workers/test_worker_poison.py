@@ -170,6 +170,25 @@ async def test_batches_grow_back_after_a_refusal_by_chance(kit):
         assert len(sizes) <= 400 + 130
 
 
+async def test_refusals_of_one_moment_count_once(kit):
+    """Many batches in flight, all refused for a passing reason: full size is tried again soon."""
+    kit.without_debug()
+    texts = kit.texts(32 * 1500)
+    began = []
+
+    def script(asked):
+        began.append(kit.now())
+        moment = 0.5 < kit.now() - began[0] < 0.55
+        refused = moment and len(asked.items) > 16
+        return kit.Said(400, {"error": "CUDA out of memory"}) if refused else None
+
+    async with kit.serve(script, latency_s=0.05) as server:
+        async with kit.pool(server, batch_size=32, concurrency=32) as running:
+            assert await running.label(texts) == kit.right(texts)
+        assert server.statuses.count(400) > 4
+        assert len(server.requests) < 1500 + 250
+
+
 async def test_a_limit_of_the_server_is_tried_again_ever_less_often(kit):
     kit.without_debug()
     texts = kit.texts(8 * 3000)

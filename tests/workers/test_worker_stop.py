@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from pipeline.errors import Interrupted, StoppedEarly
-from pipeline.responses import Keys, ResponseStore
+from pipeline.responses import Keys, ResponseStores
 from pipeline.workers import Dedup, Revision
 
 REASON = Interrupted("Stopped by SIGTERM.", 15)
@@ -136,7 +136,7 @@ async def test_cancellation_at_any_moment_leaves_nothing(kit, tmp_path, dialect,
             clients.append(running.client)
             revision = Revision(None, lambda _: None, allow_drift=False)
             opened = Dedup(
-                partial(ResponseStore, path), lambda _: None, revision, running.pool.stop
+                partial(ResponseStores, path), lambda _: None, revision, running.pool.stop
             )
             async with opened as dedup:
                 running.pool.save = dedup.save

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pipeline.workers.resolver
 from pipeline.errors import InputError, SettingsError
-from pipeline.responses import Keys, ResponseStore, RowError
+from pipeline.responses import Keys, ResponseStores, RowError
 from pipeline.workers import Dedup, Resolver, Revision, check_columns, output_schema
 from pipeline.workers.resolver import PREDICTIONS, finish, prepare
 
@@ -243,7 +243,7 @@ async def test_chunks_are_resolved_together(kit, tmp_path):
     async with kit.serve() as server, kit.pool(server, batch_size=16) as running:
         revision = Revision(None, lambda _: None, allow_drift=False)
         async with Dedup(
-            partial(ResponseStore, tmp_path / "s"), lambda _: None, revision, running.pool.stop
+            partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, running.pool.stop
         ) as dedup:
             running.pool.save = dedup.save
             resolver = Resolver(kit.config(batch_size=16), running.pool, dedup)
