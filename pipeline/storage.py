@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputBusy, StoppedEarly
@@ -145,7 +145,8 @@ class Lock:
         """Take the lock, unless it is held already. Raises OutputBusy, saying who holds it."""
         if self._descriptor is not None:
             return
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with writing(self._path):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -155,11 +156,11 @@ class Lock:
                 f"{self._path.parent}: another run holds this output ({_worded(holder)}). "
                 "Wait for it, stop it, or choose another output."
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(
-            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
-        )
         self._descriptor = descriptor
+        holder_now = {"pid": os.getpid(), "host": socket.gethostname()}
+        with suppress(OSError):  # the lock holds on a full disk, too
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder_now).encode(), 0)
 
     def release(self) -> None:
         """Give the lock back; harmless where it is not held."""
