@@ -38,8 +38,8 @@ def rechunk(
     A chunk has `max_rows` rows, or fewer where one more would exceed `max_bytes` of Arrow
     buffers, or at the end of the stream; a row larger than `max_bytes` is a chunk by itself. The
     shared dictionary of a dictionary column is not counted; one that is larger than `max_bytes`
-    by itself is cut down to the values that a batch uses of it. A chunk owns its memory: it keeps no
-    larger batch alive.
+    by itself is cut down to the values that a batch uses of it. A chunk owns its memory: it keeps
+    no larger batch alive.
 
     Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
     """
