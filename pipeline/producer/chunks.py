@@ -38,8 +38,8 @@ def rechunk(
     A chunk has `max_rows` rows, or fewer where one more would exceed `max_bytes` of Arrow
     buffers, or at the end of the stream; a row larger than `max_bytes` is a chunk by itself. The
     shared dictionary of a dictionary column is not counted; one that is larger than `max_bytes`
-    by itself is cut down to what the chunk's rows use of it. A chunk owns its memory: it keeps no
-    larger batch alive.
+    by itself is cut down to the values that a batch uses of it. A chunk owns its memory: it keeps
+    no larger batch alive.
 
     Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
     """
@@ -51,7 +51,7 @@ def rechunk(
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
-        rest = batch
+        rest = _map_columns(batch, lambda column: _own_dictionary(column, max_bytes))
         while rest.num_rows:
             count = _fitting_rows(rest, max_rows - rows, max_bytes - size)
             if count == 0 and not held:
@@ -62,11 +62,11 @@ def rechunk(
                 size += _own_bytes(held[-1])
                 rest = rest.slice(count)
             if rest.num_rows or rows == max_rows:
-                yield Chunk(first_row, _joined(held, schema, max_bytes))
+                yield Chunk(first_row, _joined(held, schema))
                 first_row += rows
                 held, rows, size = [], 0, 0
     if held:
-        yield Chunk(first_row, _joined(held, schema, max_bytes))
+        yield Chunk(first_row, _joined(held, schema))
 
 
 def _fitting_rows(batch: pa.RecordBatch, rows: int, size: int) -> int:
@@ -93,9 +93,8 @@ def _own_array_bytes(array: pa.Array) -> int:
     return size
 
 
-def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, max_bytes: int) -> pa.Table:
+def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """Copy slices into one table that shares no buffer with their parents."""
-    batches = [_map_columns(batch, lambda c: _own_dictionary(c, max_bytes)) for batch in batches]
     try:
         joined = pa.concat_batches([_map_columns(batch, _without_view) for batch in batches])
     except pa.ArrowException:

@@ -114,3 +114,18 @@ def test_dictionaries_that_do_not_fit_together_stay_apart():
 def test_impossible_bounds(max_rows, max_bytes):
     with pytest.raises(ValueError, match="must be at least 1"):
         list(rechunk([], SCHEMA, first_row=0, max_rows=max_rows, max_bytes=max_bytes))
+
+
+@pytest.mark.fault(25)
+def test_a_huge_dictionary_is_cut_down_to_what_is_used():
+    """Each part would carry the whole of it; values, type and the order among values stay."""
+    values = pa.array([f"{row:0100}" for row in range(5_000)])
+    column = pa.DictionaryArray.from_arrays(pa.array([4_999, None, 7, 3] * 25), values)
+    schema = pa.schema([("c", column.type)])
+    batch = pa.record_batch([column], schema=schema)
+    for chunk in rechunk([batch], schema, first_row=0, max_rows=50, max_bytes=10_000):
+        assert chunk.table.schema == schema
+        expected = column.slice(chunk.first_row, chunk.table.num_rows)
+        assert chunk.table["c"].to_pylist() == expected.to_pylist()
+        kept = chunk.table["c"].chunk(0).dictionary.to_pylist()
+        assert kept == [values[3].as_py(), values[7].as_py(), values[4_999].as_py()]
