@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from pipeline import storage
 from pipeline.failpoints import failpoint
@@ -93,33 +96,68 @@ def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: in
 def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
     """Cut the rows of all parts into row groups: ROW_GROUP_ROWS each, fewer where rows are big.
 
-    The border is set by the rows alone: a group ends before the row whose bytes, in slices of
-    1,024 rows, would take it over ROW_GROUP_BYTES.
+    The border is set by the rows alone: a group ends before the row that would take it over
+    ROW_GROUP_BYTES, and a larger row is a group by itself. So no more than a group and a part are
+    held, however large the cells are.
     """
-    step = 1_024
     pending: list[Any] = []
     rows = size_bytes = 0
-    for piece in _steps(parts, schema, step):
-        if rows and (rows + piece.num_rows > ROW_GROUP_ROWS or size_bytes > ROW_GROUP_BYTES):
-            yield pa.concat_tables(pending)
-            pending, rows, size_bytes = [], 0, 0
-        pending.append(piece)
-        rows += piece.num_rows
-        size_bytes += piece.nbytes
+    for part in parts:
+        table = pq.read_table(part, schema=schema, partitioning=None, pre_buffer=False)
+        ends = np.concatenate([[0], np.cumsum(_row_bytes(table))])
+        start = 0
+        while start < table.num_rows:
+            room_to = ends[start] + ROW_GROUP_BYTES - size_bytes
+            stop = int(np.searchsorted(ends, room_to, side="right")) - 1
+            stop = min(max(stop, start + (not pending)), start + ROW_GROUP_ROWS - rows)
+            if stop > start:
+                pending.append(table.slice(start, stop - start))
+            rows += stop - start
+            size_bytes += int(ends[stop] - ends[start])
+            start = stop
+            if start < table.num_rows or rows == ROW_GROUP_ROWS:
+                yield pa.concat_tables(pending)
+                pending, rows, size_bytes = [], 0, 0
     if pending:
         yield pa.concat_tables(pending)
 
 
-def _steps(parts: Sequence[Path], schema: Any, step: int) -> Iterator[Any]:
-    """Give the rows of all parts as tables of exactly `step` rows, the last one shorter."""
-    rest: Any = None
-    for part in parts:
-        table = pq.read_table(part, schema=schema, partitioning=None, pre_buffer=False)
-        if rest is not None and rest.num_rows:
-            table = pa.concat_tables([rest, table])
-        whole = table.num_rows - table.num_rows % step
-        for start in range(0, whole, step):
-            yield table.slice(start, step)
-        rest = table.slice(whole)
-    if rest is not None and rest.num_rows:
-        yield rest
+def _row_bytes(table: Any) -> Any:
+    """About how many bytes each row has, told by its values alone."""
+    sizes = np.zeros(table.num_rows, np.int64)
+    for column in table.columns:
+        at = 0
+        for chunk in column.chunks:
+            sizes[at : at + len(chunk)] += _value_bytes(chunk)
+            at += len(chunk)
+    return sizes
+
+
+def _value_bytes(array: Any) -> Any:
+    """About how many bytes each value of an array has; values inside lists count, too."""
+    kind = array.type
+    if isinstance(kind, pa.ExtensionType):
+        return _value_bytes(array.storage)
+    if pt.is_string_view(kind) or pt.is_binary_view(kind):
+        return _value_bytes(array.cast(pa.large_binary()))
+    if any(is_it(kind) for is_it in (pt.is_string, pt.is_large_string, pt.is_binary,
+                                     pt.is_large_binary)):  # fmt: skip
+        return pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+    if pt.is_struct(kind):
+        return sum(map(_value_bytes, array.flatten()), np.zeros(len(array), np.int64))
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_map(kind):
+        offsets = array.offsets.to_numpy()
+        inside = array.values if not pt.is_map(kind) else pa.StructArray.from_arrays(
+            [array.keys, array.items], ["key", "value"]
+        )  # fmt: skip
+        ends = np.concatenate([[0], np.cumsum(_value_bytes(inside))])
+        return ends[offsets[1:]] - ends[offsets[:-1]]
+    if pt.is_fixed_size_list(kind):
+        size = kind.list_size
+        inside = _value_bytes(array.values.slice(array.offset * size, len(array) * size))
+        return inside.reshape(len(array), size).sum(axis=1)
+    try:
+        width_bytes = kind.bit_width / 8
+    except ValueError:  # null, for example
+        width_bytes = 0
+    return np.full(len(array), width_bytes, np.int64)

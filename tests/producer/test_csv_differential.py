@@ -319,7 +319,7 @@ def test_small_files_that_bite(folder, text, encoding, block_rows):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(max_examples=25_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 def test_the_same_cells_or_an_error_with_the_line_at_length(folder, case):
     """As above, for as long as one is ready to wait."""

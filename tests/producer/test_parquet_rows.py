@@ -223,7 +223,7 @@ def test_a_damaged_footer_is_an_input_error(tmp_path):
 def test_any_damaged_byte_is_an_input_error_or_does_no_harm(tmp_path):
     path = tmp_path / "t.parquet"
     damageable(path)
-    for _ in flipped(path, range(path.stat().st_size), [1, 0x80, 0xFF]):
+    for _ in flipped(path, range(path.stat().st_size), [0x81]):
         read_or_refused(path)
 
 

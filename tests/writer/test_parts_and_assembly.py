@@ -1,5 +1,6 @@
 """Parts are verified before they are trusted, and the output does not know how they were cut."""
 
+import itertools
 import sys
 from itertools import pairwise
 
@@ -93,6 +94,66 @@ def test_nor_where_big_rows_make_small_groups(tmp_path, monkeypatch, bytes_a_gro
         assert pq.read_table(output).equals(TABLE)
         found.add(output.read_bytes())
     assert len(found) == 1
+
+
+BIG = pa.table(
+    {
+        "text": ["x" * (1 + 997 * i % 5_000) for i in range(600)],
+        "large": pa.array(["y" * (i % 300) or None for i in range(600)], pa.large_string()),
+        "view": pa.array(["z" * (i % 90) for i in range(600)], pa.string_view()),
+        "list": [["ab" * (i % 40)] * (i % 7) or None for i in range(600)],
+        "fixed": pa.array([[i, None] for i in range(600)], pa.list_(pa.int32(), 2)),
+        "texts": pa.array([["ab" * (i % 9)] * 2 for i in range(600)], pa.list_(pa.string(), 2)),
+        "map": pa.array([[("k", "v" * (i % 50))] for i in range(600)],
+                        pa.map_(pa.string(), pa.string())),
+        "struct": [{"a": i, "b": "c" * (i % 60)} if i % 5 else None for i in range(600)],
+        "kind": pa.array([f"kind {i % 3}" for i in range(600)]).dictionary_encode(),
+        "nothing": pa.nulls(600),
+        "flag": [i % 2 == 0 for i in range(600)],
+    }
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(1, 599), max_size=20, unique=True).map(sorted))
+def test_groups_are_bounded_by_bytes_whatever_the_rows_hold(tmp_path_factory, cuts):
+    """Cells may be of any size and kind: a group is cut by its rows' bytes, never by the parts."""
+    place = tmp_path_factory.mktemp("big")
+    parts = []
+    for first, end in itertools.pairwise([0, *cuts, 600]):
+        parts.append(place / f"{first}.parquet")
+        pq.write_table(BIG.slice(first, end - first), parts[-1])
+    module = sys.modules["pipeline.writer.assembly"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROW_GROUP_BYTES", 20_000)
+        groups = list(module._row_groups(parts, BIG.schema))
+        whole = list(module._row_groups([_whole(place)], BIG.schema))
+    assert [group.num_rows for group in groups] == [group.num_rows for group in whole]
+    assert pa.concat_tables(groups).equals(BIG)
+    sizes = [int(module._row_bytes(group).sum()) for group in groups]
+    assert max(sizes) <= 20_000
+    # Each group is as large as it may be: with the next group's first row it would be too large.
+    for group, following in itertools.pairwise(groups):
+        together = pa.concat_tables([group, following.slice(0, 1)])
+        assert int(module._row_bytes(together).sum()) > 20_000
+
+
+def _whole(place):
+    pq.write_table(BIG, place / "whole.parquet")
+    return place / "whole.parquet"
+
+
+def test_a_row_larger_than_a_group_is_one_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_BYTES", 100)
+    texts = ["a", "b" * 500, "c", "d" * 99, "e" * 99]
+    table = pa.table({"text": texts})
+    pq.write_table(table, tmp_path / "part.parquet")
+    groups = sys.modules["pipeline.writer.assembly"]._row_groups(
+        [tmp_path / "part.parquet"], table.schema
+    )
+    assert [group["text"].to_pylist() for group in groups] == [
+        texts[:1], texts[1:2], texts[2:4], texts[4:],
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("small_groups")
