@@ -271,3 +271,12 @@ def test_the_rehearsal_ends_well(checkout):
     for row in pq.read_table(checkout / "rehearsal.parquet").to_pylist():
         spoiled = row["review"] is None or poison in row["review"]
         assert (row["label"] is None) == (row["error"] is not None) == spoiled
+
+
+def test_the_tests_that_reliability_names_exist():
+    """A promise without its test is none."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`", text))
+    assert len(named) > 10
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text(encoding="utf-8"), (path, test)
