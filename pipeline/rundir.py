@@ -89,6 +89,7 @@ class RunDirectory:
         storage.remove(self.parts)
         failpoint("clear.parts removed")
         storage.remove(self.scratch)
+        storage.remove(storage.aside_of(self.scratch))
         storage.remove(self.responses)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -80,6 +80,11 @@ def commit_bytes(content: bytes, final: Path, what: str) -> None:
     commit(temp, final, what)
 
 
+def aside_of(temp: Path) -> Path:
+    """Where `commit_directory` keeps what `temp` replaces until the replacement is durable."""
+    return temp.with_name("replaced" + TEMP_SUFFIX)
+
+
 def commit_directory(temp: Path, final: Path) -> None:
     """Make a directory of closed files durable under the name `final`.
 
@@ -90,7 +95,7 @@ def commit_directory(temp: Path, final: Path) -> None:
         fsync_path(file)
     fsync_path(temp)
     failpoint("output.fsynced")
-    aside = temp.with_name(temp.name + ".replaced")
+    aside = aside_of(temp)
     if final.exists():
         remove(aside)  # a kill may have left it, with what `final` has replaced since
         final.rename(aside)

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 import orjson
 
+from pipeline.errors import UsageError
 from pipeline.observers.progress import PlainProgress, TerminalProgress
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def fail(error: ClassifyError, *, as_json: bool) -> NoReturn:
     """Say what went wrong, and end with the exit code of the error."""
     click.secho(str(error), fg="red", err=True)
     if as_json:
-        unbegun = {"state": "refused", "exit_code": error.exit_code, "message": str(error)}
+        state = "refused" if isinstance(error, UsageError) else "stopped"
+        unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
         print_json(error.summary or unbegun)
     sys.exit(error.exit_code)

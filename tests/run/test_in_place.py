@@ -108,9 +108,9 @@ def _kill_after_assembly(patch):
 def _kill_between_renames(patch):
     """A directory is replaced by two renames; a file by one, and the kill comes before it."""
 
-    def kill(_, final):
+    def kill(temp, final):
         if final.is_dir():
-            final.rename(final.with_name(final.name + ".replaced"))
+            final.rename(storage.aside_of(temp))
         raise Killed
 
     patch.setattr(storage, "commit_directory", kill)
@@ -119,10 +119,10 @@ def _kill_between_renames(patch):
 
 
 def _killing_commit(commit, target):
-    def kill(temp, final):
+    def kill(temp, final, what):
         if final == target:
             raise Killed
-        commit(temp, final)
+        commit(temp, final, what)
 
     return kill
 
