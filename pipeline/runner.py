@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -33,9 +33,10 @@ from pipeline.failpoints import failpoint
 from pipeline.observers import EventLog, Metrics
 from pipeline.producer import FileSource, Plan, open_source
 from pipeline.responses import ResponseStores
-from pipeline.stopping import Flag, current, in_thread
 from pipeline.workers import Revision, check_columns, output_schema
 from pipeline.writer import Manifest, assemble, identify, write_part
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ class _Opened:
     source: Source
     directory: rundir.RunDirectory
     manifest: Manifest
+    lock: storage.Lock
     damaged_parts: int = 0
     # A kill came between the output's rename and its record.
     stands: bool = False
@@ -90,14 +92,13 @@ class Run:
         self._metrics = Metrics()
         self._observers: list[Observer] = [self._metrics, *observers]
         self._engine: Engine | None = None
-        self._stop = Flag()
-        self._lock = storage.Lock(self._directory.lock)
+        self._stopped_by: BaseException | None = None
         self._interrupts = 0
         self._task: asyncio.Task[Any] | None = None
 
     def stop(self, reason: BaseException) -> None:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
-        self._stop.reason = self._stop.reason or reason
+        self._stopped_by = self._stopped_by or reason
         if isinstance(reason, Interrupted):
             in_flight = self._metrics.in_flight
             fan_out(self._observers)(
@@ -132,22 +133,15 @@ class Run:
         self._task = asyncio.current_task()
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
-        above = current.set(self._stop)
+        started = time.monotonic()
         try:
-            return await self._execute(
-                partial(self._open, restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+            opened = await _in_thread(
+                lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
             )
         except asyncio.CancelledError as cancelled:
-            # A second signal cancels; what ended the run is still the first one.
-            raise self._stop.reason or cancelled from None
-        finally:
-            current.reset(above)
-            self._lock.release()
-
-    async def _execute(self, open_run: Callable[[], _Opened]) -> dict[str, Any]:
-        started = time.monotonic()
-        opened = await in_thread(open_run)
+            raise self._stopped_by or cancelled from None
         if opened.manifest.complete is not None:
+            opened.lock.release()
             self._metrics.resumed_rows = opened.source.plan.rows
             return self._summary(opened, started, None)
         log = EventLog(opened.directory.events)
@@ -155,9 +149,10 @@ class Run:
         emit = fan_out(self._observers)
         error: BaseException | None = None
         try:
-            await self._work(opened, emit)
+            await self._execute(opened, emit)
         except asyncio.CancelledError as cancelled:
-            error = self._stop.reason or cancelled
+            # A second signal cancels; what ended the run is still the first one.
+            error = self._stopped_by or cancelled
             raise error from None
         except BaseException as failure:
             error = failure
@@ -168,6 +163,7 @@ class Run:
             log.close()
             with suppress(StoppedEarly):
                 opened.directory.write_summary(summary)
+            opened.lock.release()
             if isinstance(error, ClassifyError):
                 error.summary = summary
         return summary
@@ -182,51 +178,57 @@ class Run:
         rundir.check_cache(config.cache)
         check_endpoint(config)
         directory = self._directory
+        lock = storage.Lock(directory.lock)
         if directory.root.exists():
-            self._lock.acquire()
-        found = self._manifest(directory, restart=restart)
-        # A retry that was begun goes on; another unfinished run comes first.
-        begun = found is not None and found.retry_of is not None
-        unfinished = found is not None and found.complete is None
-        if begun or (retry_failed and not unfinished):
-            return self._open_retry(directory, found)
-        source, again = self._open_source(found)
-        manifest = rundir.same_run_or_new(
-            directory, found, config, source.plan, overwrite=overwrite and not again
-        )
-        if not again:
-            check_columns(source.plan.schema, config)
-        if manifest is not None and manifest.complete is not None:
-            with suppress(OSError):
+            lock.acquire()
+        try:
+            found = self._manifest(directory, restart=restart)
+            # A retry that was begun goes on; another unfinished run comes first.
+            begun = found is not None and found.retry_of is not None
+            unfinished = found is not None and found.complete is None
+            if begun or (retry_failed and not unfinished):
+                return self._open_retry(directory, found, lock)
+            source, again = self._open_source(found)
+            manifest = rundir.same_run_or_new(
+                directory, found, config, source.plan, overwrite=overwrite and not again
+            )
+            if not again:
+                check_columns(source.plan.schema, config)
+            if manifest is not None and manifest.complete is not None:
                 directory.clear()  # a kill may have come between completion and tidying up
-            return _Opened(source, directory, manifest)
-        directory.create()
-        self._lock.acquire()
-        if found is None and not restart and Manifest.load(directory.manifest) is not None:
-            # Another process began this run since there was no directory to lock.
-            self._lock.release()
-            return self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
-        if manifest is None:
-            manifest = rundir.begin(directory, config, source.plan)
-            return _Opened(source, directory, manifest)
-        if rundir.stands(config.output, manifest):
-            return _Opened(source, directory, manifest, stands=True)
-        damaged = rundir.proceed(directory, manifest)
-        return _Opened(source, directory, manifest, damaged)
+                return _Opened(source, directory, manifest, lock)
+            directory.create()
+            lock.acquire()
+            if found is None and not restart and Manifest.load(directory.manifest) is not None:
+                # Another process began this run since there was no directory to lock.
+                lock.release()
+                return self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+            if manifest is None:
+                manifest = rundir.begin(directory, config, source.plan)
+                return _Opened(source, directory, manifest, lock)
+            if rundir.stands(config.output, manifest):
+                return _Opened(source, directory, manifest, lock, stands=True)
+            damaged = rundir.proceed(directory, manifest)
+        except BaseException:
+            lock.release()
+            raise
+        return _Opened(source, directory, manifest, lock, damaged)
 
-    def _open_retry(self, directory: rundir.RunDirectory, manifest: Manifest | None) -> _Opened:
+    def _open_retry(
+        self, directory: rundir.RunDirectory, manifest: Manifest | None, lock: storage.Lock
+    ) -> _Opened:
         """Begin a retry of a complete run, or continue one: its input is the output."""
         source = rundir.open_retry(self._config, manifest)
         assert manifest is not None
         if manifest.complete is not None:
             if not manifest.complete["errors"]:
                 fan_out(self._observers)(Notice("No row carries an error: nothing to retry."))
-                return _Opened(source, directory, manifest)
+                return _Opened(source, directory, manifest, lock)
             rundir.begin_retry(directory, manifest)
         if rundir.stands(self._config.output, manifest):
-            return _Opened(source, directory, manifest, stands=True)
+            return _Opened(source, directory, manifest, lock, stands=True)
         damaged = rundir.proceed(directory, manifest)
-        return _Opened(source, directory, manifest, damaged)
+        return _Opened(source, directory, manifest, lock, damaged)
 
     def _manifest(self, directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
         """Read the manifest that this attempt may go on from."""
@@ -264,7 +266,7 @@ class Run:
         )
         return source, False
 
-    async def _work(self, opened: _Opened, emit: Observer) -> None:
+    async def _execute(self, opened: _Opened, emit: Observer) -> None:
         config, manifest, plan = self._config, opened.manifest, opened.source.plan
         self._announce(opened, emit)
         if opened.damaged_parts:
@@ -289,15 +291,15 @@ class Run:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
                     emit(Notice(str(moved)))
-                    await in_thread(partial(manifest.begin_again, moved.revision))
+                    await _in_thread(partial(manifest.begin_again, moved.revision))
                     self._announce(opened, emit)
                     revision = Revision(moved.revision, emit, allow_drift=False)
         finally:
             if deadline:
                 deadline.cancel()
-        if self._stop.reason is not None:
-            raise self._stop.reason
-        await in_thread(lambda: self._finish(opened))
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        await _in_thread(lambda: self._finish(opened))
 
     def _announce(self, opened: _Opened, emit: Observer) -> None:
         emit(
@@ -314,7 +316,7 @@ class Run:
         """Label and commit all rows that are not committed yet."""
         config, manifest = self._config, opened.manifest
         if config.cache is not None:
-            await in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
+            await _in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
         used = [opened.directory.responses, *map(Path, manifest.caches)]
         store = config.cache.absolute() if config.cache else opened.directory.responses
         async with LocalEngine(
@@ -326,14 +328,14 @@ class Run:
             requests_sent=self._metrics.requests,
         ) as engine:
             self._engine = engine
-            if self._stop.reason is not None:
-                engine.stop(self._stop.reason)
+            if self._stopped_by is not None:
+                engine.stop(self._stopped_by)
             try:
                 await _Stream(config, opened, engine, emit).flow()
             finally:
                 self._engine = None
                 if revision.confirmed and manifest.revision is None:
-                    await in_thread(partial(manifest.set_revision, str(revision.current)))
+                    await _in_thread(partial(manifest.set_revision, str(revision.current)))
 
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""
@@ -465,7 +467,7 @@ class _Stream:
             while True:
                 await self._engine.hungry()
                 await self._room()
-                chunk = await in_thread(lambda: next(chunks, None))
+                chunk = await _in_thread(lambda: next(chunks, None))
                 if chunk is None:
                     break
                 size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
@@ -513,7 +515,7 @@ class _Stream:
                 opened.manifest.set_revision(str(revision.current))
             opened.manifest.add_part(part)
 
-        await in_thread(write)
+        await _in_thread(write)
         self._errors += resolved.errors
         self._emit(
             PartCommitted(
@@ -530,6 +532,10 @@ class _Stream:
                 f"({self._config.max_errors}). "
                 "What was answered is kept; mend the cause or raise max_errors, then run again."
             )
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    return await asyncio.to_thread(call)
 
 
 def install_signal_handlers(run: Run) -> Callable[[], None]:

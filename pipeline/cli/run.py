@@ -9,7 +9,7 @@ import click
 
 from pipeline.cli.output import fail, print_json, progress_for
 from pipeline.cli.settings import load_config, setting_options
-from pipeline.errors import ClassifyError, Interrupted
+from pipeline.errors import ClassifyError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,9 +69,6 @@ def run(
     except ClassifyError as error:
         progress.close()
         fail(error, as_json=as_json)
-    except KeyboardInterrupt:
-        # Before the run took over the signal: nothing was sent or written.
-        fail(Interrupted("Stopped by SIGINT before anything was done.", 2), as_json=as_json)
     progress.close()
     if as_json:
         print_json(result.summary)

@@ -37,7 +37,6 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.plan import InputFile
-from pipeline.stopping import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -105,7 +104,6 @@ def plan_files(
                     )
                 files.check_same_columns(path, cells.header, paths[0], header)
                 for block in cells.blocks():
-                    check()
                     rows += len(block)
                     _check_unicode(itertools.chain.from_iterable(block))
                     types.observe(block)
@@ -130,7 +128,6 @@ def read_batches(
         if cells.header != schema.names:
             raise files.changed(path)
         for block in cells.blocks():
-            check()
             rows = block[start_row:]
             start_row = max(0, start_row - len(block))
             if rows:

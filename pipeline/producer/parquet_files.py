@@ -15,7 +15,6 @@ import pyarrow.types as pt
 from pipeline.errors import InputError
 from pipeline.producer import files
 from pipeline.producer.plan import InputFile
-from pipeline.stopping import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +26,6 @@ BATCH_BYTES = 4 << 20
 
 # Without a read buffer, pyarrow holds the compressed columns of a whole row group.
 _READ_BYTES = 1 << 20
-_HASH_BYTES = 8 << 20
 
 _WIDE = pa.int32()
 
@@ -57,10 +55,7 @@ def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
         schema = _joined(path, found, paths[0], schema)
         try:
             with Path(path).open("rb") as raw:
-                digest = hashlib.sha256()
-                while block := raw.read(_HASH_BYTES):
-                    check()
-                    digest.update(block)
+                digest = hashlib.file_digest(raw, "sha256")
         except OSError as error:
             raise files.unreadable(path, error) from error
         files.check_unchanged(path, signature)
@@ -120,7 +115,6 @@ def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.Re
         for decoded in itertools.chain.from_iterable(
             file.iter_batches(batch_size=batch_rows, row_groups=groups) for groups in at_once
         ):
-            check()
             batch = decoded.slice(start_row)
             start_row = max(0, start_row - decoded.num_rows)
             if batch.num_rows:
