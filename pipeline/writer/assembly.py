@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.failpoints import failpoint
+from pipeline.threads import stop_point
 from pipeline.writer.parts import COMPRESSION
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _steps(parts: Sequence[Path], schema: Any, step: int) -> Iterator[Any]:
     """Give the rows of all parts as tables of exactly `step` rows, the last one shorter."""
     rest: Any = None
     for part in parts:
+        stop_point()
         table = pq.read_table(part, schema=schema, partitioning=None, pre_buffer=False)
         if rest is not None and rest.num_rows:
             table = pa.concat_tables([rest, table])
