@@ -6,7 +6,7 @@ import asyncio
 import signal
 import tempfile
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.errors import InputError, Interrupted
 from pipeline.producer import TableSource
-from pipeline.runner import Run, install_signal_handlers
+from pipeline.runner import Run
+from pipeline.threads import Stop, in_thread
 from pipeline.workers import output_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from pipeline.events import Observer
 
@@ -94,9 +95,9 @@ async def aclassify(table: Any, *, checkpoint: str | Path | None = None, **setti
     The table is read in a thread: leave it as it is until this returns.
     """
     with _InMemory(table, checkpoint, settings) as work:
-        job = await asyncio.to_thread(work.prepare)
+        job = await in_thread(work.prepare, Stop())
         await job.execute()
-        return await asyncio.to_thread(work.result)
+        return await in_thread(work.result)
 
 
 class _InMemory:
@@ -193,51 +194,33 @@ def _as_arrow(table: Any, text: Sequence[str]) -> Any:
 
 def _blocking(job: Run, execute: Callable[[], Awaitable[T]]) -> T:
     """Run to the end from synchronous code, wherever that code runs."""
+    loop = asyncio.new_event_loop()
+    runner = asyncio.Runner(loop_factory=lambda: loop)
 
     async def main() -> T:
-        remove_handlers = install_signal_handlers(job)
-        try:
-            return await execute()
-        finally:
-            remove_handlers()
+        return await execute()
+
+    def work() -> T:
+        with runner:
+            return runner.run(main())
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(main())
-    return _in_own_thread(job, main)
-
-
-def _in_own_thread(job: Run, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run beside a loop that is running here already, such as Jupyter's."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        with _signals_to(job, loop, numbers, "Run the same command again to continue."):
+            return work()
+    # Beside a loop that is running here already, such as Jupyter's.
     outcome: list[Any] = []
-    loop = asyncio.new_event_loop()
 
-    def work() -> None:
+    def in_own_thread() -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                outcome.extend((runner.run(main()), None))
+            outcome.extend((work(), None))
         except BaseException as error:  # noqa: BLE001  (raised again by the caller)
             outcome.extend((None, error))
 
-    def interrupt(*_: object) -> None:
-        reason = Interrupted(
-            "Interrupted; with `checkpoint` what was done is kept and the same call continues.",
-            signal.SIGINT,
-        )
-        with suppress(RuntimeError):  # the loop is closed: the run has ended
-            loop.call_soon_threadsafe(job.interrupt, reason)
-
-    thread = threading.Thread(target=work, name="classify")
-    if threading.current_thread() is threading.main_thread():
-        # Not KeyboardInterrupt, which could also strike beside the wait and leave the run alone.
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            thread.start()
-            thread.join()
-        finally:
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-    else:
+    thread = threading.Thread(target=in_own_thread, name="classify")
+    with _signals_to(job, loop, (signal.SIGINT,), "With `checkpoint` the same call continues."):
         thread.start()
         thread.join()
     result: T
@@ -245,3 +228,34 @@ def _in_own_thread(job: Run, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if error is not None:
         raise error
     return result
+
+
+@contextmanager
+def _signals_to(
+    job: Run, loop: asyncio.AbstractEventLoop, numbers: Sequence[signal.Signals], advice: str
+) -> Iterator[None]:
+    """Pass signals on to a run, for as long as its loop is not closed for good.
+
+    Not by KeyboardInterrupt, which could strike anywhere and leave the run alone, and not by the
+    loop's own handlers, which it takes off before it has ended.
+    """
+
+    def interrupt(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        reason = Interrupted(
+            f"Stopped by {name} after committing what was answered. {advice}", number
+        )
+        with suppress(RuntimeError):  # the loop is closed: the run has ended
+            loop.call_soon_threadsafe(job.interrupt, reason)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    try:
+        for number in numbers:
+            before[number] = signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

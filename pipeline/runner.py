@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -33,13 +31,12 @@ from pipeline.failpoints import failpoint
 from pipeline.observers import EventLog, Metrics
 from pipeline.producer import FileSource, Plan, open_source
 from pipeline.responses import ResponseStores
+from pipeline.threads import Stop, in_thread
 from pipeline.workers import Revision, check_columns, output_schema
 from pipeline.writer import Manifest, assemble, identify, write_part
 
-T = TypeVar("T")
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
@@ -63,7 +60,6 @@ class _Opened:
     source: Source
     directory: rundir.RunDirectory
     manifest: Manifest
-    lock: storage.Lock
     damaged_parts: int = 0
     # A kill came between the output's rename and its record.
     stands: bool = False
@@ -93,14 +89,16 @@ class Run:
         self._observers: list[Observer] = [self._metrics, *observers]
         self._engine: Engine | None = None
         self._stopped_by: BaseException | None = None
+        self._stop_reading = Stop()
+        self._lock = storage.Lock(self._directory.lock)
         self._interrupts = 0
         self._task: asyncio.Task[Any] | None = None
 
     def stop(self, reason: BaseException) -> None:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
         self._stopped_by = self._stopped_by or reason
-        if isinstance(reason, Interrupted):
-            in_flight = self._metrics.in_flight
+        self._stop_reading.ask(reason)
+        if isinstance(reason, Interrupted) and (in_flight := self._metrics.in_flight):
             fan_out(self._observers)(
                 Notice(f"stopping: waiting for {in_flight} answers; again to stop at once")
             )
@@ -112,6 +110,8 @@ class Run:
 
         Belongs to the event loop of the run, as `stop` does.
         """
+        if self._task is not None and self._task.done():
+            return  # the loop is only being closed
         self._interrupts += 1
         if self._interrupts == 1:
             self.stop(reason)
@@ -135,13 +135,15 @@ class Run:
         pa.enable_signal_handlers(False)
         started = time.monotonic()
         try:
-            opened = await _in_thread(
-                lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+            opened = await in_thread(
+                lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed),
+                self._stop_reading,
             )
         except asyncio.CancelledError as cancelled:
+            self._lock.release()
             raise self._stopped_by or cancelled from None
         if opened.manifest.complete is not None:
-            opened.lock.release()
+            self._lock.release()
             self._metrics.resumed_rows = opened.source.plan.rows
             return self._summary(opened, started, None)
         log = EventLog(opened.directory.events)
@@ -163,7 +165,7 @@ class Run:
             log.close()
             with suppress(StoppedEarly):
                 opened.directory.write_summary(summary)
-            opened.lock.release()
+            self._lock.release()
             if isinstance(error, ClassifyError):
                 error.summary = summary
         return summary
@@ -178,7 +180,7 @@ class Run:
         rundir.check_cache(config.cache)
         check_endpoint(config)
         directory = self._directory
-        lock = storage.Lock(directory.lock)
+        lock = self._lock
         if directory.root.exists():
             lock.acquire()
         try:
@@ -187,7 +189,7 @@ class Run:
             begun = found is not None and found.retry_of is not None
             unfinished = found is not None and found.complete is None
             if begun or (retry_failed and not unfinished):
-                return self._open_retry(directory, found, lock)
+                return self._open_retry(directory, found)
             source, again = self._open_source(found)
             manifest = rundir.same_run_or_new(
                 directory, found, config, source.plan, overwrite=overwrite and not again
@@ -195,8 +197,9 @@ class Run:
             if not again:
                 check_columns(source.plan.schema, config)
             if manifest is not None and manifest.complete is not None:
-                directory.clear()  # a kill may have come between completion and tidying up
-                return _Opened(source, directory, manifest, lock)
+                with suppress(OSError):
+                    directory.clear()  # a kill may have come between completion and tidying up
+                return _Opened(source, directory, manifest)
             directory.create()
             lock.acquire()
             if found is None and not restart and Manifest.load(directory.manifest) is not None:
@@ -205,30 +208,28 @@ class Run:
                 return self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
             if manifest is None:
                 manifest = rundir.begin(directory, config, source.plan)
-                return _Opened(source, directory, manifest, lock)
+                return _Opened(source, directory, manifest)
             if rundir.stands(config.output, manifest):
-                return _Opened(source, directory, manifest, lock, stands=True)
+                return _Opened(source, directory, manifest, stands=True)
             damaged = rundir.proceed(directory, manifest)
         except BaseException:
             lock.release()
             raise
-        return _Opened(source, directory, manifest, lock, damaged)
+        return _Opened(source, directory, manifest, damaged)
 
-    def _open_retry(
-        self, directory: rundir.RunDirectory, manifest: Manifest | None, lock: storage.Lock
-    ) -> _Opened:
+    def _open_retry(self, directory: rundir.RunDirectory, manifest: Manifest | None) -> _Opened:
         """Begin a retry of a complete run, or continue one: its input is the output."""
         source = rundir.open_retry(self._config, manifest)
         assert manifest is not None
         if manifest.complete is not None:
             if not manifest.complete["errors"]:
                 fan_out(self._observers)(Notice("No row carries an error: nothing to retry."))
-                return _Opened(source, directory, manifest, lock)
+                return _Opened(source, directory, manifest)
             rundir.begin_retry(directory, manifest)
         if rundir.stands(self._config.output, manifest):
-            return _Opened(source, directory, manifest, lock, stands=True)
+            return _Opened(source, directory, manifest, stands=True)
         damaged = rundir.proceed(directory, manifest)
-        return _Opened(source, directory, manifest, lock, damaged)
+        return _Opened(source, directory, manifest, damaged)
 
     def _manifest(self, directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
         """Read the manifest that this attempt may go on from."""
@@ -287,11 +288,12 @@ class Run:
                 confirmed=manifest.retry_of is not None or manifest.revision is not None,
             )
             while manifest.rows < plan.rows:
+                self._stop_reading.check()
                 try:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
                     emit(Notice(str(moved)))
-                    await _in_thread(partial(manifest.begin_again, moved.revision))
+                    await in_thread(partial(manifest.begin_again, moved.revision))
                     self._announce(opened, emit)
                     revision = Revision(moved.revision, emit, allow_drift=False)
         finally:
@@ -299,7 +301,7 @@ class Run:
                 deadline.cancel()
         if self._stopped_by is not None:
             raise self._stopped_by
-        await _in_thread(lambda: self._finish(opened))
+        await in_thread(lambda: self._finish(opened), self._stop_reading)
 
     def _announce(self, opened: _Opened, emit: Observer) -> None:
         emit(
@@ -316,7 +318,7 @@ class Run:
         """Label and commit all rows that are not committed yet."""
         config, manifest = self._config, opened.manifest
         if config.cache is not None:
-            await _in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
+            await in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
         used = [opened.directory.responses, *map(Path, manifest.caches)]
         store = config.cache.absolute() if config.cache else opened.directory.responses
         async with LocalEngine(
@@ -331,11 +333,11 @@ class Run:
             if self._stopped_by is not None:
                 engine.stop(self._stopped_by)
             try:
-                await _Stream(config, opened, engine, emit).flow()
+                await _Stream(config, opened, engine, emit, self._stop_reading).flow()
             finally:
                 self._engine = None
                 if revision.confirmed and manifest.revision is None:
-                    await _in_thread(partial(manifest.set_revision, str(revision.current)))
+                    await in_thread(partial(manifest.set_revision, str(revision.current)))
 
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""
@@ -426,11 +428,14 @@ class _Stream:
     stays below HELD_BYTES, which bounds the memory.
     """
 
-    def __init__(self, config: RunConfig, opened: _Opened, engine: Engine, emit: Observer) -> None:
+    def __init__(
+        self, config: RunConfig, opened: _Opened, engine: Engine, emit: Observer, stop: Stop
+    ) -> None:
         self._config = config
         self._opened = opened
         self._engine = engine
         self._emit = emit
+        self._stop_reading = stop
         self._errors = sum(part.errors for part in opened.manifest.parts)
         self._held_bytes = 0
         self._released = asyncio.Event()
@@ -467,7 +472,7 @@ class _Stream:
             while True:
                 await self._engine.hungry()
                 await self._room()
-                chunk = await _in_thread(lambda: next(chunks, None))
+                chunk = await in_thread(lambda: next(chunks, None), self._stop_reading)
                 if chunk is None:
                     break
                 size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
@@ -475,8 +480,7 @@ class _Stream:
                 resolving = asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
                 self._resolving.put_nowait(_Held(resolving, size_bytes))
         finally:
-            with suppress(ValueError):  # a cancelled read may still be running in its thread
-                chunks.close()
+            chunks.close()
             # Also after a failure to read: the chunks before it are resolved and committed.
             self._engine.no_more_input()
             self._resolving.put_nowait(None)
@@ -515,7 +519,7 @@ class _Stream:
                 opened.manifest.set_revision(str(revision.current))
             opened.manifest.add_part(part)
 
-        await _in_thread(write)
+        await in_thread(write)
         self._errors += resolved.errors
         self._emit(
             PartCommitted(
@@ -532,39 +536,6 @@ class _Stream:
                 f"({self._config.max_errors}). "
                 "What was answered is kept; mend the cause or raise max_errors, then run again."
             )
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    return await asyncio.to_thread(call)
-
-
-def install_signal_handlers(run: Run) -> Callable[[], None]:
-    """Stop the run at the first SIGINT or SIGTERM, drop everything at the second.
-
-    For a loop in the main thread; gives the function that takes the handlers off again.
-    """
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-
-    def handle(number: int) -> None:
-        name = signal.Signals(number).name
-        run.interrupt(
-            Interrupted(
-                f"Stopped by {name} after committing what was answered. Run the same command "
-                "again to continue.",
-                number,
-            )
-        )
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, handle, number)
-
-    def remove() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    return remove
 
 
 def _deadline_passed(seconds: float) -> StoppedEarly:

@@ -9,6 +9,7 @@ pages, so a second one would report success for data that is gone.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputBusy, StoppedEarly
 from pipeline.failpoints import end, failpoint, reached
+from pipeline.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 TEMP_SUFFIX = ".tmp"
+_READ_BYTES = 1 << 20
 
 
 @contextmanager
@@ -105,6 +108,17 @@ def commit_directory(temp: Path, final: Path) -> None:
     fsync_path(final.parent)
     failpoint("output.directory durable")
     remove(aside)
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file. Raises OSError."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_READ_BYTES):
+            stop_point()
+            digest.update(piece)
+            size_bytes += len(piece)
+    return size_bytes, digest.hexdigest()
 
 
 def append_durably(path: Path, line: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli import signals
 from pipeline.cli.output import fail, print_json, progress_for
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
@@ -53,12 +54,14 @@ def run(
     than --max-errors; 4 refused by the endpoint; 5 output in use; 75 stopped early, resumable;
     130 and 143 stopped by a signal, resumable.
     """
+    signals.end_at_once()
     progress = progress_for(sys.stderr)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 
+        signals.ignore_outside_of_the_run()
         result = api.run(
             config,
             observers=[progress],

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pipeline.endpoint.models import DEFAULT_MODEL
 from pipeline.errors import ClassifyError, SettingsError
+from pipeline.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,8 +101,7 @@ class EndpointProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The thread goes on where the wait for it is cancelled: the child is reaped in any case.
-        await asyncio.to_thread(self._stop)
+        await in_thread(self._stop)
 
     # Popen and not asyncio's subprocesses: those hang on a child watcher that belongs to one
     # loop or thread, and on pipes that must be drained while that loop runs.

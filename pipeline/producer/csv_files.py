@@ -37,6 +37,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.plan import InputFile
+from pipeline.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -152,6 +153,7 @@ class _Cells:
         """Yield the rows after the header, at most BLOCK_ROWS and about BLOCK_BYTES at a time."""
         columns = len(self.header)
         while True:
+            stop_point()
             first_line = self._reader.line_num + 1
             block = self._take(BLOCK_ROWS)
             if not block:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.producer import files
 from pipeline.producer.plan import InputFile
+from pipeline.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,14 +55,11 @@ def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
             schema = found
         schema = _joined(path, found, paths[0], schema)
         try:
-            with Path(path).open("rb") as raw:
-                digest = hashlib.file_digest(raw, "sha256")
+            _, sha256 = storage.measure(Path(path))
         except OSError as error:
             raise files.unreadable(path, error) from error
         files.check_unchanged(path, signature)
-        planned.append(
-            InputFile(path=path, rows=rows, sha256=digest.hexdigest(), **signature._asdict())
-        )
+        planned.append(InputFile(path=path, rows=rows, sha256=sha256, **signature._asdict()))
     return _widened(schema, values), tuple(planned)
 
 
@@ -74,6 +72,7 @@ def _collect_values(file: pq.ParquetFile, values: dict[str, set[Any]]) -> None:
     ]
     last: dict[str, pa.Array] = {}
     for batch in file.iter_batches(columns=names) if names else ():
+        stop_point()
         for name in names:
             dictionary = batch.column(name).dictionary
             if name not in last or not dictionary.equals(last[name]):
@@ -115,6 +114,7 @@ def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.Re
         for decoded in itertools.chain.from_iterable(
             file.iter_batches(batch_size=batch_rows, row_groups=groups) for groups in at_once
         ):
+            stop_point()
             batch = decoded.slice(start_row)
             start_row = max(0, start_row - decoded.num_rows)
             if batch.num_rows:

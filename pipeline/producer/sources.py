@@ -15,6 +15,7 @@ from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.storable import check_storable
+from pipeline.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -240,6 +241,7 @@ def _identify(table: pa.Table) -> InputFile:
             max_rows=_IDENTITY_ROWS,
             max_bytes=_IDENTITY_BYTES,
         ):
+            stop_point()
             stream.write_table(piece.table)
     return InputFile(
         path="the table in memory",

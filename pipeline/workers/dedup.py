@@ -6,11 +6,13 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from pipeline.events import ChunkLookedUp, Notice
 from pipeline.responses import RowError
+from pipeline.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -66,6 +68,7 @@ class Dedup:
         self._revision = revision
         self._on_failure = on_failure
         self._thread = ThreadPoolExecutor(1, "response-store")
+        self._opened: ResponseStores | None = None
         self._claims: dict[bytes, _Claim] = {}
         self._settled: list[tuple[_Claim, list[bytes]]] = []
         self._failed: dict[bytes, RowError] = {}
@@ -73,19 +76,36 @@ class Dedup:
         self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._store = await self._in_thread(self._open_store)
+        try:
+            await self._in_thread(self._open)
+        except BaseException:
+            self._close()
+            raise
         for notice in self._store.passed_over:
             self._emit(Notice(notice))
         self._saver = asyncio.create_task(self._save_in_groups(), name="group-commit")
         return self
+
+    def _open(self) -> None:
+        # Kept here, since a cancelled wait loses what its thread gave.
+        self._opened = self._open_store()
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._thread.shutdown()
+
+    @property
+    def _store(self) -> ResponseStores:
+        assert self._opened is not None, "used inside `async with` only"
+        return self._opened
 
     async def __aexit__(self, *_: object) -> None:
         self._closing.set()
         try:
             await self._saver
         finally:
-            await self._in_thread(self._store.close)
-            self._thread.shutdown()
+            self._close()
 
     async def outcomes(
         self, items: Sequence[Item], keys: Sequence[bytes], ask: Ask, *, rows: int
@@ -187,5 +207,4 @@ class Dedup:
                     del self._claims[key]
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, call, *arguments)
+        return await in_thread(partial(call, *arguments), executor=self._thread)

@@ -16,6 +16,7 @@ import pyarrow.types as pt
 
 from pipeline import storage
 from pipeline.failpoints import failpoint
+from pipeline.threads import stop_point
 from pipeline.writer.parts import COMPRESSION
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
     pending: list[Any] = []
     rows = size_bytes = 0
     for part in parts:
+        stop_point()
         table = pq.read_table(part, schema=schema, partitioning=None, pre_buffer=False)
         ends = np.concatenate([[0], np.cumsum(_row_bytes(table))])
         start = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -37,7 +36,7 @@ def write_part(
     with storage.writing(final):
         pq.write_table(table, temp, compression=COMPRESSION, row_group_size=table.num_rows)
         failpoint("part.written")
-        size_bytes, sha256 = _measure(temp)
+        size_bytes, sha256 = storage.measure(temp)
         failpoint("part.measured")
         storage.commit(temp, final, "part")
     return PartRecord(
@@ -59,7 +58,7 @@ def verified_parts(directory: Path, parts: list[PartRecord]) -> int:
     """
     for count, part in enumerate(parts):
         try:
-            if _measure(directory / part.file) != (part.size_bytes, part.sha256):
+            if storage.measure(directory / part.file) != (part.size_bytes, part.sha256):
                 return count
         except OSError:
             return count
@@ -74,10 +73,4 @@ def identify(output: Path) -> list[list[Any]]:
     files = [output]
     if output.is_dir():
         files = [file for file in sorted(output.rglob("[!._]*")) if file.is_file()]
-    return [list(_measure(file)) for file in files]
-
-
-def _measure(file: Path) -> tuple[int, str]:
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256")
-        return opened.tell(), digest.hexdigest()
+    return [list(storage.measure(file)) for file in files]
