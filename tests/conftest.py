@@ -10,6 +10,7 @@ import asyncio
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -19,6 +20,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from aiohttp import web
 
 import pipeline.api
 from pipeline.config import RunConfig
+from pipeline.responses import ResponseStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -413,6 +416,24 @@ def eventually():
         while not condition():
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def until_stored(tmp_path, eventually):
+    """Wait until a response store that a run is writing holds so many answers."""
+    copy = tmp_path / "copy of a response store"
+
+    def stored(journal: Path) -> int:
+        if not journal.exists():
+            return 0
+        shutil.copyfile(journal, copy)
+        with closing(ResponseStore(copy)) as opened:
+            return sum(len(segment.keys) for segment in opened._index._small)
+
+    def wait(journal: Path, answers: int) -> None:
+        eventually(lambda: stored(journal) == answers)
 
     return wait
 

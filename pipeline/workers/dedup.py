@@ -151,7 +151,7 @@ class Dedup:
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Give the outcomes that are known, by place in `keys`, and which keys came before."""
         stores = await self._in_thread(self._store.get, keys)
-        for stored in stores if self._revision.current is None else ():
+        for stored in stores:
             told = [found for found in stored.values() if found.revision is not None]
             if told:
                 self._revision.assume(str(max(told, key=attrgetter("position")).revision))

@@ -118,10 +118,36 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
             size_bytes += int(ends[stop] - ends[start])
             start = stop
             if start < table.num_rows or rows == ROW_GROUP_ROWS:
-                yield pa.concat_tables(pending)
+                yield _whole(pending)
                 pending, rows, size_bytes = [], 0, 0
     if pending:
-        yield pa.concat_tables(pending)
+        yield _whole(pending)
+
+
+def _whole(pieces: Sequence[Any]) -> Any:
+    """Join the pieces of a row group, so that nothing in it tells where a part ended.
+
+    The writer's pages follow the chunks of a column, and its dictionaries those that it is given.
+    """
+    table = pa.concat_tables(pieces)
+    columns = [
+        _by_appearance(column) if pt.is_dictionary(column.type) else column.combine_chunks()
+        for column in table.columns
+    ]
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _by_appearance(column: Any) -> Any:
+    """Give a dictionary column the values that it uses, in the order of their first row."""
+    kind = column.type
+    used = [chunk.dictionary.take(chunk.indices.drop_null().unique()) for chunk in column.chunks]
+    values = pa.chunked_array(used, kind.value_type).unique()
+    indices = [
+        pc.index_in(chunk.dictionary, value_set=values).take(chunk.indices).cast(kind.index_type)
+        for chunk in column.chunks
+    ]
+    joined = pa.chunked_array(indices, kind.index_type).combine_chunks()
+    return pa.DictionaryArray.from_arrays(joined, values, ordered=kind.ordered)
 
 
 def _row_bytes(table: Any) -> Any:

@@ -1,13 +1,9 @@
 """SIGKILL at any moment: the same command continues, and nothing is lost or paid for twice."""
 
 import random
-import shutil
 import signal
-from contextlib import closing
 
 import pytest
-
-from pipeline.responses import ResponseStore
 
 
 @pytest.fixture
@@ -24,18 +20,9 @@ def uninterrupted(label, server, source, tmp_path):
     return output.read_bytes()
 
 
-def _answers_stored(store, copy):
-    """Count the answers in a store that a run is writing."""
-    if not store.exists():
-        return 0
-    shutil.copyfile(store, copy)
-    with closing(ResponseStore(copy)) as opened:
-        return sum(len(segment.keys) for segment in opened._index._small)
-
-
 @pytest.mark.fault(1)
 def test_killed_halfway_sends_nothing_again_that_was_answered(
-    server, start, cli, source, tmp_path, uninterrupted, committed, eventually
+    server, start, cli, source, tmp_path, uninterrupted, committed, until_stored
 ):
     """All that was stored survives SIGKILL; what was in flight is all that is sent again."""
     output = tmp_path / "out.parquet"
@@ -44,7 +31,7 @@ def test_killed_halfway_sends_nothing_again_that_was_answered(
     first = start(*command)
     store = output.with_name("out.parquet.run") / "responses.journal"
     server.wait_for(lambda: sum(each.answered for each in server.requests) == 500)
-    eventually(lambda: _answers_stored(store, tmp_path / "copy") == len(server.answered_texts))
+    until_stored(store, len(server.answered_texts))
     server.wait_for(lambda: server.in_flight > 0)
     first.send(signal.SIGKILL)
     assert first.ended().code == -signal.SIGKILL

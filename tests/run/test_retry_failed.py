@@ -1,10 +1,8 @@
 """`--retry-failed`: only the rows that carry an error are asked again, and patched in place."""
 
 import itertools
-import shutil
 import signal
 import sys
-from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +17,6 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
-from pipeline.responses import ResponseStore
 from pipeline.writer import Manifest
 
 TEXTS = [f"poison {i}" if i % 7 == 3 else f"text {i}" for i in range(100)]
@@ -270,7 +267,7 @@ def test_killed_it_continues(label, server, source, output, failed, check, monke
 
 @pytest.mark.fault(1)
 def test_killed_by_the_system_it_continues(
-    server, start, cli, source, output, failed, check, eventually
+    server, start, cli, source, output, failed, check, until_stored
 ):
     """SIGKILL while requests are in flight: the same command asks at most those again."""
     before = _bytes(output)
@@ -282,13 +279,7 @@ def test_killed_by_the_system_it_continues(
     first = start(*command)
     journal = output.with_name(output.name + ".run") / "responses.journal"
     server.wait_for(lambda: len(server.requests) == 6)
-
-    def answers_stored():
-        shutil.copyfile(journal, source.with_name("copy"))
-        with closing(ResponseStore(source.with_name("copy"))) as store:
-            return len(store._index._newest)
-
-    eventually(lambda: answers_stored() == 10)
+    until_stored(journal, 10)
     first.send(signal.SIGKILL)
     assert first.ended().code == -signal.SIGKILL
     assert _bytes(output) == before
