@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -24,11 +25,9 @@ BORDER = 100
 def descriptors():
     """What this process has open, but for the threads' and the test's own."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add((name, os.readlink(f"/proc/self/fd/{name}")))  # noqa: PTH115 - not a path
-        except FileNotFoundError:
-            pass
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of this very listing
+            found.add((path.name, str(path.readlink())))
     return {each for each in found if "/proc/" not in each[1]}
 
 
