@@ -6,6 +6,7 @@
     shadow  a directory on the same filesystem; keeps what was synced, also when it loses its name
     fail    a list of {call, match, errno, at, lasting}: the `at`-th call on a path that matches
             fails, and with `lasting` all later ones
+    slow    a list of {match, seconds}: an fsync of a path that matches takes so much longer
     skip    a list of expressions: fsyncs of such paths do nothing, to test the tests
 
 Only calls of `os` are seen. pyarrow writes files in C++, which no fsync follows unless the package
@@ -16,6 +17,7 @@ import errno
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 _plan = json.loads(os.environ.get("FAULTY_DISK", "{}"))
@@ -75,6 +77,10 @@ def _syncing(name):
         path = _path_of(descriptor)
         _write({"call": "fsync", "path": path, "inode": os.fstat(descriptor).st_ino})
         _may_fail("fsync", path)
+        for rule in _plan.get("slow", []):
+            if re.search(rule["match"], path):
+                _write({"slow": os.path.basename(path)})  # noqa: PTH119 - as above
+                time.sleep(rule["seconds"])
         if any(re.search(expression, path) for expression in _plan.get("skip", [])):
             return
         real(descriptor)
