@@ -10,6 +10,12 @@ import pytest
 
 FEW = 5_000
 
+
+def slow(*values):
+    """One of many like it; `make test` does without."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # What is synced or written, as an expression for its path.
 PART = r"/parts/part-.*\.tmp$"
 PARTS = r"/parts$"
@@ -47,8 +53,8 @@ def records(work):
 @pytest.mark.fault(5)
 @pytest.mark.parametrize(
     ("match", "at"),
-    [(PART, 1), (PART, 2), (MANIFEST, 1), (MANIFEST, 2), (NEW_MANIFEST, 1), (JOURNAL, 1),
-     (OUTPUT, 1)],
+    [(PART, 1), slow(PART, 2), slow(MANIFEST, 1), (MANIFEST, 2), slow(NEW_MANIFEST, 1),
+     (JOURNAL, 1), slow(OUTPUT, 1)],
     ids=["first part", "second part", "first record", "second record", "new manifest", "journal",
          "output"],
 )  # fmt: skip
@@ -73,8 +79,8 @@ def test_an_fsync_fails_once(job, record_property, match, at):
 @pytest.mark.fault(6)
 @pytest.mark.parametrize(
     ("call", "match", "at"),
-    [("write", JOURNAL, 1), ("open", JOURNAL, 1), ("fsync", PART, 1), ("fsync", MANIFEST, 2),
-     ("fsync", OUTPUT, 1)],
+    [("write", JOURNAL, 1), slow("open", JOURNAL, 1), slow("fsync", PART, 1),
+     slow("fsync", MANIFEST, 2), slow("fsync", OUTPUT, 1)],
 )  # fmt: skip
 def test_no_space_is_left(job, call, match, at):
     """It stays so until somebody makes space; then the same command continues."""
@@ -87,7 +93,7 @@ def test_no_space_is_left(job, call, match, at):
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("file_bytes", [0, 2_000, 60_000, 150_000])
+@pytest.mark.parametrize("file_bytes", [slow(0), slow(2_000), slow(60_000), 150_000])
 def test_files_may_not_grow(job, file_bytes):
     """A limit that every write meets, also those of pyarrow: of records, answers, parts, output."""
     work = job(rows=FEW)
@@ -137,7 +143,7 @@ def failing_after(monkeypatch):
 
 
 @pytest.mark.fault(7)
-@pytest.mark.parametrize("out", ["out.parquet", "out"])
+@pytest.mark.parametrize("out", ["out.parquet", slow("out")])
 @pytest.mark.parametrize("batches", range(5))
 @pytest.mark.usefixtures("small_chunks")
 def test_an_exception_in_the_middle_of_writing(
