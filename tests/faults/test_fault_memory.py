@@ -62,8 +62,8 @@ def csv_of(tmp_path, rows):
     return path
 
 
-def ratio(run, record_property):
-    small, large = run(ROWS), run(GROWTH * ROWS)
+def ratio(run, record_property, rows=ROWS):
+    small, large = run(rows), run(GROWTH * rows)
     record_property("peak MB", f"{small / 1024:.0f} and {large / 1024:.0f}")
     print(f"peak: {small / 1024:.0f} MB and {large / 1024:.0f} MB")  # noqa: T201 - read with -s
     return large / small
@@ -96,6 +96,7 @@ def test_a_slow_disk(server, tmp_path, record_property):
     assert ratio(run, record_property) <= MOST_RATIO
 
 
+@pytest.mark.xfail(reason="opening a response store takes some 80 bytes for each answer in it")
 def test_all_answers_known(server, tmp_path, record_property):
     """Nothing is sent, and the reader is as fast as the writer."""
 
@@ -109,7 +110,8 @@ def test_all_answers_known(server, tmp_path, record_property):
         assert len(server.requests) == sent
         return peak
 
-    assert ratio(run, record_property) <= MOST_RATIO
+    # At fewer answers what the index takes hides below the peak of the stream.
+    assert ratio(run, record_property, 2 * ROWS) <= MOST_RATIO
 
 
 def test_one_huge_row_group(server, tmp_path, record_property):
