@@ -26,6 +26,7 @@ SMALL_PER_LARGE = 8
 
 _BITS_PER_ENTRY = 16
 _PROBES = 4
+_SLICE = 1 << 16
 # Odd, with well-mixed bits: makes a second hash out of the first (the golden ratio's, by Knuth).
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -53,8 +54,10 @@ class _Filter:
         count = 1 << max(6, (len(keys) * _BITS_PER_ENTRY).bit_length() - 1)
         self._mask = np.uint64(count - 1)
         self._bits = _Bits(count)
-        for probe in self._probes(keys):
-            self._bits.set(probe)
+        # A slice at a time: the probes of all keys take more memory than the filter.
+        for at in range(0, len(keys), _SLICE):
+            for probe in self._probes(keys[at : at + _SLICE]):
+                self._bits.set(probe)
 
     def maybe(self, keys: Array) -> Any:
         found = np.ones(len(keys), bool)
@@ -118,19 +121,21 @@ class Index:
         self._newest: dict[int, int] = {}
         self._small: list[_Segment] = []
         self._large: list[_Segment] = []
-        self._loaded: list[tuple[Array, Array]] = []
+        self._loaded_keys: list[Array] = []
+        self._loaded_positions: list[Array] = []
         self._loaded_entries = 0
 
     def load(self, keys: Array, positions: Array) -> None:
         """Add entries that are not met yet, newer than all before; `loaded` ends this."""
-        self._loaded.append((keys, positions))
+        self._loaded_keys.append(keys)
+        self._loaded_positions.append(positions)
         self._loaded_entries += len(keys)
         if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
             self._large.append(self._take_loaded(on_disk=True))
 
     def loaded(self) -> None:
         """End loading; from now on entries are added and looked up."""
-        if self._loaded:
+        if self._loaded_keys:
             self._small.append(self._take_loaded(on_disk=False))
 
     def add(self, keys: Sequence[int], positions: Sequence[int]) -> None:
@@ -156,9 +161,15 @@ class Index:
         return found
 
     def _take_loaded(self, *, on_disk: bool) -> _Segment:
-        loaded, self._loaded, self._loaded_entries = self._loaded, [], 0
-        keys, positions, _ = _newest_of([(*each, np.zeros(len(each[0]), bool)) for each in loaded])
-        return self._segment(keys, positions, np.zeros(len(keys), bool), on_disk=on_disk)
+        # Each step lets go of what the one before took: this is the peak of opening a store.
+        together = np.concatenate(self._loaded_keys)
+        self._loaded_keys.clear()
+        keys, newest = _newest_of(together)
+        del together
+        positions = np.concatenate(self._loaded_positions)
+        self._loaded_positions.clear()
+        self._loaded_entries = 0
+        return self._segment(keys, positions[newest], np.zeros(len(keys), bool), on_disk=on_disk)
 
     def _seal(self) -> None:
         count = len(self._newest)
@@ -169,8 +180,10 @@ class Index:
         self._small.append(_Segment(keys[order], positions[order], np.ones(count, bool)))
         if len(self._small) >= SMALL_PER_LARGE:
             small, self._small = self._small, []
-            merged = _newest_of([(each.keys, each.positions, each.met) for each in small])
-            self._large.append(self._segment(*merged, on_disk=True))
+            keys, newest = _newest_of(np.concatenate([each.keys for each in small]))
+            positions = np.concatenate([each.positions for each in small])[newest]
+            met = np.concatenate([each.met for each in small])[newest]
+            self._large.append(self._segment(keys, positions, met, on_disk=True))
 
     def _segment(self, keys: Array, positions: Array, met: Any, *, on_disk: bool) -> _Segment:
         if on_disk:
@@ -185,10 +198,9 @@ class Index:
             return mapped
 
 
-def _newest_of(oldest_first: Sequence[tuple[Array, Array, Any]]) -> tuple[Array, Array, Any]:
-    """Merge entries (keys, positions, met), sorted by key; of equal keys the newest stays."""
-    # np.unique keeps the first of equal ones, so everything is turned round.
-    turned = [[part[::-1] for part in entries] for entries in reversed(oldest_first)]
-    keys, positions, met = (np.concatenate(parts) for parts in zip(*turned, strict=True))
-    keys, first = np.unique(keys, return_index=True)
-    return keys, positions[first], met[first]
+def _newest_of(keys: Array) -> tuple[Array, Any]:
+    """Sort keys that were added in this order; gives each once, and where it was added last."""
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    last = np.append(keys[1:] != keys[:-1], True) if len(keys) else np.zeros(0, bool)
+    return (keys, order) if last.all() else (keys[last], order[last])
