@@ -48,7 +48,7 @@ class Verdict:
 
 
 class Introduction:
-    """`met` is set once the endpoint answered, `settled` once the dialect is beyond doubt.
+    """`met` is set once the endpoint answered and the dialect is beyond doubt.
 
     `ask` sends a batch until it is answered; Retryable goes through it only for answers that
     stay unreadable.
@@ -58,7 +58,6 @@ class Introduction:
         self, client: Client, ask: Callable[[Batch], Awaitable[Reply]], emit: Observer
     ) -> None:
         self.met = asyncio.Event()
-        self.settled = asyncio.Event()
         self._client = client
         self._ask = ask
         self._emit = emit
@@ -67,7 +66,6 @@ class Introduction:
         """Check with a batch whether batches are honoured, and settle the dialect."""
         rejected: dict[int, RowsRejected] = {}
         canary = await self._find_canary(batch, rejected)
-        self.met.set()
         verdict = Verdict(
             rejected=[(batch.part(i), why) for i, why in rejected.items()],
             rest=batch.without(rejected),

@@ -104,9 +104,7 @@ class Turnstile:
             self._note_sent()
             return still_wanted()
         async with self._queue:
-            while (left_s := self._paused_until - self._clock.now()) > 0:
-                await self._clock.sleep(left_s)
-                self._busy_since = self._clock.now()
+            await self._outwait_pause()
             if not still_wanted():
                 return False
             self._adjust(self._clock.now())
@@ -117,8 +115,14 @@ class Turnstile:
             for limiter in (self._learned_limiter, self._stated):
                 if limiter is not None:
                     await limiter.acquire()
+            await self._outwait_pause()  # it may have begun meanwhile
             self._note_sent()
             return still_wanted()
+
+    async def _outwait_pause(self) -> None:
+        while (left_s := self._paused_until - self._clock.now()) > 0:
+            await self._clock.sleep(left_s)
+            self._busy_since = self._clock.now()
 
     def _note_sent(self) -> None:
         now = self._clock.now()

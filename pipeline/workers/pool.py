@@ -60,10 +60,6 @@ class _GateClosedError(Exception):
     """The gate closed while an attempt waited its turn: it has to come through the gate again."""
 
 
-class _DialectChangedError(Exception):
-    """The batch was cut for a dialect that is no longer in force."""
-
-
 class Pool:
     """Answers inputs; `async with` starts the workers and drains them."""
 
@@ -90,10 +86,10 @@ class Pool:
         self._turnstile = Turnstile(config.rate, clock)
         self._budget = Budget()
         self._introduction = Introduction(client, self._ask_first, emit)
+        self._dialect_settled = client.knows_dialect
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
-        self._holding: set[asyncio.Task[None] | None] = set()
         self._requests = requests_sent
         self._successes = self._failed_items = self._throttles = 0
         self._last_success_at = clock.now()
@@ -184,11 +180,8 @@ class Pool:
         if self.stopped_by is not None:
             return
         self.stopped_by = reason
-        spared = {asyncio.current_task(), *self._sending}
-        if self._introduction.settled.is_set():
-            spared |= self._holding
         for worker in self._workers:
-            if worker not in spared:
+            if worker not in self._sending and worker is not asyncio.current_task():
                 worker.cancel()
         self._hungry.set()
         for job in self._jobs:
@@ -231,11 +224,11 @@ class Pool:
         if not client.knows_dialect and client.dialect.name == "hf":
             more = not self._input_ended or self._batcher.outstanding > 1
             verdict = await introduction.check_batching(batch, more_to_come=more)
-            introduction.settled.set()
+            self._dialect_settled = True
             for alone, rejection in verdict.rejected:
                 await self._reject(alone, rejection)
             batch, reply, refusal = verdict.rest, verdict.reply, verdict.refusal
-        introduction.settled.set()
+        self._dialect_settled = True
         if client.dialect.most_texts is not None:
             self._batcher.size.cap(client.dialect.most_texts)
         if permits is not None:
@@ -246,6 +239,7 @@ class Pool:
             await self._split(batch, refusal)
         elif batch.spans:
             await self._answer(batch)
+        introduction.met.set()
 
     async def _discover(self, probing: bool, retry: bool) -> int | None:  # noqa: ARG002
         await self._turnstile.pass_through(lambda: True)
@@ -274,35 +268,11 @@ class Pool:
         most = self._client.dialect.most_texts
         if most is not None and len(batch) > most:
             return sum([await self._answer(half) for half in batch.halves()])
-        dialect, rejection, reply = self._client.dialect, None, None
         try:
             reply = await self._until_answered(partial(self._attempt, batch), batch)
-        except _DialectChangedError:
-            return await self._answer(batch)
-        except RowsRejected as rejected:
-            rejection = rejected
-        # Nothing is believed before it is beyond doubt that the endpoint was asked rightly.
-        if not self._introduction.settled.is_set():
-            await self._wait_for_settled()
-        if self._client.dialect is not dialect:
-            return await self._answer(batch)
-        if reply is not None:
-            return self._settle(batch, reply)
-        if self.stopped_by is not None:
-            raise _StoppedError
-        assert rejection is not None
-        return await self._split(batch, rejection)
-
-    async def _wait_for_settled(self) -> None:
-        """Wait with an answer in hand; `stop` lets it be kept, if it can be believed by then."""
-        if self.stopped_by is not None:
-            raise _StoppedError
-        task = asyncio.current_task()
-        self._holding.add(task)
-        try:
-            await self._introduction.settled.wait()
-        finally:
-            self._holding.discard(task)
+        except RowsRejected as rejection:
+            return await self._split(batch, rejection)
+        return self._settle(batch, reply)
 
     async def _split(self, batch: Batch, rejection: RowsRejected) -> int:
         """Answer the halves of a batch that was refused; gives how many inputs failed."""
@@ -346,7 +316,9 @@ class Pool:
         batch = Batch(((Job([plain], [b""]), 0, 1),))
         try:
             await self._until_answered(partial(self._attempt, batch), batch)
-        except RowsRejected:
+        except RowsRejected as refusal:
+            if refusal.status not in (400, 413, 422):
+                return  # it kept failing for another reason, which tells nothing
             raise EndpointRefused(
                 f"The endpoint rejected the first {HOPELESS} inputs, each on its own, and the text "
                 f"{PLAIN!r} as well. Of the last input it said: {rejection}. Check the settings of "
@@ -388,6 +360,8 @@ class Pool:
         successes_before = self._successes
         retry = False
         while True:
+            if self.stopped_by is not None:
+                raise _StoppedError
             probing = await self._gate.enter()
             try:
                 if probing and (light := self._light_probe(batch)) is not None:
@@ -479,7 +453,7 @@ class Pool:
         self._throttles = 0
         self._last_success_at = self._clock.now()
         self._budget.earn()
-        if self._client.knows_dialect or self._introduction.settled.is_set():
+        if self._dialect_settled:
             self._introduction.met.set()
         if not self._gate.is_open:
             self._budget.renew()
@@ -489,15 +463,11 @@ class Pool:
         """Send one request, once there is a permit and a token for it.
 
         Raises _GateClosedError where the gate closed while this attempt waited its turn, and
-        _DialectChangedError where the batch is too large for the dialect by now.
         """
         await self._limit.acquire()
         try:
             if not await self._turnstile.pass_through(lambda: probing or self._gate.is_open):
                 raise _GateClosedError
-            most = self._client.dialect.most_texts
-            if most is not None and len(batch) > most:
-                raise _DialectChangedError
             if self.stopped_by is not None:
                 raise _StoppedError
             return await self._send(batch, probing=probing, retry=retry)
