@@ -3,7 +3,8 @@
 Where the dialect is not given, the first text is sent alone (the canary) and then again within
 its batch. A server that honours batches gives it the same answer both times. One that takes no
 lists, reads a list as one text or as a pair, or answers in another shape is asked one text a
-request from then on, with a line that says why. Nothing is believed before that is settled.
+request from then on, with a line that says why. Nothing else is asked before that is settled: an
+answer that cannot be believed yet would be lost in a kill.
 """
 
 from __future__ import annotations

@@ -210,3 +210,23 @@ async def test_the_first_batch_may_be_smaller_than_the_next(kit):
         async with asyncio.timeout(60):
             rest = await running.label(texts[1:])
         assert first + rest == kit.right(texts)
+
+
+async def test_nothing_else_is_asked_before_the_dialect_is_settled(kit):
+    """An answer that has to wait to be believed would be paid for and lost by a kill."""
+    slow = []
+
+    def script(asked):
+        if len(asked.items) > 1 and not slow:
+            slow.append(asked.at)
+            return kit.Said(after_s=5.0)
+        assert not slow or asked.at >= slow[0] + 5.0
+        return None
+
+    async with (
+        kit.serve(script) as server,
+        kit.pool(server, dialect="auto", concurrency=32) as running,
+    ):
+        texts = kit.texts(400)
+        assert await running.label(texts) == kit.right(texts)
+        assert slow
