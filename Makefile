@@ -33,7 +33,7 @@ test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest
 
 test-faults: $(INSTALLED) ## kill, crash and cut the power many times, and report fault by fault
-	$(BIN)/python -m pytest -p tests.faults.report -m fault
+	$(BIN)/python -m pytest -p tests.faults.report -n 2 -m fault
 
 test-transformers: $(INSTALLED) ## install torch and transformers, and run the tests that need them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SMALL_ENTRIES = 1 << 17
 SMALL_PER_LARGE = 8
+# Smaller than it could be: sorting what was loaded is the peak of a run that opens a large store.
+SMALL_PER_LOADED = 4
 
 _BITS_PER_ENTRY = 16
 _PROBES = 4
@@ -130,7 +132,7 @@ class Index:
         self._loaded_keys.append(keys)
         self._loaded_positions.append(positions)
         self._loaded_entries += len(keys)
-        if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
+        if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LOADED:
             self._large.append(self._take_loaded(on_disk=True))
 
     def loaded(self) -> None:

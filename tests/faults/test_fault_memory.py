@@ -96,7 +96,6 @@ def test_a_slow_disk(server, tmp_path, record_property):
     assert ratio(run, record_property) <= MOST_RATIO
 
 
-@pytest.mark.xfail(reason="opening a response store takes some 80 bytes for each answer in it")
 def test_all_answers_known(server, tmp_path, record_property):
     """Nothing is sent, and the reader is as fast as the writer."""
 
