@@ -54,7 +54,7 @@ def run(
     than --max-errors; 4 refused by the endpoint; 5 output in use; 75 stopped early, resumable;
     130 and 143 stopped by a signal, resumable.
     """
-    signals.end_at_once()
+    click.get_current_context().call_on_close(signals.end_at_once())
     progress = progress_for(sys.stderr)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-def end_at_once() -> None:
-    """Until a run begins: say so and end, with the exit code of a run that was stopped."""
+def end_at_once() -> Callable[[], None]:
+    """Until a run begins: say so and end, with the exit code of a run that was stopped.
+
+    Gives what puts the handlers back that were there: a process may do more than this command, and
+    its children inherit what it ignores.
+    """
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def end(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
@@ -20,6 +33,7 @@ def end_at_once() -> None:
 
     for number in _NUMBERS:
         signal.signal(number, end)
+    return give_back
 
 
 def ignore_outside_of_the_run() -> None:

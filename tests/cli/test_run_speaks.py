@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +200,12 @@ def test_an_unknown_command_is_refused():
     ended = CliRunner().invoke(main, ["rum"])
     assert ended.exit_code == 2
     assert "rum" in ended.stderr
+
+
+def test_the_signals_of_the_process_are_given_back(tmp_path):
+    """A program may call the command, and go on: it and its children must still be stoppable."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    found = CliRunner().invoke(main, ["run", "missing.csv", "-o", str(tmp_path / "out.parquet")])
+    assert found.exit_code == 2
+    assert [signal.getsignal(number) for number in numbers] == before
