@@ -30,7 +30,7 @@ run: $(INSTALLED) ## classify data/sample with the embedded endpoint and show th
 	  print(t.slice(0, 8).select(['id', 'rating', 'review', 'label', 'score', 'error']).to_pandas().to_string(index=False, max_colwidth=48))"
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-faults: $(INSTALLED) ## kill, crash and cut the power many times, and report fault by fault
 	$(BIN)/python -m pytest -p tests.faults.report -n 2 -m fault
