@@ -65,7 +65,6 @@ def csv_of(tmp_path, rows):
 def ratio(run, record_property, rows=ROWS):
     small, large = run(rows), run(GROWTH * rows)
     record_property("peak MB", f"{small / 1024:.0f} and {large / 1024:.0f}")
-    print(f"peak: {small / 1024:.0f} MB and {large / 1024:.0f} MB")  # noqa: T201 - read with -s
     return large / small
 
 
