@@ -1,12 +1,12 @@
 """What happened, as small frozen records; observers subscribe.
 
-Events are emitted on the event loop's thread, a few per request and none per row, so an observer
-may do little work and must not block.
+Events are emitted on the event loop's thread, a few a tick or a chunk and none per request or row.
+An observer may do little work and must not block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -25,29 +25,23 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestSent:
-    """An attempt is on its way; `in_flight` counts it."""
+class Requests:
+    """What the attempts of the last tick came to.
 
+    `sent` of them began, `retries` of these not for the first time; `in_flight` are out now, and
+    `peak_in_flight` were at most. `ended` counts the others by status (None where no answer came)
+    and cause (None where it was good), `seconds` has how long each took. `inputs` distinct inputs
+    got their outcome; `failed_inputs` of them are errors.
+    """
+
+    sent: int
+    retries: int
     in_flight: int
-    retry: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RequestEnded:
-    """An attempt ended: `status` is None where no answer came, `cause` None where it was good."""
-
-    items: int
-    status: int | None
-    cause: str | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """`items` distinct inputs have their outcome; `failed` of them are errors."""
-
-    items: int
-    failed: int
+    peak_in_flight: int
+    ended: Mapping[tuple[int | None, str | None], int]
+    seconds: Sequence[float]
+    inputs: int
+    failed_inputs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +101,7 @@ class RunEnded:
 
 
 Event = (
-    RunStarted
-    | RequestSent
-    | RequestEnded
-    | Answered
-    | ChunkLookedUp
-    | Waiting
-    | WaitEnded
-    | PartCommitted
-    | Notice
-    | RunEnded
+    RunStarted | Requests | ChunkLookedUp | Waiting | WaitEnded | PartCommitted | Notice | RunEnded
 )
 Observer = Callable[[Event], None]
 

@@ -98,12 +98,12 @@ class Run:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
         self._stopped_by = self._stopped_by or reason
         self._stop_reading.ask(reason)
+        if self._engine is not None:
+            self._engine.stop(reason)
         if isinstance(reason, Interrupted) and (in_flight := self._metrics.in_flight):
             fan_out(self._observers)(
                 Notice(f"stopping: waiting for {in_flight} answers; again to stop at once")
             )
-        if self._engine is not None:
-            self._engine.stop(reason)
 
     def interrupt(self, reason: Interrupted) -> None:
         """Stop, as a signal asks; a second one drops what is in flight too.

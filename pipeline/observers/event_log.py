@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from pipeline.events import Answered, ChunkLookedUp, RequestEnded, RequestSent
+from pipeline.events import ChunkLookedUp, Requests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,20 +35,20 @@ class EventLog:
         self._tick_at = time.time()
         self._causes: Counter[str] = Counter()
         self._seconds: list[float] = []
-        self._items = self._failed = 0
+        self._inputs = self._failed = 0
 
     def __call__(self, event: Event) -> None:
         """Log one event, or add it to the sum of this second."""
         match event:
-            case RequestEnded():
-                self._causes[event.cause or "ok"] += 1
-                self._seconds.append(event.seconds)
+            case Requests():
+                for (_, cause), count in event.ended.items():
+                    self._causes[cause or "ok"] += count
+                self._seconds.extend(event.seconds)
+                self._inputs += event.inputs
+                self._failed += event.failed_inputs
                 if time.time() - self._tick_at >= TICK_S:
                     self._tick()
-            case Answered():
-                self._items += event.items
-                self._failed += event.failed
-            case RequestSent() | ChunkLookedUp():
+            case ChunkLookedUp():
                 pass
             case _:
                 self._tick()
@@ -68,7 +68,7 @@ class EventLog:
                 "Requests",
                 {
                     "ended": dict(self._causes),
-                    "inputs": self._items,
+                    "inputs": self._inputs,
                     "failed_inputs": self._failed,
                     "median_s": round(ordered[len(ordered) // 2], 4),
                     "slowest_s": round(ordered[-1], 4),
@@ -76,7 +76,7 @@ class EventLog:
             )
             self._causes.clear()
             self._seconds.clear()
-            self._items = self._failed = 0
+            self._inputs = self._failed = 0
         self._tick_at = time.time()
 
     def _write(self, kind: str, facts: dict[str, Any]) -> None:

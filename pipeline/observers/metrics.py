@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pipeline.events import (
-    Answered,
-    ChunkLookedUp,
-    PartCommitted,
-    RequestEnded,
-    RequestSent,
-    RunStarted,
-)
+from pipeline.events import ChunkLookedUp, PartCommitted, Requests, RunStarted
 
 if TYPE_CHECKING:
     from pipeline.events import Event
@@ -35,18 +28,16 @@ class Metrics:
     def __call__(self, event: Event) -> None:
         """Count one event."""
         match event:
-            case RequestSent():
-                self.requests += 1
-                self.retries += event.retry
+            case Requests():
+                self.requests += event.sent
+                self.retries += event.retries
                 self.in_flight = event.in_flight
-                self.peak_in_flight = max(self.peak_in_flight, event.in_flight)
-            case RequestEnded():
-                self.in_flight -= 1
-                # Without a status the cause says how the attempt ended.
-                self.responses[str(event.status or event.cause)] += 1
-            case Answered():
-                self._answered_inputs += event.items
-                self.failed_inputs += event.failed
+                self.peak_in_flight = max(self.peak_in_flight, event.peak_in_flight)
+                for (status, cause), count in event.ended.items():
+                    # Without a status the cause says how the attempt ended.
+                    self.responses[str(status or cause)] += count
+                self._answered_inputs += event.inputs
+                self.failed_inputs += event.failed_inputs
             case ChunkLookedUp():
                 self.distinct_inputs += event.distinct
                 self.cache_hits += event.hits

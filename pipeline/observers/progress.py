@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
-from pipeline.events import Notice, RequestEnded, RunStarted, WaitEnded, Waiting
+from pipeline.events import Notice, Requests, RunStarted, WaitEnded, Waiting
 from pipeline.observers.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class _Counting(ABC):
                 self._changed(f"going on after {_duration(event.seconds)} ({event.reason})")
             case Notice():
                 self._changed(event.message)
-            case RequestEnded(cause=None):
-                self._waiting = ""
+            case Requests():
+                if any(cause is None for _, cause in event.ended):
+                    self._waiting = ""
                 self._tick()
             case _:
                 self._tick()

@@ -57,14 +57,17 @@ def size_bytes(item: Item) -> int:
     return sum(map(size_bytes, item))
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
     """The inputs of one request, as spans (job, start, stop)."""
 
-    spans: tuple[tuple[Job, int, int], ...]
+    __slots__ = ("_count", "spans")
+
+    def __init__(self, spans: tuple[tuple[Job, int, int], ...]) -> None:
+        self.spans = spans
+        self._count = sum([stop - start for _, start, stop in spans])
 
     def __len__(self) -> int:
-        return sum(stop - start for _, start, stop in self.spans)
+        return self._count
 
     @property
     def size_bytes(self) -> int:
@@ -82,6 +85,9 @@ class Batch:
     @property
     def keys(self) -> list[bytes]:
         """The keys of the inputs, in order."""
+        if len(self.spans) == 1:
+            job, start, stop = self.spans[0]
+            return list(job.keys[start:stop])
         return [key for job, start, stop in self.spans for key in job.keys[start:stop]]
 
     def part(self, position: int) -> Batch:
@@ -121,7 +127,7 @@ class Batch:
             job.open_items -= count
             if not job.open_items:
                 job.done.set()
-        return sum(type(outcome) is RowError for outcome in outcomes)
+        return sum([type(outcome) is RowError for outcome in outcomes])
 
 
 class BatchSize:

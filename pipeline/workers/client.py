@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
 from pipeline.workers.answers import unreadable
@@ -29,6 +31,9 @@ OLD_HOST = "api-inference.huggingface.co"
 MAX_ANSWER_BYTES = 64 << 20
 # Asking what a server is must not take long: most have no such page.
 INFO_TIMEOUT_S = 10.0
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
+_WAIT_FOR_MODEL = {"x-wait-for-model": "true"}
+_parsed = lru_cache(8)(URL)
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -112,8 +117,6 @@ class Client:
             self._headers["X-HF-Bill-To"] = config.bill_to
         if not config.server_cache:
             self._headers["x-use-cache"] = "false"
-        self._waiting_headers = {**self._headers, "x-wait-for-model": "true"}
-        self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_read=config.timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -123,6 +126,9 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
             # No cookies: what one answer sets must not change the next request.
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            # The pool watches over the time of all attempts.
+            timeout=_NO_TIMEOUT,
         )
         return self
 
@@ -154,7 +160,7 @@ class Client:
         url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
         timeout = aiohttp.ClientTimeout(total=min(INFO_TIMEOUT_S, self._config.timeout_s))
         try:
-            status, headers, body = await self._exchange("GET", url, None, self._headers, timeout)
+            status, headers, body = await self._exchange("GET", _parsed(url), timeout=timeout)
         except Retryable as failure:
             if failure.cause is Cause.CONNECTION:
                 raise
@@ -182,15 +188,15 @@ class Client:
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer.
 
-        Raises Retryable, RowsRejected or EndpointRefused.
+        It takes as long as it takes: the caller cancels an attempt that is overdue. Raises
+        Retryable, RowsRejected or EndpointRefused.
         """
         dialect = self.dialect
         status, headers, body = await self._exchange(
             "POST",
-            dialect.url(self._target.url),
+            _parsed(dialect.url(self._target.url)),
             dialect.body(items),
-            self._waiting_headers if wait_for_model else self._headers,
-            self._timeout,
+            headers=_WAIT_FOR_MODEL if wait_for_model else None,
         )
         if status != 200:  # noqa: PLR2004
             raise error_of(status, headers, body)
@@ -200,10 +206,11 @@ class Client:
     async def _exchange(
         self,
         method: str,
-        url: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  (aiohttp enforces it)
+        url: URL,
+        body: bytes | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout = _NO_TIMEOUT,  # noqa: ASYNC109  (aiohttp enforces it)
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Send and receive; the one place where aiohttp's errors become ours."""
         assert self._session is not None

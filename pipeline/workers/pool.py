@@ -20,7 +20,7 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
-from pipeline.events import Answered, Notice, RequestEnded, RequestSent, Waiting
+from pipeline.events import Notice, Waiting
 from pipeline.responses import RowError
 from pipeline.workers.batching import Batch, Batcher, Job
 from pipeline.workers.concurrency import AdaptiveLimit
@@ -28,6 +28,7 @@ from pipeline.workers.introduction import Introduction
 from pipeline.workers.limits import Turnstile
 from pipeline.workers.readiness import Gate, Why
 from pipeline.workers.retry import Budget, Failures, backoff_s
+from pipeline.workers.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -78,18 +79,22 @@ class Pool:
         self._client = client
         self._revision = revision
         self._clock = clock
-        self._emit = emit
+        self._tally = Tally(emit)
+        self._emit = self._tally.emit
         self._allowed_errors = allowed_errors
         self._batcher = Batcher(config.texts_per_request)
-        self._gate = Gate(config, clock, emit)
+        self._gate = Gate(config, clock, self._emit)
         self._limit = AdaptiveLimit(config.concurrency, clock)
         self._turnstile = Turnstile(config.rate, clock)
         self._budget = Budget()
-        self._introduction = Introduction(client, self._ask_first, emit)
+        self._introduction = Introduction(client, self._ask_first, self._emit)
         self._dialect_settled = client.knows_dialect
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
-        self._sending: set[asyncio.Task[None] | None] = set()
+        # When each attempt in flight began, oldest first; `_watch` is the oldest one's alarm.
+        self._sending: dict[asyncio.Task[None] | None, float] = {}
+        self._overdue: set[asyncio.Task[None] | None] = set()
+        self._watch: asyncio.TimerHandle | None = None
         self._requests = requests_sent
         self._successes = self._failed_items = self._throttles = 0
         self._last_success_at = clock.now()
@@ -125,6 +130,9 @@ class Pool:
             for worker in self._workers:
                 worker.cancel()
             await asyncio.gather(*self._workers, return_exceptions=True)
+            if self._watch is not None:
+                self._watch.cancel()
+            self._tally.flush()
 
     async def ask(self, items: Sequence[Item], keys: Sequence[bytes]) -> list[Outcome]:
         """Ask the endpoint; gives one outcome per input, in order.
@@ -180,6 +188,7 @@ class Pool:
         if self.stopped_by is not None:
             return
         self.stopped_by = reason
+        self._tally.flush()
         for worker in self._workers:
             if worker not in self._sending and worker is not asyncio.current_task():
                 worker.cancel()
@@ -332,7 +341,7 @@ class Pool:
         self._open_items -= len(batch)
         self._weigh_hunger()
         self._failed_items += failed
-        self._emit(Answered(len(batch), failed))
+        self._tally.answered(len(batch), failed)
         if self._allowed_errors is not None and self._failed_items > self._allowed_errors:
             last = next(o.message for o in reversed(outcomes) if isinstance(o, RowError))
             raise TooManyErrors(
@@ -484,16 +493,19 @@ class Pool:
             )
         self._requests += 1
         task = asyncio.current_task()
-        self._sending.add(task)
-        self._emit(RequestSent(len(self._sending), retry))
-        started = self._clock.now()
+        self._tally.sent(retry=retry)
+        self._sending[task] = started = self._clock.now()
+        if self._watch is None:
+            self._watch_over(self._config.timeout_s)
         status: int | None = None
         cause: str | None = "cancelled"
         try:
             reply = await self._client.ask(batch.items, wait_for_model=self._gate.wait_for_model)
             status, cause = 200, None
             self._alive()
-        except (Retryable, RowsRejected, EndpointRefused) as failure:
+        except (Retryable, RowsRejected, EndpointRefused, asyncio.CancelledError) as failure:
+            if isinstance(failure, asyncio.CancelledError):
+                failure = self._timed_out(task)
             status = failure.status
             cause = type(failure).__name__
             if isinstance(failure, Retryable):
@@ -501,16 +513,48 @@ class Pool:
             self._learn(failure)
             if self.stopped_by is not None:
                 raise _StoppedError from failure
-            raise
+            raise failure from None
         finally:
-            self._sending.discard(task)
+            del self._sending[task]
             seconds = self._clock.now() - started
-            self._emit(RequestEnded(len(batch), status, cause, seconds))
+            self._tally.ended(status, cause, seconds)
         if not probing:  # a probe may have been held until the model was loaded
             self._limit.succeeded(seconds)
         if reply.pause_s:
             self._turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
         return reply
+
+    def _watch_over(self, seconds: float) -> None:
+        self._watch = asyncio.get_running_loop().call_later(seconds, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        """Cancel the attempts that have taken `timeout_s`.
+
+        One alarm for all, since all may take equally long: aiohttp sets one for each request,
+        which is a good part of what a request costs.
+        """
+        self._watch = None
+        now = self._clock.now()
+        for task, started in self._sending.items():
+            left_s = started + self._config.timeout_s - now
+            if left_s > 0:
+                self._watch_over(left_s)
+                return
+            if task is not None and task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
+
+    def _timed_out(self, task: asyncio.Task[None] | None) -> Retryable:
+        """Give the failure of an attempt that was cancelled for being overdue.
+
+        Raises CancelledError where it was cancelled for another reason.
+        """
+        overdue = task in self._overdue
+        self._overdue.discard(task)
+        if task is None or not overdue or task.uncancel():
+            raise asyncio.CancelledError
+        seconds = self._config.timeout_s
+        return Retryable(Cause.TIMEOUT, f"no answer within {seconds:g} s (timeout_s)")
 
     def _learn(self, failure: Exception) -> None:
         """Let the limits hear of an attempt that failed."""
@@ -521,7 +565,7 @@ class Pool:
         if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
             self._limit.overloaded()
         if failure.cause is Cause.THROTTLED:
-            self._turnstile.throttled()
+            self._turnstile.throttled(failure.wait_s)
 
 
 def _given_up(failure: Retryable) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Cause, Retryable
@@ -32,19 +31,19 @@ class Failures:
     """The failures of one request so far."""
 
     def __init__(self) -> None:
-        self._counts: Counter[Cause] = Counter()
+        self._counts: dict[Cause, int] = {}
         self.first_at = float("inf")
 
     def add(self, failure: Retryable, now: float) -> bool:
         """Count a failure that came now; True when its cause is exhausted."""
         self.first_at = min(self.first_at, now)
-        self._counts[failure.cause] += 1
-        return self._counts[failure.cause] >= MOST_FAILURES.get(failure.cause, 1 << 30)
+        count = self._counts[failure.cause] = self._counts.get(failure.cause, 0) + 1
+        return count >= MOST_FAILURES.get(failure.cause, 1 << 30)
 
     @property
     def total(self) -> int:
         """How many there were, of any cause."""
-        return self._counts.total()
+        return sum(self._counts.values())
 
 
 def backoff_s(failed_before: int, clock: Clock) -> float:

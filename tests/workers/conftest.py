@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 import zlib
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.config import RunConfig
-from pipeline.events import Answered, Notice, RequestEnded, Waiting
+from pipeline.events import Notice, Requests, Waiting
 from pipeline.workers import Client, Clock, Pool, Revision, Target
 
 if TYPE_CHECKING:
@@ -385,12 +386,20 @@ class Running:
         return [event for event in self.events if isinstance(event, Waiting)]
 
     @property
-    def ended(self) -> list[RequestEnded]:
-        return [event for event in self.events if isinstance(event, RequestEnded)]
+    def told(self) -> list[Requests]:
+        """What was told of the attempts, up to now."""
+        self.pool._tally.flush()
+        return [event for event in self.events if isinstance(event, Requests)]
+
+    @property
+    def causes(self) -> list[str | None]:
+        """How each attempt ended; None where it was good."""
+        ended = [how for event in self.told for how in Counter(event.ended).elements()]
+        return [cause for _, cause in ended]
 
     @property
     def answered(self) -> int:
-        return sum(event.items for event in self.events if isinstance(event, Answered))
+        return sum(event.inputs for event in self.told)
 
 
 def key_of(item: Any) -> bytes:
