@@ -31,11 +31,10 @@ RISE_PER_S = 1.01
 SLOW_RISE_S = 10.0
 DOUBLING_S = 2.0
 FORGET_S = 20.0
-# With so many let through in a whole second, or in less of one where the server says that a second
-# mends it, or about as many as before the last 429, the number is the server's limit; otherwise it
-# may be chance, and is doubted soon. To doubt a true limit costs one more pause.
+# With so many let through in a whole second, or about as many as before the last 429, the number
+# is the server's limit; otherwise it may be chance, or a bucket that was empty for a moment, and is
+# doubted soon.
 CERTAIN = 20
-BY_THE_SECOND_S = 1.0
 ALIKE = 0.25
 DOUBT_S = 1.0
 
@@ -81,11 +80,8 @@ class Turnstile:
         self._paused_until = max(self._paused_until, now + seconds)
         return new
 
-    def throttled(self, hint_s: float | None = None) -> None:
-        """Learn from a 429: the server lets through what it let through in the last second.
-
-        `hint_s` is the pause that it asks for, if it names one.
-        """
+    def throttled(self) -> None:
+        """Learn from a 429: the server lets through what it let through in the last second."""
         now, was = self._clock.now(), self._learned
         if was is not None and (now < self._paused_until or now - was.at < SAME_MOMENT_S):
             # The 429s of one moment come together: each takes one off what was let through.
@@ -94,8 +90,7 @@ class Turnstile:
             self._forget_sent(now)
             admitted = len(self._sent) - 1
             whole_second = now - self._busy_since >= 1.0
-            by_the_second = 0 < (hint_s or 0) <= BY_THE_SECOND_S
-            certain = admitted >= CERTAIN and (whole_second or by_the_second)
+            certain = whole_second and admitted >= CERTAIN
             if was is not None:
                 certain |= abs(admitted - was.admitted) <= max(1, ALIKE * was.admitted)
                 if was.certain and not whole_second:

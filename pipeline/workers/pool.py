@@ -565,7 +565,7 @@ class Pool:
         if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
             self._limit.overloaded()
         if failure.cause is Cause.THROTTLED:
-            self._turnstile.throttled(failure.wait_s)
+            self._turnstile.throttled()
 
 
 def _given_up(failure: Retryable) -> str:

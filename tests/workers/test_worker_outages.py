@@ -243,8 +243,16 @@ def sliding_window(per_s):
 
 
 @pytest.mark.parametrize("holds", [True, False], ids=["wait-for-model-held", "ignored"])
-@pytest.mark.parametrize("limit", [sliding_window, token_bucket])
-def test_a_rough_endpoint_is_used_near_its_limit(kit, holds, limit):
+@pytest.mark.parametrize(
+    ("limit", "hint"),
+    [
+        pytest.param(sliding_window, {}, id="sliding-window"),
+        # As the embedded endpoint does it: each 429 costs a pause of the whole pool.
+        pytest.param(sliding_window, {"Retry-After": "1"}, id="sliding-window-with-a-hint"),
+        pytest.param(token_bucket, {}, id="token-bucket"),
+    ],
+)
+def test_a_rough_endpoint_is_used_near_its_limit(kit, holds, limit, hint):
     """2,000 rows, one a request, within 1.10 times the ideal 30 s, with at most 2% of 429s.
 
     100 requests/s are allowed (429 above), 50 ms latency, 1% of 500s, 0.5% of resets, and a cold
@@ -261,7 +269,7 @@ def test_a_rough_endpoint_is_used_near_its_limit(kit, holds, limit):
             if said := await loading(asked):
                 return said
             if not admits(kit.now()):
-                return kit.Said(429, {"error": "Rate limit reached"})
+                return kit.Said(429, {"error": "Rate limit reached"}, hint)
             if chance.random() < 0.01:
                 return kit.Said(500, b"boom")
             return kit.Said(how="reset") if chance.random() < 0.005 else None
