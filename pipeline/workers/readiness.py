@@ -92,6 +92,8 @@ class Gate:
         """
         if self.is_open:
             self.is_open = False
+            # The probe that opened it may not have left: whoever comes now waits for that.
+            self._turn.clear()
             self.why = why
             self._begin()
             self._closed_at = self._seen_at = since

@@ -8,9 +8,9 @@ from collections import deque
 
 import pytest
 
-from pipeline.errors import StoppedEarly
+from pipeline.errors import Cause, Retryable, StoppedEarly
 from pipeline.events import WaitEnded
-from pipeline.workers.readiness import PROBE_FIRST_S, PROBE_GROWTH
+from pipeline.workers.readiness import PROBE_FIRST_S, PROBE_GROWTH, Gate, Why
 from pipeline.workers.retry import BUDGET_RESERVE, BUDGET_SHARE
 
 HTML = b"<html>503 Service Temporarily Unavailable</html>"
@@ -284,3 +284,19 @@ def test_a_rough_endpoint_is_used_near_its_limit(kit, holds, limit, hint):
     assert throttled <= 0.02 * requests
     probe_waits_s = PROBE_FIRST_S * (1 + PROBE_GROWTH + PROBE_GROWTH**2) * 1.1 - 10.0
     assert seconds <= 1.10 * 30 + (0 if holds else probe_waits_s)
+
+
+@pytest.mark.fault(14)
+async def test_a_gate_that_closes_while_its_probe_is_leaving_makes_others_wait(kit):
+    """The probe is answered, and at once another worker meets a 503: nobody may spin meanwhile."""
+    loading = Retryable(Cause.LOADING, "503 loading", status=503)
+    gate = Gate(kit.config(), kit.LoopClock(), lambda _: None)
+    gate.close(Why.LOADING, loading, kit.now())
+    assert await gate.enter()
+    gate.open()
+    gate.close(Why.LOADING, loading, kit.now())
+    third = asyncio.create_task(gate.enter())
+    await asyncio.sleep(5)
+    assert not third.done()
+    gate.leave()
+    assert await third
