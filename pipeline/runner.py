@@ -351,6 +351,8 @@ class Run:
                 rundir.check_only_input_is_lost(config, opened.source.plan)
 
         if not opened.stands:
+            # What the stream used is free but not given back, and assembling would come on top.
+            pa.default_memory_pool().release_unused()
             # Of the input, also where it is gone and the output is what was gone through.
             schema = output_schema(Plan.from_json(manifest.run.plan).schema, config)
             assemble(

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.uint64]]
 
-SMALL_ENTRIES = 1 << 17
+SMALL_ENTRIES = 1 << 16
 SMALL_PER_LARGE = 8
 # Smaller than it could be: sorting what was loaded is the peak of a run that opens a large store.
-SMALL_PER_LOADED = 4
+SMALL_PER_LOADED = 8
 
 _BITS_PER_ENTRY = 16
 _PROBES = 4

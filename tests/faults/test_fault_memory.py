@@ -113,16 +113,22 @@ def test_all_answers_known(server, tmp_path, record_property):
 
 
 def test_one_huge_row_group(server, tmp_path, record_property):
-    """A row group is read in pieces, not as a whole."""
+    """A row group is read in pieces, not as a whole.
+
+    Its texts come again and again, so that what is remembered of answers has no part in it.
+    """
 
     def run(rows):
         server.requests.clear()
         source = tmp_path / f"{rows}.parquet"
+        text = list(texts(10_000)) * (rows // 10_000)
         body = pa.array([os.urandom(128).hex() for _ in range(rows)])
         pq.write_table(
-            pa.table({"text": list(texts(rows)), "body": body}), source, row_group_size=rows,
+            pa.table({"text": text, "body": body}), source, row_group_size=rows,
             use_dictionary=False, compression="none",
         )  # fmt: skip
         return peak_kb(*command(source, server, tmp_path))
 
-    assert ratio(run, record_property) <= MOST_RATIO
+    # At fewer rows the allocators have not come to rest: 366, 382, 411, 419 and 423 MB were seen
+    # at 150,000 rows and at twice as many, and so on.
+    assert ratio(run, record_property, 2 * ROWS) <= MOST_RATIO
