@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def run(
         from pipeline import api
 
         signals.ignore_outside_of_the_run()
+        _collect_garbage_less()
         result = api.run(
             config,
             observers=[progress],
@@ -81,3 +83,13 @@ def run(
             column = config.error_column
             click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
+
+
+def _collect_garbage_less() -> None:
+    """Keep the collector from looking at all of a run's objects again and again.
+
+    Each row makes a few small ones, none in a cycle, and what is loaded stays to the end of this
+    process. At its defaults it takes a fifth of a run.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)

@@ -36,7 +36,27 @@ def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) 
     """
     if len(answer) != count:
         raise unreadable(f"{len(answer)} answers for {count} inputs")
-    return [_one(entry, top_k, body) for entry in answer]
+    return _single_labels(answer) or [_one(entry, top_k, body) for entry in answer]
+
+
+def _single_labels(answer: list[Any]) -> list[Outcome] | None:
+    """Read an answer of one good label per input, checked column by column.
+
+    None where anything is otherwise: `_one` reads it then, or says what is wrong with it.
+    """
+    if set(map(type, answer)) != {list} or set(map(len, answer)) != {1}:
+        return None
+    found = [entry[0] for entry in answer]
+    if set(map(type, found)) != {dict}:
+        return None
+    labels = [each.get("label") for each in found]
+    scores = [each.get("score") for each in found]
+    # What is not finite stays so in a sum.
+    if set(map(type, labels)) != {str} or set(map(type, scores)) != {float}:
+        return None
+    if not isfinite(sum(scores)):
+        return None
+    return [(pair,) for pair in zip(labels, scores, strict=True)]
 
 
 def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:

@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.events import Observer
-    from pipeline.responses import Answer, Item, Outcome, ResponseStores
+    from pipeline.responses import Item, Outcome, ResponseStores
     from pipeline.workers.revision import Revision
 
     Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
+    _Unsaved = tuple[Sequence[bytes], Sequence[Outcome], str | None]
 
 T = TypeVar("T")
 
@@ -38,7 +39,8 @@ MOST_FAILED = 100_000
 class _Claim:
     """The inputs that one chunk asks for, on behalf of every chunk that has them too."""
 
-    outcomes: dict[bytes, Outcome] = field(default_factory=dict)
+    keys: Sequence[bytes]
+    outcomes: Sequence[Outcome] = ()
     failure: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,7 +48,12 @@ class _Claim:
         await self.done.wait()
         if self.failure is not None:
             raise self.failure
-        return self.outcomes[key]
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[bytes, Outcome]:
+        # Most claims are never asked.
+        return dict(zip(self.keys, self.outcomes, strict=True))
 
 
 class Dedup:
@@ -70,9 +77,9 @@ class Dedup:
         self._thread = ThreadPoolExecutor(1, "response-store")
         self._opened: ResponseStores | None = None
         self._claims: dict[bytes, _Claim] = {}
-        self._settled: list[tuple[_Claim, list[bytes]]] = []
+        self._settled: list[_Claim] = []
         self._failed: dict[bytes, RowError] = {}
-        self._unsaved: list[tuple[bytes, Answer, str | None]] = []
+        self._unsaved: list[_Unsaved] = []
         self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -116,12 +123,10 @@ class Dedup:
         """
         # Claimed before the store is looked at: an answer leaves the claims only once it is
         # stored, so in this order it is found in one place or the other.
-        theirs = {key: self._claims[key] for key in self._claims.keys() & set(keys)}
-        mine = (
-            [i for i, key in enumerate(keys) if key not in theirs] if theirs else range(len(keys))
-        )
-        my_keys = [keys[i] for i in mine]
-        claim = _Claim()
+        theirs = {key: self._claims[key] for key in self._claims.keys() & keys}
+        mine = [i for i, key in enumerate(keys) if key not in theirs]
+        my_keys = [keys[i] for i in mine] if theirs else keys
+        claim = _Claim(my_keys)
         self._claims.update(dict.fromkeys(my_keys, claim))
         try:
             known, repeated = await self._look_up(my_keys)
@@ -135,17 +140,22 @@ class Dedup:
                 )
             )
             asked = await ask([items[mine[i]] for i in new], [my_keys[i] for i in new])
-            known.update(zip(new, asked, strict=True))
-            claim.outcomes = {key: known[i] for i, key in enumerate(my_keys)}
+            if known:
+                known.update(zip(new, asked, strict=True))
+                claim.outcomes = [known[i] for i in range(len(my_keys))]
+            else:
+                claim.outcomes = asked
         except BaseException as failure:
             claim.failure = failure
             raise
         finally:
             claim.done.set()
-            self._settled.append((claim, my_keys))
+            self._settled.append(claim)
+        if not theirs:
+            return list(claim.outcomes)
+        own = dict(zip(mine, claim.outcomes, strict=True))
         return [
-            claim.outcomes[key] if key not in theirs else await theirs[key].outcome(key)
-            for key in keys
+            own[i] if i in own else await theirs[key].outcome(key) for i, key in enumerate(keys)
         ]
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
@@ -173,11 +183,11 @@ class Dedup:
         self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None
     ) -> None:
         """Take the outcomes of one request: answers become durable with the next group commit."""
-        for key, outcome in zip(keys, outcomes, strict=True):
-            if not isinstance(outcome, RowError):
-                self._unsaved.append((key, outcome, revision))
-            elif len(self._failed) < MOST_FAILED:
-                self._failed[key] = outcome
+        self._unsaved.append((keys, outcomes, revision))
+        if RowError in set(map(type, outcomes)):
+            for key, outcome in zip(keys, outcomes, strict=True):
+                if isinstance(outcome, RowError) and len(self._failed) < MOST_FAILED:
+                    self._failed[key] = outcome
 
     async def _save_in_groups(self) -> None:
         loop = asyncio.get_running_loop()
@@ -200,11 +210,21 @@ class Dedup:
         unsaved, self._unsaved = self._unsaved, []
         settled, self._settled = self._settled, []
         if unsaved:
-            await self._in_thread(self._store.put, unsaved)
-        for claim, keys in settled:
-            for key in keys:
+            await self._in_thread(self._put, unsaved)
+        for claim in settled:
+            for key in claim.keys:
                 if self._claims.get(key) is claim:
                     del self._claims[key]
+
+    def _put(self, unsaved: Sequence[_Unsaved]) -> None:
+        self._store.put(
+            [
+                (key, outcome, revision)
+                for keys, outcomes, revision in unsaved
+                for key, outcome in zip(keys, outcomes, strict=True)
+                if not isinstance(outcome, RowError)
+            ]
+        )
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await in_thread(partial(call, *arguments), executor=self._thread)
