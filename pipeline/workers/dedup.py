@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -39,7 +40,7 @@ MOST_FAILED = 100_000
 class _Claim:
     """The inputs that one chunk asks for, on behalf of every chunk that has them too."""
 
-    keys: Sequence[bytes]
+    keys: Sequence[bytes] = ()
     outcomes: Sequence[Outcome] = ()
     failure: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,39 +124,43 @@ class Dedup:
         """
         # Claimed before the store is looked at: an answer leaves the claims only once it is
         # stored, so in this order it is found in one place or the other.
-        theirs = {key: self._claims[key] for key in self._claims.keys() & keys}
-        mine = [i for i, key in enumerate(keys) if key not in theirs]
-        my_keys = [keys[i] for i in mine] if theirs else keys
-        claim = _Claim(my_keys)
-        self._claims.update(dict.fromkeys(my_keys, claim))
+        claim = _Claim()
+        owners = list(map(self._claims.setdefault, keys, repeat(claim)))
+        mine: Sequence[int] = range(len(keys))
+        claim.keys = keys
+        if owners.count(claim) < len(keys):
+            mine = [i for i, owner in enumerate(owners) if owner is claim]
+            claim.keys = [keys[i] for i in mine]
         try:
-            known, repeated = await self._look_up(my_keys)
-            new = [i for i in range(len(my_keys)) if i not in known]
+            known, repeated = await self._look_up(claim.keys)
+            new = mine
+            if known:
+                new = [place for i, place in enumerate(mine) if i not in known]
             self._emit(
                 ChunkLookedUp(
                     rows,
-                    distinct=len(my_keys) - len(repeated),
+                    distinct=len(mine) - len(repeated),
                     hits=len(known.keys() - repeated),
                     asked=len(new),
                 )
             )
-            asked = await ask([items[mine[i]] for i in new], [my_keys[i] for i in new])
-            if known:
-                known.update(zip(new, asked, strict=True))
-                claim.outcomes = [known[i] for i in range(len(my_keys))]
+            if len(new) == len(keys):
+                claim.outcomes = await ask(items, keys)
             else:
-                claim.outcomes = asked
+                asked = iter(await ask([items[i] for i in new], [keys[i] for i in new]))
+                claim.outcomes = [known[i] if i in known else next(asked) for i in range(len(mine))]
         except BaseException as failure:
             claim.failure = failure
             raise
         finally:
             claim.done.set()
             self._settled.append(claim)
-        if not theirs:
+        if len(mine) == len(keys):
             return list(claim.outcomes)
-        own = dict(zip(mine, claim.outcomes, strict=True))
+        own = iter(claim.outcomes)
         return [
-            own[i] if i in own else await theirs[key].outcome(key) for i, key in enumerate(keys)
+            next(own) if owner is claim else await owner.outcome(key)
+            for key, owner in zip(keys, owners, strict=True)
         ]
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
@@ -213,8 +218,7 @@ class Dedup:
             await self._in_thread(self._put, unsaved)
         for claim in settled:
             for key in claim.keys:
-                if self._claims.get(key) is claim:
-                    del self._claims[key]
+                del self._claims[key]
 
     def _put(self, unsaved: Sequence[_Unsaved]) -> None:
         self._store.put(
