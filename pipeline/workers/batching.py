@@ -219,6 +219,8 @@ class Batcher:
 
         Each batch is given back with `finished`.
         """
+        if self._due and not self._takers:
+            return self._cut()
         taker: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
         self._takers.append(taker)
         self._hand_out()
@@ -236,15 +238,20 @@ class Batcher:
         """Say that a batch that was taken has all its outcomes."""
         self._outstanding -= 1
 
+    @property
+    def _due(self) -> bool:
+        """Whether there is a batch to hand out."""
+        return bool(
+            self._waiting_items >= self.size.now
+            or self._waiting_bytes > MAX_REQUEST_BYTES
+            or (self._spans and (self._closed or self._flush_items))
+        )
+
     def _hand_out(self) -> None:
         while self._takers:
             if self._takers[0].done():
                 self._takers.popleft()
-            elif (
-                self._waiting_items >= self.size.now
-                or self._waiting_bytes > MAX_REQUEST_BYTES
-                or (self._spans and (self._closed or self._flush_items))
-            ):
+            elif self._due:
                 self._takers.popleft().set_result(self._cut())
             elif self._closed:
                 self._takers.popleft().set_result(None)
@@ -273,9 +280,9 @@ class Batcher:
                 break
             self._spans.popleft()
         taken = size - room
-        batch = Batch(tuple(spans))
         self._waiting_items -= taken
-        self._waiting_bytes -= batch.size_bytes
-        self._flush_items = max(0, self._flush_items - taken)
+        self._waiting_bytes -= MAX_REQUEST_BYTES - room_bytes
+        if self._flush_items:
+            self._flush_items = max(0, self._flush_items - taken)
         self._outstanding += 1
-        return batch
+        return Batch(tuple(spans))

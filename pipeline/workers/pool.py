@@ -110,6 +110,7 @@ class Pool:
         self.stopped_by: BaseException | None = None
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._workers = [
             asyncio.create_task(self._work(first=i == 0), name=f"worker-{i}")
             for i in range(self._config.concurrency)
@@ -365,7 +366,7 @@ class Pool:
         to have a batch split, and, where not `patient`, Retryable for an answer that is
         unreadable twice.
         """
-        failures = Failures()
+        failures: Failures | None = None
         successes_before = self._successes
         retry = False
         while True:
@@ -389,6 +390,7 @@ class Pool:
                 elif probing:
                     await self._gate.probe_failed(failure)
                     continue
+                failures = failures or Failures()
                 exhausted = failures.add(failure, self._clock.now())
                 others_answered = self._successes > successes_before
                 successes_before = self._successes
@@ -472,6 +474,7 @@ class Pool:
         """Send one request, once there is a permit and a token for it.
 
         Raises _GateClosedError where the gate closed while this attempt waited its turn, and
+        _StoppedError where the pool stopped meanwhile.
         """
         await self._limit.acquire()
         try:
@@ -492,7 +495,7 @@ class Pool:
                 "to continue."
             )
         self._requests += 1
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         self._tally.sent(retry=retry)
         self._sending[task] = started = self._clock.now()
         if self._watch is None:
@@ -525,7 +528,7 @@ class Pool:
         return reply
 
     def _watch_over(self, seconds: float) -> None:
-        self._watch = asyncio.get_running_loop().call_later(seconds, self._end_overdue)
+        self._watch = self._loop.call_later(seconds, self._end_overdue)
 
     def _end_overdue(self) -> None:
         """Cancel the attempts that have taken `timeout_s`.
