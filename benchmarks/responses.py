@@ -56,10 +56,9 @@ def main() -> None:
 
         def put(start: int, stop: int) -> None:
             for at in range(start, stop, GROUP):
-                store.put(
-                    [(key(i), (("positive", 0.25 + i % 7 / 10),), "revision")
-                     for i in range(at, min(at + GROUP, stop))]
-                )  # fmt: skip
+                asked = range(at, min(at + GROUP, stop))
+                answers = [(("positive", 0.25 + i % 7 / 10),) for i in asked]
+                store.put([([key(i) for i in asked], answers, "revision")])
 
         def get(start: int, stop: int, known: int) -> None:
             for at in range(start, stop, GROUP):

@@ -15,7 +15,7 @@ KEYS = Keys({"model": "m"})
 
 
 def entry(text, label="positive", revision="r1"):
-    return KEYS.of([text])[0], ((label, len(text) / 7),), revision
+    return KEYS.of([text]), [((label, len(text) / 7),)], revision
 
 
 def known(path, texts):
@@ -44,7 +44,7 @@ def three_frames(path):
 
 
 TEXTS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]
-ALL = {text: entry(text)[1] for text in TEXTS}
+ALL = {text: entry(text)[1][0] for text in TEXTS}
 
 
 @pytest.mark.fault(3)
@@ -64,7 +64,7 @@ def test_answers_go_on_behind_a_torn_tail(path, three_frames):
     store = ResponseStore(path)
     store.put([entry("g")])
     store.close()
-    assert known(path, [*TEXTS, "g"]) == {**{t: ALL[t] for t in TEXTS[:4]}, "g": entry("g")[1]}
+    assert known(path, [*TEXTS, "g"]) == {**{t: ALL[t] for t in TEXTS[:4]}, "g": entry("g")[1][0]}
 
 
 @pytest.mark.fault(3)
@@ -185,7 +185,7 @@ def test_a_long_answer_takes_a_second_read(path):
     store = ResponseStore(path)
     answer = tuple((f"label {i}", i / 3) for i in range(500))
     key = KEYS.of(["x"])[0]
-    store.put([(key, answer, None)])
+    store.put([([key], [answer], None)])
     assert store.get([key])[0].answer == answer
     store.close()
 
@@ -198,4 +198,4 @@ def test_many_answers_survive_in_segments(path, small_segments):
     assert len(store.get(KEYS.of(texts))) == 2000
     assert store.get(KEYS.of([f"other {i}" for i in range(2000)])) == {}
     store.close()
-    assert known(path, texts) == {text: entry(text)[1] for text in texts}
+    assert known(path, texts) == {text: entry(text)[1][0] for text in texts}

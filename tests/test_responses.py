@@ -47,7 +47,7 @@ def test_labels_and_scores_come_back_exactly(tmp_path_factory, stored):
     path = tmp_path_factory.mktemp("store") / "responses.journal"
     with closing(ResponseStore(path)) as store:
         if stored:
-            store.put([(key, answer, None) for key, answer in stored.items()])
+            store.put([([key], [answer], None) for key, answer in stored.items()])
     with closing(ResponseStore(path)) as store:
         found = store.get(list(stored))
     assert {position: _bits(answer) for position, (answer, *_) in found.items()} == {
@@ -74,22 +74,22 @@ def test_the_order_of_settings_does_not_change_a_key():
 
 def test_unknown_keys_are_left_out(store):
     first, second, third = Keys({}).of(["a", "b", "c"])
-    store.put([(second, ANSWER, None)])
+    store.put([([second], [ANSWER], None)])
     assert _answers(store.get([first, second, third])) == {1: (ANSWER, None)}
     assert store.get([]) == {}
 
 
 def test_a_later_answer_replaces_an_earlier_one(store):
     (key,) = Keys({}).of(["a"])
-    store.put([(key, ANSWER, "r1")])
-    store.put([(key, ANSWER[::-1], "r2")])
+    store.put([([key], [ANSWER], "r1")])
+    store.put([([key], [ANSWER[::-1]], "r2")])
     assert _answers(store.get([key])) == {0: (ANSWER[::-1], "r2")}
 
 
 def test_two_keys_that_share_their_first_half_are_told_apart(store):
     """The index knows 64 bits; the other 64 are compared."""
     one, other = b"a" * 8 + b"1" * 8, b"a" * 8 + b"2" * 8
-    store.put([(one, ANSWER, None)])
+    store.put([([one], [ANSWER], None)])
     assert store.get([other]) == {}
 
 
@@ -97,7 +97,9 @@ def test_revisions_are_kept_with_the_answers(path):
     """Several in one group, none at all, and the same again after opening."""
     keys = Keys({}).of(["a", "b", "c"])
     with closing(ResponseStore(path)) as store:
-        store.put([(key, ANSWER, name) for key, name in zip(keys, ("r1", None, "r2"), strict=True)])
+        store.put(
+            [([key], [ANSWER], name) for key, name in zip(keys, ("r1", None, "r2"), strict=True)]
+        )
     with closing(ResponseStore(path)) as store:
         assert [store.get(keys)[i][1] for i in range(3)] == ["r1", None, "r2"]
 
@@ -105,7 +107,7 @@ def test_revisions_are_kept_with_the_answers(path):
 def test_any_bit_may_flip_while_the_store_is_open(path, store):
     """No bit of a stored answer can flip and become a wrong label."""
     key, other = Keys({}).of(["a", "b"])
-    store.put([(key, ANSWER, "r1"), (other, ANSWER[::-1], "r1")])
+    store.put([([key], [ANSWER], "r1"), ([other], [ANSWER[::-1]], "r1")])
     right = {key: (ANSWER, "r1"), other: (ANSWER[::-1], "r1")}
     good = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
@@ -125,7 +127,7 @@ def test_met_is_what_this_opening_put_or_looked_up(path):
     """It tells a text that comes again from one that is seen first."""
     keys = Keys({}).of(["a", "b", "c"])
     with closing(ResponseStore(path)) as store:
-        store.put([(key, ANSWER, None) for key in keys[:2]])
+        store.put([([key], [ANSWER], None) for key in keys[:2]])
         assert [known.met for known in store.get(keys).values()] == [True, True]
     with closing(ResponseStore(path)) as store:
         assert [known.met for known in store.get(keys).values()] == [False, False]
@@ -138,11 +140,11 @@ def test_stores_of_earlier_attempts_are_read_and_left_as_they_are(tmp_path):
     paths = [tmp_path / name for name in ("own", "one", "other")]
     for path, key in zip(paths, keys, strict=True):
         with closing(ResponseStore(path)) as store:
-            store.put([(key, ANSWER, path.name)])
+            store.put([([key], [ANSWER], path.name)])
     before = [path.read_bytes() for path in paths[1:]]
     stores = ResponseStores(paths[0], [*paths[1:], tmp_path / "gone"])
     with closing(stores):
-        stores.put([(keys[1], ANSWER[::-1], "own")])
+        stores.put([([keys[1]], [ANSWER[::-1]], "own")])
         assert [_answers(known) for known in stores.get(keys)] == [
             {0: (ANSWER, "own"), 1: (ANSWER[::-1], "own")},
             {1: (ANSWER, "one")},
@@ -158,8 +160,8 @@ def test_an_earlier_store_that_cannot_be_read_is_passed_over(tmp_path):
     (tmp_path / "garbage").write_bytes(b"no response store")
     (tmp_path / "directory").mkdir()
     with closing(ResponseStore(tmp_path / "torn")) as store:
-        store.put([(key, ANSWER, None) for key in Keys({}).of(["a", "b"])])
-        store.put([(key, ANSWER, None) for key in Keys({}).of(["c"])])
+        store.put([([key], [ANSWER], None) for key in Keys({}).of(["a", "b"])])
+        store.put([([key], [ANSWER], None) for key in Keys({}).of(["c"])])
     torn = (tmp_path / "torn").read_bytes()[:-1]
     (tmp_path / "torn").write_bytes(torn)
     earlier = [tmp_path / name for name in ("garbage", "directory", "torn")]
@@ -180,7 +182,7 @@ def test_what_was_put_is_there_after_a_kill(path):
     """Read by another opener while the first one was never closed."""
     (key,) = Keys({}).of(["a"])
     first = ResponseStore(path)
-    first.put([(key, ANSWER, None)])
+    first.put([([key], [ANSWER], None)])
     with closing(ResponseStore(path)) as second:
         assert _answers(second.get([key])) == {0: (ANSWER, None)}
     first.close()

@@ -24,7 +24,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_right
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,8 +37,11 @@ from pipeline.failpoints import end, failpoint, reached
 from pipeline.responses.index import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    # Keys, their answers, and the model revision that gave them.
+    Group = tuple[Sequence[bytes], Sequence["Answer"], str | None]
 
 # The labels of one input with their scores, best first, as many as `top_k` asked for.
 Answer = tuple[tuple[str, float], ...]
@@ -56,6 +59,7 @@ _MAGIC = b"CLR1"
 _HEADER = struct.Struct("<4sIII")
 _COUNTS = struct.Struct("<II")
 _RECORD = struct.Struct("<8sII")
+_RECORD_HEAD = np.dtype([("rest", "<u8"), ("crc", "<u4"), ("length", "<u4")])
 _FRAME_ANSWERS = 1 << 15
 _LONGEST_FRAME = 1 << 30
 _WINDOW = 1 << 20
@@ -129,13 +133,18 @@ class ResponseStore:
                         break
         return known
 
-    def put(self, answers: Sequence[tuple[bytes, Answer, str | None]]) -> None:
-        """Store answers, as (key, answer, model revision); durable when this returns."""
+    def put(self, groups: Iterable[Group]) -> None:
+        """Store the answers of all groups; durable when this returns."""
         with storage.writing(self._path):
-            for revision, group in groupby(answers, itemgetter(2)):
-                members = list(group)
-                for start in range(0, len(members), _FRAME_ANSWERS):
-                    self._append(members[start : start + _FRAME_ANSWERS], revision)
+            for revision, members in groupby(groups, itemgetter(2)):
+                keys: list[bytes] = []
+                answers: list[Answer] = []
+                for some_keys, some_answers, _ in members:
+                    keys.extend(some_keys)
+                    answers.extend(some_answers)
+                for start in range(0, len(keys), _FRAME_ANSWERS):
+                    stop = start + _FRAME_ANSWERS
+                    self._append(keys[start:stop], answers[start:stop], revision)
             failpoint("journal.written")
             os.fdatasync(self._file)
             failpoint("journal.synced")
@@ -145,29 +154,32 @@ class ResponseStore:
         os.close(self._file)
 
     def _append(
-        self, answers: Sequence[tuple[bytes, Answer, str | None]], revision: str | None
+        self, keys: Sequence[bytes], answers: Sequence[Answer], revision: str | None
     ) -> None:
-        pack, crc32, dumps = _RECORD.pack, zlib.crc32, orjson.dumps
-        records = []
-        for key, answer, _ in answers:
-            text = dumps(answer)
-            records.append(pack(key[8:], crc32(text), len(text)) + text)
+        count = len(keys)
+        texts = list(map(orjson.dumps, answers))
+        halves = np.frombuffer(b"".join(keys), "<u8")
+        heads = np.empty(count, _RECORD_HEAD)
+        heads["rest"] = halves[1::2]
+        heads["crc"] = np.fromiter(map(zlib.crc32, texts), "<u4", count)
+        heads["length"] = np.fromiter(map(len, texts), "<u4", count)
+        lengths = heads["length"] + np.uint32(_RECORD.size)
+        packed = heads.tobytes()
+        pieces = [packed[at : at + _RECORD.size] for at in range(0, len(packed), _RECORD.size)]
         name = (revision or "").encode()
-        lengths = np.fromiter(map(len, records), "<u4", len(records))
-        first_halves = np.frombuffer(b"".join([key for key, _, _ in answers]), "<u8")[::2]
         payload = b"".join(
             (
-                _COUNTS.pack(len(records), len(name)),
+                _COUNTS.pack(count, len(name)),
                 name,
-                first_halves.tobytes(),
+                halves[::2].tobytes(),
                 lengths.tobytes(),
-                *records,
+                *chain.from_iterable(zip(pieces, texts, strict=True)),
             )
         )
         start = self._write(_header(payload) + payload)
         first_record = start + _HEADER.size + len(payload) - int(lengths.sum())
         self._note(start, revision)
-        self._index.add(first_halves.tolist(), _begins(first_record, lengths).tolist())
+        self._index.add(halves[::2].tolist(), _begins(first_record, lengths).tolist())
 
     def _write(self, frame: bytes) -> int:
         """Append a frame under the file's lock, whole or not at all; gives where it begins."""
@@ -309,9 +321,9 @@ class ResponseStores:
         """Look up keys; gives what each store knows, this attempt's first, by place in `keys`."""
         return [store.get(keys) for store in self._stores]
 
-    def put(self, answers: Sequence[tuple[bytes, Answer, str | None]]) -> None:
+    def put(self, groups: Iterable[Group]) -> None:
         """Store answers; durable when this returns."""
-        self._stores[0].put(answers)
+        self._stores[0].put(groups)
 
     def close(self) -> None:
         """Close all files."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from pipeline.events import ChunkLookedUp, Notice
 from pipeline.responses import RowError
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.events import Observer
-    from pipeline.responses import Item, Outcome, ResponseStores
+    from pipeline.responses import Answer, Item, Outcome, ResponseStores
+    from pipeline.responses.store import Group
     from pipeline.workers.revision import Revision
 
     Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
-    _Unsaved = tuple[Sequence[bytes], Sequence[Outcome], str | None]
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Dedup:
         self._claims: dict[bytes, _Claim] = {}
         self._settled: list[_Claim] = []
         self._failed: dict[bytes, RowError] = {}
-        self._unsaved: list[_Unsaved] = []
+        self._unsaved: list[Group] = []
         self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -188,11 +188,14 @@ class Dedup:
         self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None
     ) -> None:
         """Take the outcomes of one request: answers become durable with the next group commit."""
-        self._unsaved.append((keys, outcomes, revision))
         if RowError in set(map(type, outcomes)):
+            good = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, RowError)]
             for key, outcome in zip(keys, outcomes, strict=True):
                 if isinstance(outcome, RowError) and len(self._failed) < MOST_FAILED:
                     self._failed[key] = outcome
+            keys, outcomes = [keys[i] for i in good], [outcomes[i] for i in good]
+        if outcomes:
+            self._unsaved.append((keys, cast("Sequence[Answer]", outcomes), revision))
 
     async def _save_in_groups(self) -> None:
         loop = asyncio.get_running_loop()
@@ -215,20 +218,10 @@ class Dedup:
         unsaved, self._unsaved = self._unsaved, []
         settled, self._settled = self._settled, []
         if unsaved:
-            await self._in_thread(self._put, unsaved)
+            await self._in_thread(self._store.put, unsaved)
         for claim in settled:
             for key in claim.keys:
                 del self._claims[key]
-
-    def _put(self, unsaved: Sequence[_Unsaved]) -> None:
-        self._store.put(
-            [
-                (key, outcome, revision)
-                for keys, outcomes, revision in unsaved
-                for key, outcome in zip(keys, outcomes, strict=True)
-                if not isinstance(outcome, RowError)
-            ]
-        )
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await in_thread(partial(call, *arguments), executor=self._thread)

@@ -242,7 +242,7 @@ async def test_an_answer_of_another_revision_hides_none_behind_it(kit, tmp_path)
     keys = KEYS.of(["a", "b"])
     for name, revision in (("cache", "old"), ("journal", "live")):
         store = ResponseStore(tmp_path / name)
-        store.put([(key, kit.outcome_of("ab"[i]), revision) for i, key in enumerate(keys)])
+        store.put([([key], [kit.outcome_of("ab"[i])], revision) for i, key in enumerate(keys)])
         store.close()
 
     def both(path):
