@@ -24,7 +24,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_right
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +59,6 @@ _MAGIC = b"CLR1"
 _HEADER = struct.Struct("<4sIII")
 _COUNTS = struct.Struct("<II")
 _RECORD = struct.Struct("<8sII")
-_RECORD_HEAD = np.dtype([("rest", "<u8"), ("crc", "<u4"), ("length", "<u4")])
 _FRAME_ANSWERS = 1 << 15
 _LONGEST_FRAME = 1 << 30
 _WINDOW = 1 << 20
@@ -156,30 +155,28 @@ class ResponseStore:
     def _append(
         self, keys: Sequence[bytes], answers: Sequence[Answer], revision: str | None
     ) -> None:
-        count = len(keys)
-        texts = list(map(orjson.dumps, answers))
-        halves = np.frombuffer(b"".join(keys), "<u8")
-        heads = np.empty(count, _RECORD_HEAD)
-        heads["rest"] = halves[1::2]
-        heads["crc"] = np.fromiter(map(zlib.crc32, texts), "<u4", count)
-        heads["length"] = np.fromiter(map(len, texts), "<u4", count)
-        lengths = heads["length"] + np.uint32(_RECORD.size)
-        packed = heads.tobytes()
-        pieces = [packed[at : at + _RECORD.size] for at in range(0, len(packed), _RECORD.size)]
+        pack, crc32, dumps = _RECORD.pack, zlib.crc32, orjson.dumps
+        records = []
+        for key, answer in zip(keys, answers, strict=True):
+            # Into its record at once: orjson's bytes stand in blocks far larger than they are.
+            text = dumps(answer)
+            records.append(pack(key[8:], crc32(text), len(text)) + text)
         name = (revision or "").encode()
+        lengths = np.fromiter(map(len, records), "<u4", len(records))
+        first_halves = np.frombuffer(b"".join(keys), "<u8")[::2]
         payload = b"".join(
             (
-                _COUNTS.pack(count, len(name)),
+                _COUNTS.pack(len(records), len(name)),
                 name,
-                halves[::2].tobytes(),
+                first_halves.tobytes(),
                 lengths.tobytes(),
-                *chain.from_iterable(zip(pieces, texts, strict=True)),
+                *records,
             )
         )
         start = self._write(_header(payload) + payload)
         first_record = start + _HEADER.size + len(payload) - int(lengths.sum())
         self._note(start, revision)
-        self._index.add(halves[::2].tolist(), _begins(first_record, lengths).tolist())
+        self._index.add(first_halves.tolist(), _begins(first_record, lengths).tolist())
 
     def _write(self, frame: bytes) -> int:
         """Append a frame under the file's lock, whole or not at all; gives where it begins."""
