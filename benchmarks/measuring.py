@@ -25,13 +25,17 @@ MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True)
 class Measured:
-    """One process from start to end: CPU seconds of all its threads, and its peak memory."""
+    """One process from start to end: CPU seconds of all its threads, and its peak memory.
+
+    `requests` is what the endpoint counted, where somebody asked it.
+    """
 
     exit_code: int
     stdout: bytes
     seconds: float
     cpu_seconds: float
     peak_mb: float
+    requests: int = 0
 
     @property
     def json(self) -> dict[str, Any]:
