@@ -507,7 +507,7 @@ class Pool:
             status, cause = 200, None
             self._alive()
         except (Retryable, RowsRejected, EndpointRefused, asyncio.CancelledError) as failure:
-            if isinstance(failure, asyncio.CancelledError):
+            if isinstance(failure, asyncio.CancelledError) or task in self._overdue:
                 failure = self._timed_out(task)
             status = failure.status
             cause = type(failure).__name__
@@ -519,6 +519,7 @@ class Pool:
             raise failure from None
         finally:
             del self._sending[task]
+            self._overdue.discard(task)
             seconds = self._clock.now() - started
             self._tally.ended(status, cause, seconds)
         if not probing:  # a probe may have been held until the model was loaded
@@ -552,9 +553,7 @@ class Pool:
 
         Raises CancelledError where it was cancelled for another reason.
         """
-        overdue = task in self._overdue
-        self._overdue.discard(task)
-        if task is None or not overdue or task.uncancel():
+        if task is None or task not in self._overdue or task.uncancel():
             raise asyncio.CancelledError
         seconds = self._config.timeout_s
         return Retryable(Cause.TIMEOUT, f"no answer within {seconds:g} s (timeout_s)")
