@@ -30,10 +30,10 @@ run: $(INSTALLED) ## classify data/sample with the embedded endpoint and show th
 	  print(t.slice(0, 8).select(['id', 'rating', 'review', 'label', 'score', 'error']).to_pandas().to_string(index=False, max_colwidth=48))"
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-faults: $(INSTALLED) ## kill, crash and cut the power many times, and report fault by fault
-	$(BIN)/python -m pytest -p tests.faults.report -n 2 -m fault
+	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m fault
 
 test-transformers: $(INSTALLED) ## install torch and transformers, and run the tests that need them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
