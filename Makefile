@@ -48,10 +48,13 @@ bench: $(INSTALLED) ## measure against a bare loop and the peers, and write benc
 	$(BIN)/python benchmarks/bench.py
 
 bench-peers: ## install each peer into an environment of its own, for make bench
-	for peer in "hub huggingface_hub aiohttp" "datasets_map datasets aiohttp" "daft_udf daft aiohttp" "ray_data ray[data,llm] aiohttp"; do \
+	for peer in "hub huggingface_hub==2.4.0 pyarrow==26.0.1" \
+	  "datasets_map datasets==5.2.0 aiohttp==3.14.5 pyarrow==26.0.1" \
+	  "daft_udf daft==0.7.26 aiohttp==3.14.5 pyarrow==25.0.1" \
+	  "ray_data ray[data]==2.60.0 aiohttp==3.14.5 pyarrow==26.0.1 pydantic==2.14.3"; do \
 	  set -- $$peer; name=$$1; shift; \
 	  $(PYTHON) -m venv benchmarks/.peers/$$name && \
-	  benchmarks/.peers/$$name/bin/python -m pip install --quiet --disable-pip-version-check pyarrow "$$@" \
+	  benchmarks/.peers/$$name/bin/python -m pip install --quiet --disable-pip-version-check "$$@" \
 	  || echo "$$name: not installed"; done
 
 format: $(INSTALLED) ## let ruff format and mend what it can
