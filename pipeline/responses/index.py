@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.uint64]]
 
 SMALL_ENTRIES = 1 << 16
+# Not more: to sort what becomes a large segment is the peak of opening a large store.
 SMALL_PER_LARGE = 8
-# Smaller than it could be: sorting what was loaded is the peak of a run that opens a large store.
-SMALL_PER_LOADED = 8
 
 _BITS_PER_ENTRY = 16
 _PROBES = 4
@@ -132,7 +131,7 @@ class Index:
         self._loaded_keys.append(keys)
         self._loaded_positions.append(positions)
         self._loaded_entries += len(keys)
-        if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LOADED:
+        if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
             self._large.append(self._take_loaded(on_disk=True))
 
     def loaded(self) -> None:

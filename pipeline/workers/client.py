@@ -49,6 +49,12 @@ class Target:
     token: str | None = field(default=None, repr=False)
     notice: str | None = None
 
+    def __post_init__(self) -> None:
+        try:
+            _parsed(self.url)
+        except ValueError as error:
+            raise SettingsError(f"endpoint: {self.url!r} is no address: {error}.") from None
+
     @classmethod
     def of(cls, config: RunConfig, token: str | None, embedded_url: str | None = None) -> Target:
         """Settle the target of a run; `embedded_url` is where the embedded endpoint listens.
@@ -231,7 +237,8 @@ class Client:
                 return response.status, response.headers, answer
         except TimeoutError:
             raise Retryable(
-                Cause.TIMEOUT, f"no answer within {timeout.total:g} s (timeout_s)"
+                Cause.TIMEOUT,
+                f"no answer within {timeout.total or self._config.timeout_s:g} s (timeout_s)",
             ) from None
         except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
             raise EndpointRefused(

@@ -188,6 +188,7 @@ class Dedup:
         self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None
     ) -> None:
         """Take the outcomes of one request: answers become durable with the next group commit."""
+        assert len(keys) == len(outcomes)
         if RowError in set(map(type, outcomes)):
             good = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, RowError)]
             for key, outcome in zip(keys, outcomes, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from pipeline.errors import (
     Cause,
@@ -51,6 +51,8 @@ PLAIN = "Good."
 MOST_EXPECTED = 3
 # How often a server is asked what it is, where that page fails.
 MOST_INFO = 3
+# How soon an overdue attempt that goes on is cancelled again.
+CANCEL_AGAIN_S = 1.0
 
 
 class _StoppedError(Exception):
@@ -79,7 +81,7 @@ class Pool:
         self._client = client
         self._revision = revision
         self._clock = clock
-        self._tally = Tally(emit)
+        self._tally = Tally(emit, self.stop)
         self._emit = self._tally.emit
         self._allowed_errors = allowed_errors
         self._batcher = Batcher(config.texts_per_request)
@@ -91,9 +93,10 @@ class Pool:
         self._dialect_settled = client.knows_dialect
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
-        # When each attempt in flight began, oldest first; `_watch` is the oldest one's alarm.
-        self._sending: dict[asyncio.Task[None] | None, float] = {}
-        self._overdue: set[asyncio.Task[None] | None] = set()
+        # When each attempt in flight began, oldest first; `_watch` is the oldest one's alarm, which
+        # has cancelled those that are overdue so many times.
+        self._sending: dict[asyncio.Task[None], float] = {}
+        self._overdue: dict[asyncio.Task[None], int] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._requests = requests_sent
         self._successes = self._failed_items = self._throttles = 0
@@ -189,7 +192,6 @@ class Pool:
         if self.stopped_by is not None:
             return
         self.stopped_by = reason
-        self._tally.flush()
         for worker in self._workers:
             if worker not in self._sending and worker is not asyncio.current_task():
                 worker.cancel()
@@ -197,6 +199,7 @@ class Pool:
         for job in self._jobs:
             job.failure = reason
             job.done.set()
+        self._tally.flush()
 
     def _flush_if_due(self) -> None:
         """Send a smaller batch where no input can come to fill it.
@@ -221,6 +224,10 @@ class Pool:
                 self._flush_if_due()
         except _StoppedError:
             pass
+        except asyncio.CancelledError:
+            # Those that wait for its batch would wait for ever.
+            self.stop(StoppedEarly("A worker was cancelled. Run the same command again."))
+            raise
         except Exception as reason:  # noqa: BLE001  (handed to every job, and raised there)
             self.stop(reason)
 
@@ -495,7 +502,7 @@ class Pool:
                 "to continue."
             )
         self._requests += 1
-        task = asyncio.current_task(self._loop)
+        task = cast("asyncio.Task[None]", asyncio.current_task(self._loop))
         self._tally.sent(retry=retry)
         self._sending[task] = started = self._clock.now()
         if self._watch is None:
@@ -519,7 +526,8 @@ class Pool:
             raise failure from None
         finally:
             del self._sending[task]
-            self._overdue.discard(task)
+            if self._overdue:
+                self._forgive(task)
             seconds = self._clock.now() - started
             self._tally.ended(status, cause, seconds)
         if not probing:  # a probe may have been held until the model was loaded
@@ -538,22 +546,30 @@ class Pool:
         which is a good part of what a request costs.
         """
         self._watch = None
-        now = self._clock.now()
+        now, left_s = self._clock.now(), 0.0
         for task, started in self._sending.items():
             left_s = started + self._config.timeout_s - now
             if left_s > 0:
-                self._watch_over(left_s)
-                return
-            if task is not None and task not in self._overdue:
-                self._overdue.add(task)
-                task.cancel()
+                break
+            self._overdue[task] = self._overdue.get(task, 0) + 1
+            task.cancel()
+        if self._sending:
+            # A cancellation may get lost on its way: what does not end is cancelled again.
+            self._watch_over(CANCEL_AGAIN_S if self._overdue else left_s)
 
-    def _timed_out(self, task: asyncio.Task[None] | None) -> Retryable:
+    def _forgive(self, task: asyncio.Task[None]) -> bool:
+        """Take back what the alarm asked of a task; gives whether it had asked."""
+        times = self._overdue.pop(task, 0)
+        for _ in range(times):
+            task.uncancel()
+        return times > 0
+
+    def _timed_out(self, task: asyncio.Task[None]) -> Retryable:
         """Give the failure of an attempt that was cancelled for being overdue.
 
-        Raises CancelledError where it was cancelled for another reason.
+        Raises CancelledError where it was cancelled for another reason, too.
         """
-        if task is None or task not in self._overdue or task.uncancel():
+        if not self._forgive(task) or task.cancelling():
             raise asyncio.CancelledError
         seconds = self._config.timeout_s
         return Retryable(Cause.TIMEOUT, f"no answer within {seconds:g} s (timeout_s)")

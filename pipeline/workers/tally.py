@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 from pipeline.events import Requests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.events import Event, Observer
 
 TICK_S = 0.1
 
 
 class Tally:
-    """Counts attempts and emits a `Requests` event a tick, and before any other event."""
+    """Counts attempts and emits a `Requests` event a tick, and before the pool's other events.
 
-    def __init__(self, emit: Observer) -> None:
+    `on_failure` gets the error of an observer that failed at a tick.
+    """
+
+    def __init__(self, emit: Observer, on_failure: Callable[[BaseException], None]) -> None:
         self._emit = emit
+        self._on_failure = on_failure
         self.in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
         self._begin()
@@ -36,7 +42,7 @@ class Tally:
         self.in_flight += 1
         self._peak = max(self._peak, self.in_flight)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def ended(self, status: int | None, cause: str | None, seconds: float) -> None:
         """Count an attempt that ended, as `Requests.ended` says."""
@@ -44,7 +50,7 @@ class Tally:
         self._ended[status, cause] += 1
         self._seconds.append(seconds)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def answered(self, inputs: int, failed: int) -> None:
         """Count distinct inputs that have their outcome; `failed` of them are errors."""
@@ -55,6 +61,12 @@ class Tally:
         """Tell of something else, after what was counted before it."""
         self.flush()
         self._emit(event)
+
+    def _tick(self) -> None:
+        try:
+            self.flush()
+        except Exception as failure:  # noqa: BLE001  (the run ends with it)
+            self._on_failure(failure)
 
     def flush(self) -> None:
         """Tell what was counted since the last time."""

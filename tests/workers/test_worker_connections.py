@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
+
+from pipeline.errors import StoppedEarly
+from pipeline.workers import Client
 
 
 @pytest.mark.parametrize("how", ["never", "silent", "drip"])
@@ -24,8 +28,7 @@ async def test_a_hang_costs_one_timeout_and_holds_up_nobody_else(kit, how):
         assert 20 <= kit.now() - began < 22
         assert len(server.requests) == 31
         assert list(filter(None, running.causes)) == ["timeout"]
-        # aiohttp rounds timeouts up to whole seconds.
-        assert 20 <= max(max(event.seconds, default=0) for event in running.told) < 21.1
+        assert 20 <= max(max(event.seconds, default=0) for event in running.told) < 20.1
         while_hanging = [a for a in server.requests if a.at < server.requests[5].at + 3]
         assert len(while_hanging) == 30
 
@@ -163,3 +166,57 @@ async def test_an_answer_that_is_no_proper_http_is_a_typed_error(kit, raw):
         assert running.saved == {}
     finally:
         listening.close()
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("then", ["answers", "goes on"])
+async def test_a_cancellation_that_gets_lost_costs_no_more_than_the_attempt(kit, monkeypatch, then):
+    """A library below swallows the alarm's cancellation: the worker and its batch live on."""
+    ask, attempts = Client.ask, 0
+
+    async def swallowing(self, *arguments, **settings):
+        nonlocal attempts
+        attempts += 1
+        if attempts in (2, 3):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            if then == "goes on":
+                await asyncio.Event().wait()
+        if attempts in (5, 6):
+            await asyncio.Event().wait()
+        return await ask(self, *arguments, **settings)
+
+    monkeypatch.setattr(Client, "ask", swallowing)
+    async with kit.serve() as server, kit.pool(server, timeout_s=5, concurrency=1) as running:
+        assert await running.label(kit.texts(60)) == kit.right(kit.texts(60))
+        assert running.causes.count("timeout") == (2 if then == "answers" else 4)
+
+
+@pytest.mark.fault(17)
+async def test_counts_add_up_whatever_ended_the_attempts(kit):
+    """What was sent has ended, and nothing is in flight: after timeouts, errors and a stop."""
+
+    def script(asked):
+        how = asked.number % 7
+        return {3: kit.Said(how="never"), 5: kit.Said(500, b"boom")}.get(how)
+
+    async with kit.serve(script) as server:
+        with pytest.raises(StoppedEarly):  # noqa: PT012  (what happens inside is the test)
+            async with kit.pool(server, timeout_s=2, concurrency=8, grace_s=1) as running:
+                asking = asyncio.create_task(running.label(kit.texts(2000)))
+                await asyncio.sleep(10)
+                running.pool.stop(StoppedEarly("enough"))
+                await asking
+    told = running.told
+    assert sum(event.sent for event in told) == len(running.causes) > 50
+    assert told[-1].in_flight == 0
+    assert "timeout" in running.causes
+
+
+async def test_an_observer_that_fails_ends_the_run(kit):
+    """Its error is what comes out, and nobody waits for ever."""
+    async with kit.serve() as server:
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012  (what happens inside is the test)
+            async with kit.pool(server) as running:
+                running.pool._tally._emit = lambda _: 1 // 0
+                await running.label(kit.texts(4000))

@@ -216,3 +216,10 @@ def test_an_address_that_cannot_be_is_refused(kit, address):
     """Before anything is sent; a user that looks like loopback must not get the token either."""
     with pytest.raises(SettingsError, match="endpoint"):
         kit.config(address)
+
+
+@pytest.mark.parametrize("stray", ["\u00ad", "\u200d"], ids=["soft hyphen", "joiner"])
+def test_an_address_with_a_stray_character_is_refused(kit, stray):
+    """Copied from a page, and seen by nobody: refused before anything is sent."""
+    with pytest.raises(SettingsError, match="is no address"):
+        target(kit, None, f"https://my{stray}host.example/")
