@@ -195,7 +195,7 @@ def _as_arrow(table: Any, text: Sequence[str]) -> Any:
 
 def _blocking(job: Run, execute: Callable[[], Awaitable[T]]) -> T:
     """Run to the end from synchronous code, wherever that code runs."""
-    # The default loop takes about a third more CPU a request.
+    # The default loop takes a quarter more CPU a request.
     loop = uvloop.new_event_loop()
     runner = asyncio.Runner(loop_factory=lambda: loop)
 
