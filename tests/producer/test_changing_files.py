@@ -219,7 +219,8 @@ def test_one_file_of_several(label, server, source, tmp_path, change):
 
     server.script = lambda _: act()
     with pytest.raises(InputError, match=r"later\.\S+ changed while it was being read"):
-        label(source, tmp_path / "out.parquet", input=[str(source), str(second)], batch_size=8)
+        label(source, tmp_path / "out.parquet", input=[str(source), str(second)],
+              batch_size=8, concurrency=1)  # fmt: skip
     assert not (tmp_path / "out.parquet").exists()
     assert not any(text.startswith("later") for text in server.texts)
 
