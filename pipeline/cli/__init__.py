@@ -46,3 +46,12 @@ def main(**_: Any) -> None:
 
     The same command again continues what was interrupted, and does nothing once all is done.
     """
+
+
+def console() -> None:
+    """The installed command: `main` in a process of its own, whose signals stay its own to the end.
+
+    Given back when the command is over, they could still end the process otherwise than the command
+    said, while the interpreter ends.
+    """
+    main(obj=True)

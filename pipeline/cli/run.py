@@ -56,7 +56,10 @@ def run(
     than --max-errors; 4 refused by the endpoint; 5 output in use; 75 stopped early, resumable;
     130 and 143 stopped by a signal, resumable.
     """
-    click.get_current_context().call_on_close(signals.end_at_once())
+    context = click.get_current_context()
+    give_back = signals.end_at_once()
+    if not context.obj:  # not a process of its own
+        context.call_on_close(give_back)
     progress = progress_for(sys.stderr)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})

@@ -15,8 +15,8 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 def end_at_once() -> Callable[[], None]:
     """Until a run begins: say so and end, with the exit code of a run that was stopped.
 
-    Gives what puts the handlers back that were there: a process may do more than this command, and
-    its children inherit what it ignores.
+    Gives what puts the handlers back that were there, for a process that does more than this
+    command: its children would inherit what it ignores.
     """
     before = {number: signal.getsignal(number) for number in _NUMBERS}
 

@@ -24,6 +24,8 @@ MAX_REQUEST_BYTES = 1_900_000
 # So many good requests before a larger one is tried: twice as many after each refusal.
 FIRST_PATIENCE = 32
 LONGEST_PATIENCE = 2_048
+# A text that every model of every language takes.
+PLAIN = "Good."
 
 
 @dataclass(eq=False)
@@ -130,6 +132,12 @@ class Batch:
         return sum([type(outcome) is RowError for outcome in outcomes])
 
 
+def plain_batch(like: Batch) -> Batch:
+    """One input that no model refuses, a pair where the batch's are; nobody waits for it."""
+    item = PLAIN if type(like.items[0]) is str else (PLAIN, PLAIN)
+    return Batch(((Job([item], [b""]), 0, 1),))
+
+
 class BatchSize:
     """How many inputs a request carries: `most`, or fewer after so many were refused together.
 
@@ -208,6 +216,11 @@ class Batcher:
         """Let out what waits now, without waiting for a full batch."""
         self._flush_items = self._waiting_items
         self._hand_out()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether inputs wait that no batch took."""
+        return self._waiting_items > 0
 
     @property
     def outstanding(self) -> int:

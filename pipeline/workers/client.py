@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -29,6 +30,8 @@ OLD_HOST = "api-inference.huggingface.co"
 
 # An answer of all labels to a large batch stays far below; what is larger is no answer.
 MAX_ANSWER_BYTES = 64 << 20
+# What aiohttp writes in one go; what is larger it writes in pieces, and the loop goes on between.
+AT_ONCE_BYTES = 1 << 20
 # Asking what a server is must not take long: most have no such page.
 INFO_TIMEOUT_S = 10.0
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
@@ -224,7 +227,7 @@ class Client:
             async with self._session.request(
                 method,
                 url,
-                data=body,
+                data=BytesIO(body) if body and len(body) > AT_ONCE_BYTES else body,
                 headers=headers,
                 timeout=timeout,
                 # A redirect could carry the token to another host.

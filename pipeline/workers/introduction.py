@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import Retryable, RowsRejected
 from pipeline.events import Notice
 from pipeline.responses import RowError
-from pipeline.workers.batching import Batch
+from pipeline.workers.batching import MAX_REQUEST_BYTES, Batch, plain_batch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -137,6 +137,10 @@ class Introduction:
     async def _takes_twins(self, one: Batch, alone: Outcome) -> bool:
         """Whether the same text twice gets its answer twice."""
         try:
+            if 2 * one.size_bytes > MAX_REQUEST_BYTES:
+                # Twice this text would be refused for its size, which tells nothing of lists.
+                one = plain_batch(like=one)
+                alone = (await self._ask(one)).outcomes[0]
             answers = (await self._ask(Batch(one.spans * 2))).outcomes
         except (Retryable, RowsRejected):
             return False

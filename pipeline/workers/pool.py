@@ -22,7 +22,7 @@ from pipeline.errors import (
 )
 from pipeline.events import Notice, Waiting
 from pipeline.responses import RowError
-from pipeline.workers.batching import Batch, Batcher, Job
+from pipeline.workers.batching import PLAIN, Batcher, Job, plain_batch
 from pipeline.workers.concurrency import AdaptiveLimit
 from pipeline.workers.introduction import Introduction
 from pipeline.workers.limits import Turnstile
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.responses import Item, Outcome
+    from pipeline.workers.batching import Batch
     from pipeline.workers.client import Client, Reply
     from pipeline.workers.clock import Clock
     from pipeline.workers.revision import Revision
@@ -46,7 +47,6 @@ T = TypeVar("T")
 
 # So many inputs rejected and none answered: is it each row that is wrong, or the request?
 HOPELESS = 100
-PLAIN = "Good."
 # So many chunks may be on their way to the pool: read, and their inputs being looked up.
 MOST_EXPECTED = 3
 # How often a server is asked what it is, where that page fails.
@@ -239,7 +239,7 @@ class Pool:
         if not client.knows_dialect:
             permits = await self._until_answered(self._discover)
         if not client.knows_dialect and client.dialect.name == "hf":
-            more = not self._input_ended or self._batcher.outstanding > 1
+            more = not self._input_ended or self._batcher.waiting
             verdict = await introduction.check_batching(batch, more_to_come=more)
             self._dialect_settled = True
             for alone, rejection in verdict.rejected:
@@ -321,16 +321,15 @@ class Pool:
         hopeless = self._known_good is None and self._failed_items + 1 >= HOPELESS
         if hopeless and not self._request_checked:
             self._request_checked = True
-            await self._check_request(rejection)
+            await self._check_request(batch, rejection)
         return self._count(batch, outcomes)
 
-    async def _check_request(self, rejection: RowsRejected) -> None:
+    async def _check_request(self, rejected: Batch, rejection: RowsRejected) -> None:
         """Ask for a text that no model refuses, to tell rows at fault from a request at fault.
 
         Raises EndpointRefused where that is rejected too.
         """
-        plain = PLAIN if self._config.text_pair is None else (PLAIN, PLAIN)
-        batch = Batch(((Job([plain], [b""]), 0, 1),))
+        batch = plain_batch(like=rejected)
         try:
             await self._until_answered(partial(self._attempt, batch), batch)
         except RowsRejected as refusal:

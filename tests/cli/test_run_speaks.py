@@ -209,3 +209,21 @@ def test_the_signals_of_the_process_are_given_back(tmp_path):
     found = CliRunner().invoke(main, ["run", "missing.csv", "-o", str(tmp_path / "out.parquet")])
     assert found.exit_code == 2
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_at_the_very_end_changes_nothing(tmp_path, number):
+    """While the interpreter ends, what the command said and its exit code stand."""
+    program = (
+        "import atexit, os\n"
+        "from pipeline.cli import console\n"
+        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        f"sys.argv[1:] = ['run', 'missing.csv', '--endpoint', 'local', '-o', {str(tmp_path / 'out.parquet')!r}]\n"
+        "console()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "missing.csv" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from pipeline.errors import EndpointRefused, SettingsError
+from pipeline.workers.batching import MAX_REQUEST_BYTES
 
 INFO = {"model_id": "m", "model_sha": "s", "max_client_batch_size": 8,
         "max_concurrent_requests": 512}  # fmt: skip
@@ -230,3 +231,22 @@ async def test_nothing_else_is_asked_before_the_dialect_is_settled(kit):
         texts = kit.texts(400)
         assert await running.label(texts) == kit.right(texts)
         assert slow
+
+
+@pytest.mark.parametrize("speaks", ["hf", "liar"])
+async def test_a_large_first_text_that_fills_its_request_alone(kit, speaks):
+    """It is not sent twice to find out about lists; batching is checked all the same."""
+    large = "long review " * (MAX_REQUEST_BYTES // 12)
+    texts = [large, *kit.texts(40)]
+
+    def script(asked):
+        size_bytes = sum(map(len, asked.items))
+        return kit.Said(413, {"error": "too large"}) if size_bytes > MAX_REQUEST_BYTES else None
+
+    async with (
+        kit.serve(script, speaks=speaks) as server,
+        kit.pool(server, dialect="auto", batch_size=8) as running,
+    ):
+        assert await running.label(texts) == kit.right(texts)
+        assert len(running.notices) == (speaks == "liar")
+        assert sum(large in asked.items for asked in server.posts) <= 1 + (speaks == "liar")
