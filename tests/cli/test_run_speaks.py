@@ -218,11 +218,11 @@ def test_a_signal_at_the_very_end_changes_nothing(tmp_path, number):
         "import atexit, os\n"
         "from pipeline.cli import console\n"
         f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
-        f"sys.argv[1:] = ['run', 'missing.csv', '--endpoint', 'local', '-o', {str(tmp_path / 'out.parquet')!r}]\n"
         "console()\n"
     )
+    job = ["run", "missing.csv", "--endpoint", "local", "-o", str(tmp_path / "out.parquet")]
     ended = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+        [sys.executable, "-c", program, *job], check=False, capture_output=True, text=True
     )
     assert ended.returncode == 2
     assert "missing.csv" in ended.stderr
