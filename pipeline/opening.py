@@ -151,7 +151,7 @@ def stores(
 def revision(config: RunConfig, manifest: Manifest | None, emit: Observer) -> Revision:
     """The drift guard, as far as the record tells the model's revision."""
     return Revision(
-        manifest and manifest.latest_revision,
+        None if manifest is None else manifest.latest_revision,
         emit,
         allow_drift=config.allow_drift,
         confirmed=manifest is not None

@@ -1,4 +1,7 @@
-"""Wrong usage, settings and input: exit code 2, one message, nothing sent, nothing written."""
+"""Wrong usage, settings and input: exit code 2, one message, nothing sent, nothing written.
+
+`classify plan` refuses what `classify run` does.
+"""
 
 import json
 from pathlib import Path
@@ -154,10 +157,11 @@ if PROC.is_dir():
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
+@pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize("case", CASES)
-def test_refused_with_one_message(server, listing, case, as_json):
+def test_refused_with_one_message(server, listing, case, command, as_json):
     arguments, environ, named = CASES[case]
-    arguments = ["run", *arguments, *(["--json"] if as_json else [])]
+    arguments = [command, *arguments, *(["--json"] if as_json else [])]
     arguments += [] if "--endpoint" in arguments else ["--endpoint", server.url]
     arguments += [] if "-o" in arguments else ["-o", "out.parquet"]
     before = listing()
