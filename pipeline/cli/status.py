@@ -82,7 +82,8 @@ def _lines(found: Status, now: float) -> Iterator[str]:
         yield f"waiting for {duration(now - found.waits.since)} ({found.waits.reason}){hint}"
     if found.message:
         yield f"why: {found.message}"
-    yield f"next: {found.next}"
+    if not (found.message or "").endswith(found.next):
+        yield f"next: {found.next}"
 
 
 def _state(found: Status, now: float) -> str:
