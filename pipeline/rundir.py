@@ -321,11 +321,11 @@ def open_retry(config: RunConfig, manifest: Manifest | None) -> FileSource:
 
 
 def begin_retry(directory: RunDirectory, manifest: Manifest) -> None:
-    """Record that the output's rows with an error are asked again."""
+    """Put the record of a retry on disk: the output's rows with an error are asked again."""
     with storage.writing(directory.root):
         directory.clear()
         directory.parts.mkdir()
-    manifest.begin_retry()
+    manifest.save()
 
 
 def begin(directory: RunDirectory, config: RunConfig, plan: Plan) -> Manifest:

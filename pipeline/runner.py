@@ -7,21 +7,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 import pipeline
-from pipeline import rundir, storage
-from pipeline.engines import LocalEngine, check_endpoint
+from pipeline import opening, rundir, storage
+from pipeline.engines import LocalEngine
 from pipeline.errors import (
     EXIT_COMPLETE,
     EXIT_ROWS_FAILED,
     ClassifyError,
     Interrupted,
-    ResumeRefused,
     RevisionMoved,
     StoppedEarly,
     TooManyErrors,
@@ -29,18 +27,20 @@ from pipeline.errors import (
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
 from pipeline.failpoints import failpoint
 from pipeline.observers import EventLog, Metrics
-from pipeline.producer import FileSource, Plan, open_source
+from pipeline.producer import Plan
 from pipeline.responses import ResponseStores
 from pipeline.threads import Stop, in_thread
-from pipeline.workers import Revision, check_columns, output_schema
+from pipeline.workers import Revision, output_schema
 from pipeline.writer import Manifest, assemble, identify, write_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
     from pipeline.events import Observer
+    from pipeline.opening import Settled
     from pipeline.producer import Source
     from pipeline.workers import Resolved
 
@@ -175,97 +175,51 @@ class Run:
 
         Where the output is complete already, nothing is written and its manifest says so.
         """
-        config = self._config
-        rundir.check_output(config)
-        rundir.check_cache(config.cache)
-        check_endpoint(config)
-        directory = self._directory
-        lock = self._lock
-        if directory.root.exists():
+        config, directory, lock = self._config, self._directory, self._lock
+        opening.check(config)
+        locked = directory.root.exists()
+        if locked:
             lock.acquire()
         try:
-            found = self._manifest(directory, restart=restart)
-            # A retry that was begun goes on; another unfinished run comes first.
-            begun = found is not None and found.retry_of is not None
-            unfinished = found is not None and found.complete is None
-            if begun or (retry_failed and not unfinished):
-                return self._open_retry(directory, found)
-            source, again = self._open_source(found)
-            manifest = rundir.same_run_or_new(
-                directory, found, config, source.plan, overwrite=overwrite and not again
+            settled = opening.settle(
+                config,
+                directory,
+                self._source,
+                restart=restart,
+                overwrite=overwrite,
+                retry_failed=retry_failed,
             )
-            if not again:
-                check_columns(source.plan.schema, config)
-            if manifest is not None and manifest.complete is not None:
-                with suppress(OSError):
-                    directory.clear()  # a kill may have come between completion and tidying up
-                return _Opened(source, directory, manifest)
-            directory.create()
-            lock.acquire()
-            if found is None and not restart and Manifest.load(directory.manifest) is not None:
+            if not settled.nothing_to_do:
+                directory.create()
+                lock.acquire()
+            if not (locked or restart) and Manifest.load(directory.manifest) is not None:
                 # Another process began this run since there was no directory to lock.
                 lock.release()
                 return self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
-            if manifest is None:
-                manifest = rundir.begin(directory, config, source.plan)
-                return _Opened(source, directory, manifest)
-            if rundir.stands(config.output, manifest):
-                return _Opened(source, directory, manifest, stands=True)
-            damaged = rundir.proceed(directory, manifest)
+            return self._begin(settled)
         except BaseException:
             lock.release()
             raise
-        return _Opened(source, directory, manifest, damaged)
 
-    def _open_retry(self, directory: rundir.RunDirectory, manifest: Manifest | None) -> _Opened:
-        """Begin a retry of a complete run, or continue one: its input is the output."""
-        source = rundir.open_retry(self._config, manifest)
-        assert manifest is not None
-        if manifest.complete is not None:
-            if not manifest.complete["errors"]:
+    def _begin(self, settled: Settled) -> _Opened:
+        """Write down what is settled."""
+        source, manifest, directory = settled.source, settled.manifest, self._directory
+        if manifest is None:
+            return _Opened(source, directory, rundir.begin(directory, self._config, source.plan))
+        if settled.drops_retry:
+            manifest.save()
+        if settled.nothing_to_do:
+            if settled.retries:
                 fan_out(self._observers)(Notice("No row carries an error: nothing to retry."))
-                return _Opened(source, directory, manifest)
+            with suppress(OSError):
+                directory.clear()  # a kill may have come between completion and tidying up
+            return _Opened(source, directory, manifest)
+        if settled.begins_retry:
             rundir.begin_retry(directory, manifest)
-        if rundir.stands(self._config.output, manifest):
+        if settled.stands:
             return _Opened(source, directory, manifest, stands=True)
         damaged = rundir.proceed(directory, manifest)
         return _Opened(source, directory, manifest, damaged)
-
-    def _manifest(self, directory: rundir.RunDirectory, *, restart: bool) -> Manifest | None:
-        """Read the manifest that this attempt may go on from."""
-        try:
-            found = Manifest.load(directory.manifest)
-        except ResumeRefused:
-            if not restart:
-                raise
-            return None
-        if not restart or found is None or found.complete is not None:
-            return found
-        if rundir.stands(self._config.output, found):
-            return found
-        if found.retry_of is None:
-            return None
-        found.drop_retry()
-        return found
-
-    def _open_source(self, found: Manifest | None) -> tuple[Source, bool]:
-        """Open the input; also gives whether the recorded run has put its output in its place."""
-        config = self._config
-        if self._source is not None:
-            return self._source, False
-        replaced = rundir.replaced_input(config, found)
-        if replaced is not None:
-            return FileSource(replaced), True
-        source = open_source(
-            config.input,
-            text_columns=[name for name in (config.text, config.text_pair) if name],
-            delimiter=config.delimiter,
-            encoding=config.encoding,
-            limit=config.limit,
-            earlier=Plan.from_json(found.run.plan) if found else None,
-            output=config.output,
-        )
-        return source, False
 
     async def _execute(self, opened: _Opened, emit: Observer) -> None:
         config, manifest, plan = self._config, opened.manifest, opened.source.plan
@@ -281,12 +235,7 @@ class Run:
             config.deadline, self.stop, _deadline_passed(config.deadline)
         )
         try:
-            revision = Revision(
-                _revision(manifest),
-                emit,
-                allow_drift=config.allow_drift,
-                confirmed=manifest.retry_of is not None or manifest.revision is not None,
-            )
+            revision = opening.revision(config, manifest, emit)
             while manifest.rows < plan.rows:
                 self._stop_reading.check()
                 try:
@@ -319,11 +268,10 @@ class Run:
         config, manifest = self._config, opened.manifest
         if config.cache is not None:
             await in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
-        used = [opened.directory.responses, *map(Path, manifest.caches)]
-        store = config.cache.absolute() if config.cache else opened.directory.responses
+        store, earlier = opening.stores(config, opened.directory, manifest)
         async with LocalEngine(
             config,
-            partial(ResponseStores, store, [path for path in used if path != store]),
+            partial(ResponseStores, store, earlier),
             revision,
             emit,
             allowed_errors=config.allowed_errors(opened.source.plan.rows),
@@ -390,7 +338,7 @@ class Run:
             "output": str(self._config.output),
             "endpoint": self._config.endpoint,
             "model": self._config.model_id,
-            "model_revision": _revision(opened.manifest),
+            "model_revision": opened.manifest.latest_revision,
         }
 
     def _summary(
@@ -546,18 +494,13 @@ def _deadline_passed(seconds: float) -> StoppedEarly:
     )
 
 
-def _revision(manifest: Manifest) -> str | None:
-    before = manifest.revision or (manifest.retry_of or {}).get("model_revision")
-    return next((part.revision for part in reversed(manifest.parts) if part.revision), before)
-
-
 def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:
     """What the output tells of its origin; no time, so that equal runs give equal bytes."""
     facts = {
         "software": f"classify-pipeline {pipeline.__version__}",
         "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
         "model": config.model_id or "",
-        "model_revision": _revision(manifest) or "",
+        "model_revision": manifest.latest_revision or "",
         "top_k": str(config.top_k),
         "function_to_apply": config.function_to_apply or "",
         "truncate": str(config.truncate).lower(),

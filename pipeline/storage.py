@@ -14,7 +14,9 @@ import json
 import os
 import shutil
 import socket
+import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputBusy, StoppedEarly
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 TEMP_SUFFIX = ".tmp"
 _READ_BYTES = 1 << 20
+# `holder_of` has a lock for microseconds; whoever wants it then tries again.
+_LOCK_ATTEMPTS = 5
+_LOCK_PAUSE_S = 0.02
 
 
 @contextmanager
@@ -166,17 +171,16 @@ class Lock:
             return
         with writing(self._path):
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(descriptor, 1000).decode("utf-8", "replace")
+        if not _locked(descriptor):
+            holder = _holder(descriptor)
             os.close(descriptor)
-            raise OutputBusy(
-                f"{self._path.parent}: another run holds this output ({_worded(holder)}). "
-                "Wait for it, stop it, or choose another output."
-            ) from None
+            raise busy(self._path, holder)
         self._descriptor = descriptor
-        holder_now = {"pid": os.getpid(), "host": socket.gethostname()}
+        holder_now = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": round(time.time(), 3),
+        }
         with suppress(OSError):  # the lock holds on a full disk, too
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder_now).encode(), 0)
@@ -188,9 +192,60 @@ class Lock:
             self._descriptor = None
 
 
-def _worded(holder: str) -> str:
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as far as its file tells; `since` is in seconds since the epoch."""
+
+    pid: int | None = None
+    host: str | None = None
+    since: float | None = None
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "its process is not known"
+        return f"process {self.pid} on {self.host}"
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Who holds the lock on a file; None where nobody does, or there is no such file.
+
+    Nothing is written, and nobody is kept from the lock: see `_LOCK_ATTEMPTS`.
+    """
+    with reading(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(descriptor)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def busy(lock: Path, holder: Holder) -> OutputBusy:
+    """Give the error of an output that another run works on."""
+    return OutputBusy(
+        f"{lock.parent}: another run holds this output ({holder}). Wait for it, stop it, or choose "
+        "another output."
+    )
+
+
+def _locked(descriptor: int) -> bool:
+    for attempt in range(_LOCK_ATTEMPTS):
+        if attempt:
+            time.sleep(_LOCK_PAUSE_S)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _holder(descriptor: int) -> Holder:
     try:
-        found = json.loads(holder)
-        return f"process {found['pid']} on {found['host']}"
+        found = json.loads(os.pread(descriptor, 1000, 0))
+        return Holder(int(found["pid"]), str(found["host"]), float(found["since"]))
     except (ValueError, TypeError, KeyError):
-        return "its process is not known"
+        return Holder()

@@ -1,10 +1,13 @@
 """Durable, atomic files, and the lock; with real failures of the disk in every place."""
 
 import errno
+import fcntl
 import itertools
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -103,6 +106,32 @@ def test_an_unreadable_lock_file_still_locks(tmp_path, content):
     with pytest.raises(OutputBusy, match="its process is not known"):
         storage.Lock(path).acquire()
     first.release()
+
+
+def test_who_holds_a_lock_can_be_seen_without_taking_it(tmp_path):
+    path = tmp_path / "lock"
+    assert storage.holder_of(path) is None
+    assert not path.exists()
+    lock, before = storage.Lock(path), round(time.time(), 3)
+    lock.acquire()
+    holder = storage.holder_of(path)
+    assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
+    assert before <= holder.since <= time.time() + 0.001
+    lock.release()
+    assert storage.holder_of(path) is None
+
+
+def test_whoever_looks_at_a_lock_keeps_nobody_from_it(tmp_path, monkeypatch):
+    """To look at it takes it for an instant; a run that wants it just then tries once more."""
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        monkeypatch.setattr(storage.time, "sleep", lambda _: fcntl.flock(looked_at, fcntl.LOCK_UN))
+        lock = storage.Lock(path)
+        lock.acquire()
+    assert storage.holder_of(path).pid == os.getpid()
+    lock.release()
 
 
 class _FailingOnce:

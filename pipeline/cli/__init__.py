@@ -11,6 +11,8 @@ import pipeline
 
 _COMMANDS = {
     "run": "Label a table: the job.",
+    "plan": "Say what a run would send, take and cost.",
+    "status": "Say how far a run is.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
 }
 

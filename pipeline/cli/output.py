@@ -14,6 +14,9 @@ from pipeline.observers.progress import PlainProgress, TerminalProgress
 if TYPE_CHECKING:
     from pipeline.errors import ClassifyError
 
+# So many counts are worded one by one.
+MOST_COUNTS = 10
+
 
 def progress_for(stream: IO[str]) -> PlainProgress | TerminalProgress:
     """A bar where somebody looks on, plain lines elsewhere."""
@@ -33,3 +36,12 @@ def fail(error: ClassifyError, *, as_json: bool) -> NoReturn:
         unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
         print_json(error.summary or unbegun)
     sys.exit(error.exit_code)
+
+
+def counts(found: dict[str, int]) -> str:
+    """Word counts by name, the largest first and the smallest of many together."""
+    ordered = sorted(found.items(), key=lambda entry: -entry[1])
+    words = [f"{name} {count:,}" for name, count in ordered[:MOST_COUNTS]]
+    if rest := ordered[MOST_COUNTS:]:
+        words.append(f"{len(rest):,} others {sum(count for _, count in rest):,}")
+    return ", ".join(words)

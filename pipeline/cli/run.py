@@ -64,7 +64,7 @@ def run(
     progress = progress_for(sys.stderr)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
-        _fit_the_process()
+        fit_the_process()
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 
@@ -91,7 +91,7 @@ def run(
     sys.exit(result.exit_code)
 
 
-def _fit_the_process() -> None:
+def fit_the_process() -> None:
     """Set what is set for a whole process, and is not for a library to choose.
 
     Each row makes a few small objects, none in a cycle: at its defaults the garbage collector

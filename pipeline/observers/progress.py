@@ -19,7 +19,8 @@ PLAIN_EVERY_S = 10.0
 BAR_EVERY_S = 0.1
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: `12 s`, `3 min 05 s`, `7 h 10 min`."""
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -45,12 +46,12 @@ class _Counting(ABC):
             case RunStarted():
                 self._begin(event)
             case Waiting():
-                about = "" if event.seconds is None else f", about {_duration(event.seconds)}"
+                about = "" if event.seconds is None else f", about {duration(event.seconds)}"
                 self._waiting = f"waiting: {event.reason}{about}"
                 self._changed(self._waiting)
             case WaitEnded():
                 self._waiting = ""
-                self._changed(f"going on after {_duration(event.seconds)} ({event.reason})")
+                self._changed(f"going on after {duration(event.seconds)} ({event.reason})")
             case Notice():
                 self._changed(event.message)
             case Requests():
@@ -87,7 +88,7 @@ class _Counting(ABC):
             facts.append(f"{metrics.cache_hits:,} known")
         left = metrics.rows - metrics.estimated_rows
         if speed > 0 and left:
-            facts.append(f"{_duration(left / speed)} left")
+            facts.append(f"{duration(left / speed)} left")
         return ", ".join(facts)
 
 

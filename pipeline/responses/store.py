@@ -91,8 +91,9 @@ class _Frame(NamedTuple):
 class ResponseStore:
     """The answers of one file; used from one thread at a time.
 
-    With `read_only` the file must be there and stays as it is. Raises StoppedEarly where the file
-    cannot be read or written, or is no response store.
+    With `read_only` the file must be there and stays as it is, and nobody who writes to it waits:
+    a frame that is only half there by now counts as torn. Raises StoppedEarly where the file cannot
+    be read or written, or is no response store.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -109,7 +110,7 @@ class ResponseStore:
                     failpoint("journal.made")
                     # Also where the file was there: who made it may have died before this.
                     storage.fsync_path(path.parent)
-                fcntl.flock(self._file, fcntl.LOCK_SH if read_only else fcntl.LOCK_EX)
+                    fcntl.flock(self._file, fcntl.LOCK_EX)
                 self._load(cut_torn_tail=not read_only)
                 self._index.loaded()
             except BaseException:
@@ -295,11 +296,16 @@ class ResponseStores:
     """The store of this attempt, and behind it those that earlier attempts wrote to.
 
     So no answer is paid for twice where `cache` was given in one attempt and not in another. The
-    `earlier` ones are only read; `passed_over` says in words which of them could not be.
+    `earlier` ones are only read; `passed_over` says in words which of them could not be. With
+    `read_only` that of this attempt is only read too, and need not be there.
     """
 
-    def __init__(self, path: Path, earlier: Sequence[Path] = ()) -> None:
-        self._stores = [ResponseStore(path)]
+    def __init__(
+        self, path: Path, earlier: Sequence[Path] = (), *, read_only: bool = False
+    ) -> None:
+        self._stores: list[ResponseStore] = []
+        if path.exists() or not read_only:
+            self._stores.append(ResponseStore(path, read_only=read_only))
         self.passed_over: list[str] = []
         try:
             for other in earlier:

@@ -232,8 +232,8 @@ class Batcher:
 
         Each batch is given back with `finished`.
         """
-        if self._due and not self._takers:
-            return self._cut()
+        if not self._takers and (batch := self.take_now()) is not None:
+            return batch
         taker: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
         self._takers.append(taker)
         self._hand_out()
@@ -246,6 +246,10 @@ class Batcher:
                 self._waiting_bytes += batch.size_bytes
                 self._outstanding -= 1
             raise
+
+    def take_now(self) -> Batch | None:
+        """Give a batch that is due; None where there is none."""
+        return self._cut() if self._due else None
 
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""

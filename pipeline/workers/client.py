@@ -65,8 +65,8 @@ class Target:
         The token goes to https or to this machine only: elsewhere anyone could read it.
         """
         if embedded_url is not None:
-            dialect = "hf" if config.dialect == "auto" else config.dialect
-            return cls(f"{embedded_url}/models/{quote(config.model_id or '')}", dialect)
+            url = f"{embedded_url}/models/{quote(config.model_id or '')}"
+            return cls(url, stated_dialect(config))
         if config.endpoint == "hf":
             return cls(ROUTER + quote(config.model or ""), config.dialect, token)
         parts = urlsplit(config.endpoint)
@@ -117,7 +117,7 @@ class Client:
     def __init__(self, config: RunConfig, target: Target) -> None:
         self._config = config
         self._target = target
-        self.dialect: Dialect = _dialect(target.dialect, config)
+        self.dialect: Dialect = dialect_of(target.dialect, config)
         # Exactly this content type: a charset in lower case gets a 400 from the toolkit.
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if target.token:
@@ -254,7 +254,14 @@ class Client:
             ) from None
 
 
-def _dialect(name: str, config: RunConfig) -> Dialect:
+def stated_dialect(config: RunConfig) -> str:
+    """Name the dialect, as far as it is known before anything is sent: `auto` where it is not."""
+    embedded = config.endpoint == "local" and config.dialect == "auto"
+    return "hf" if embedded else config.dialect
+
+
+def dialect_of(name: str, config: RunConfig) -> Dialect:
+    """Give the dialect of this name; `auto` begins as hf."""
     match name:
         case "tei":
             return Tei(config)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.events import Observer
-    from pipeline.responses import Answer, Item, Outcome, ResponseStores
+    from pipeline.responses import Answer, Item, Known, Outcome, ResponseStores
     from pipeline.responses.store import Group
     from pipeline.workers.revision import Revision
 
@@ -55,6 +55,25 @@ class _Claim:
     def _by_key(self) -> dict[bytes, Outcome]:
         # Most claims are never asked.
         return dict(zip(self.keys, self.outcomes, strict=True))
+
+
+def recall(
+    stores: Sequence[dict[int, Known]], revision: Revision
+) -> tuple[dict[int, Outcome], set[int]]:
+    """Give what may be used of what the stores know, by place, and which places were met before."""
+    for stored in stores:
+        told = [found for found in stored.values() if found.revision is not None]
+        if told:
+            revision.assume(str(max(told, key=attrgetter("position")).revision))
+            break
+    known: dict[int, Outcome] = {}
+    repeated: set[int] = set()
+    for stored in stores:
+        repeated.update(i for i, found in stored.items() if found.met)
+        for i, found in stored.items():
+            if i not in known and revision.accepts(found.revision):
+                known[i] = found.answer
+    return known, repeated
 
 
 class Dedup:
@@ -165,19 +184,7 @@ class Dedup:
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Give the outcomes that are known, by place in `keys`, and which keys came before."""
-        stores = await self._in_thread(self._store.get, keys)
-        for stored in stores:
-            told = [found for found in stored.values() if found.revision is not None]
-            if told:
-                self._revision.assume(str(max(told, key=attrgetter("position")).revision))
-                break
-        known: dict[int, Outcome] = {}
-        repeated: set[int] = set()
-        for stored in stores:
-            repeated.update(i for i, found in stored.items() if found.met)
-            for i, found in stored.items():
-                if i not in known and self._revision.accepts(found.revision):
-                    known[i] = found.answer
+        known, repeated = recall(await self._in_thread(self._store.get, keys), self._revision)
         if self._failed:
             failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}
             known |= failed

@@ -121,9 +121,7 @@ class Resolver:
         self._pool = pool
         self._dedup = dedup
         self._in_order = asyncio.Lock()
-        settings = config.result_settings()
-        decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate")
-        self._keys = Keys({name: settings[name] for name in decides})
+        self._keys = keys_of(config)
 
     async def resolve(self, first_row: int, table: Any) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the pool."""
@@ -136,26 +134,41 @@ class Resolver:
             raise
 
     async def _resolve(self, first_row: int, table: Any) -> Resolved:
-        if self._config.error_column in table.column_names:
-            return await self._resolve_failed(first_row, table)
+        config = self._config
+        rows, places = open_rows(table, config)
         # One after the other, so that earlier rows are asked for first: they are committed first.
         async with self._in_order:
             prepared = await asyncio.to_thread(
-                prepare, table, self._config, self._keys, first_row=first_row
+                prepare, rows, config, self._keys, first_row=first_row
             )
         outcomes = await self._dedup.outcomes(
-            prepared.items, prepared.keys, self._pool.ask, rows=table.num_rows
+            prepared.items, prepared.keys, self._pool.ask, rows=rows.num_rows
         )
-        return await asyncio.to_thread(finish, first_row, table, prepared, outcomes, self._config)
-
-    async def _resolve_failed(self, first_row: int, table: Any) -> Resolved:
-        """Resolve the rows of a labelled chunk that carry an error; the others stay as they are."""
-        failed = pc.indices_nonzero(pc.is_valid(table.column(self._config.error_column)))
-        inputs = [name for name in (self._config.text, self._config.text_pair) if name]
-        again = await self._resolve(first_row, table.select(inputs).take(failed))
+        found = await asyncio.to_thread(finish, first_row, rows, prepared, outcomes, config)
+        if places is None:
+            return found
         return await asyncio.to_thread(
-            patch, first_row, table, failed.to_pylist(), again.table, self._config
+            patch, first_row, table, places.to_pylist(), found.table, config
         )
+
+
+def keys_of(config: RunConfig) -> Keys:
+    """Give what makes the keys of a run's inputs, out of the settings that decide an answer."""
+    settings = config.result_settings()
+    decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate")
+    return Keys({name: settings[name] for name in decides})
+
+
+def open_rows(table: Any, config: RunConfig) -> tuple[Any, Any]:
+    """Give the rows of a chunk that are to be resolved, and their places; None for all of them.
+
+    Of a labelled chunk these are the rows that carry an error; the others stay as they are.
+    """
+    if config.error_column not in table.column_names:
+        return table, None
+    places = pc.indices_nonzero(pc.is_valid(table.column(config.error_column)))
+    inputs = [name for name in (config.text, config.text_pair) if name]
+    return table.select(inputs).take(places), places
 
 
 def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:

@@ -99,7 +99,7 @@ class Manifest:
     def create(cls, path: Path, run: RunRecord) -> Manifest:
         """Begin a manifest, replacing whatever stood there."""
         manifest = cls(path, _Content(run))
-        manifest._rewrite(manifest._content)
+        manifest.save()
         return manifest
 
     @property
@@ -116,6 +116,12 @@ class Manifest:
     def revision(self) -> str | None:
         """The model's revision, once the endpoint told it; stored answers alone do not."""
         return self._content.revision
+
+    @property
+    def latest_revision(self) -> str | None:
+        """The model's revision, as far as the endpoint or stored answers told it."""
+        before = self.revision or (self.retry_of or {}).get("model_revision")
+        return next((part.revision for part in reversed(self.parts) if part.revision), before)
 
     @property
     def parts(self) -> list[PartRecord]:
@@ -195,15 +201,22 @@ class Manifest:
         """Record that the output stands, and drop the part records, whose files go."""
         self._rewrite(_Content(self.run, assembled=self.assembled, complete=facts))
 
-    def begin_retry(self) -> None:
-        """Record that the complete output is gone through again, from its first row on."""
-        assert self.complete is not None, "only a complete run is retried"
-        self._rewrite(_Content(self.run, retry_of=self._content))
+    def retrying(self) -> Manifest:
+        """The record of a retry: the complete output is gone through again, from its first row on.
 
-    def drop_retry(self) -> None:
-        """Go back to the complete output, which stands until a retry is done."""
+        It is on disk only once it is saved, as that of `without_retry` is.
+        """
+        assert self.complete is not None, "only a complete run is retried"
+        return Manifest(self._path, _Content(self.run, retry_of=self._content))
+
+    def without_retry(self) -> Manifest:
+        """The record of the complete output alone, which stands until a retry is done."""
         assert self._content.retry_of is not None, "there is no retry to drop"
-        self._rewrite(self._content.retry_of)
+        return Manifest(self._path, self._content.retry_of)
+
+    def save(self) -> None:
+        """Replace what is recorded on disk by this."""
+        self._rewrite(self._content)
 
     def _rewrite(self, content: _Content) -> None:
         raw = b"".join(map(_line, _records(content)))

@@ -1,4 +1,7 @@
-"""Wrong usage, settings and input: exit code 2, one message, nothing sent, nothing written."""
+"""Wrong usage, settings and input: exit code 2, one message, nothing sent, nothing written.
+
+`classify plan` refuses what `classify run` does.
+"""
 
 import json
 from pathlib import Path
@@ -12,6 +15,8 @@ from pipeline.cli import main
 
 PROC = Path("/proc")
 
+# Found out by trying to make it, which a plan does not.
+NOWHERE = "place where nothing can be made"
 TEXTS = b"id,text\n1,good\n2,bad\n"
 PARQUET = pa.table({"n": [1, 2], "when": pa.array([1, 2], pa.date32())})
 
@@ -148,16 +153,24 @@ CASES = {
 }  # fmt: skip
 if PROC.is_dir():
     # Even the administrator can make no directory there.
-    CASES["place where nothing can be made"] = (
+    CASES[NOWHERE] = (
         ["good.csv", "-o", "/proc/out.parquet"], {}, ["/proc", "output"],
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
-@pytest.mark.parametrize("case", CASES)
-def test_refused_with_one_message(server, listing, case, as_json):
+@pytest.mark.parametrize(
+    ("command", "case"),
+    [
+        (command, case)
+        for case in CASES
+        for command in ("run", "plan")
+        if (command, case) != ("plan", NOWHERE)
+    ],
+)
+def test_refused_with_one_message(server, listing, case, command, as_json):
     arguments, environ, named = CASES[case]
-    arguments = ["run", *arguments, *(["--json"] if as_json else [])]
+    arguments = [command, *arguments, *(["--json"] if as_json else [])]
     arguments += [] if "--endpoint" in arguments else ["--endpoint", server.url]
     arguments += [] if "-o" in arguments else ["-o", "out.parquet"]
     before = listing()

@@ -184,7 +184,7 @@ def test_the_terminal_is_left_as_it_was_when_a_run_is_refused(server, source, tm
 
 
 def test_help_of_every_command():
-    for command in ([], ["run"], ["serve"]):
+    for command in ([], ["run"], ["plan"], ["status"], ["serve"]):
         ended = CliRunner().invoke(main, [*command, "--help"])
         assert ended.exit_code == 0
         assert "Usage:" in ended.stdout

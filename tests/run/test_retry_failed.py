@@ -235,7 +235,7 @@ def test_restart_drops_a_retry(label, server, source, output, failed, check):
 # After which call of which method of the manifest a retry is killed. Before `set_complete`, the
 # output has its name.
 KILLS = {
-    "begun": ("begin_retry", 1),
+    "begun": ("save", 1),
     "a part": ("add_part", 1),
     "all parts": ("add_part", 7),
     "assembled": ("set_assembled", 1),

@@ -150,7 +150,8 @@ def test_a_retry_keeps_what_was_recorded_of_the_output(path, written):
     manifest.set_assembled([[9, "a" * 64]])
     manifest.set_complete({"errors": 2})
     complete = path.read_bytes()
-    manifest.begin_retry()
+    manifest = manifest.retrying()
+    manifest.save()
     manifest.add_part(_part(0))
     manifest.set_assembled([[8, "b" * 64]])
     for found in (manifest, Manifest.load(path)):
@@ -160,7 +161,8 @@ def test_a_retry_keeps_what_was_recorded_of_the_output(path, written):
     manifest.keep_parts(0)
     assert Manifest.load(path).retried_identity == [[9, "a" * 64]]
     assert (manifest.rows, manifest.assembled) == (0, None)
-    manifest.drop_retry()
+    manifest = manifest.without_retry()
+    manifest.save()
     assert path.read_bytes() == complete
     assert (manifest.complete, manifest.retry_of) == ({"errors": 2}, None)
 

@@ -1,0 +1,140 @@
+"""`classify plan`: what a run would send, take and cost."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli import signals
+from pipeline.cli.output import counts, fail, print_json
+from pipeline.cli.run import fit_the_process
+from pipeline.cli.settings import load_config, setting_options
+from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
+from pipeline.observers.progress import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pipeline.planning import Forecast
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("-o", "--output", metavar="PATH", help="A .parquet file, or a directory of them.")
+@click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
+@click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
+@click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
+@click.option("--price-per-request", metavar="X", type=float, help="What one request costs.")
+@click.option(
+    "--price-per-thousand", metavar="X", type=float, help="What a thousand texts sent cost."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
+@setting_options
+def plan(
+    inputs: tuple[str, ...],
+    output: str | None,
+    *,
+    restart: bool,
+    overwrite: bool,
+    retry_failed: bool,
+    price_per_request: float | None,
+    price_per_thousand: float | None,
+    as_json: bool,
+    config_file: Path | None,
+    **settings: Any,
+) -> None:
+    """Say what `classify run` with the same arguments would send, take and cost.
+
+    \b
+    Examples:
+      classify plan reviews.csv --text review --model org/name -o labelled.parquet
+      classify plan --config nightly.yaml --price-per-request 0.0005
+
+    Nothing is sent and nothing is written. The whole input is read, since distinct texts are
+    counted and those that are known already looked up, as the run does.
+
+    \b
+    Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
+    run works on the output.
+    """
+    click.get_current_context().call_on_close(signals.end_at_once())
+    try:
+        config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
+        prices = _price(price_per_request, price_per_thousand)
+        fit_the_process()
+        import pyarrow as pa
+
+        from pipeline import planning
+
+        # Its own handlers would swallow an interrupt during a long read.
+        pa.enable_signal_handlers(False)
+        found = planning.forecast(
+            config,
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            price=None if prices is None else planning.Price(*prices),
+        )
+    except ClassifyError as error:
+        fail(error, as_json=as_json)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo("\n".join(_lines(found)))
+    sys.exit(EXIT_COMPLETE)
+
+
+def _price(per_request: float | None, per_thousand: float | None) -> tuple[float, float] | None:
+    """Give the prices of a request and of a text; None without any."""
+    for flag, price in (("request", per_request), ("thousand", per_thousand)):
+        if price is not None and not 0 <= price < math.inf:
+            raise SettingsError(f"--price-per-{flag}: {price:g} is no price. Give a number from 0.")
+    if per_request is not None and per_thousand is not None:
+        raise SettingsError(
+            "--price-per-request and --price-per-thousand: give one of the two, as the endpoint "
+            "charges for requests or for texts."
+        )
+    if per_request is None and per_thousand is None:
+        return None
+    return per_request or 0.0, (per_thousand or 0.0) / 1000
+
+
+def _lines(found: Forecast) -> Iterator[str]:
+    model = f", model {found.model}" if found.model else ""
+    yield f"{found.output}: endpoint {found.endpoint}{model}"
+    for name, words in _facts(found):
+        yield f"  {name:<17} {words}"
+    yield from found.notices
+    if found.state == "complete":
+        yield "The output is complete: `classify run` with the same arguments does nothing."
+    else:
+        yield "Nothing was sent. `classify run` with the same arguments does the work."
+
+
+def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
+    done = f", {found.resumed_rows:,} of them done" if found.resumed_rows else ""
+    yield "rows", f"{found.rows:,}{done}"
+    if found.retried_rows is not None:
+        yield "with an error", f"{found.retried_rows:,}"
+    yield "distinct inputs", f"{found.distinct_inputs:,}"
+    yield "duplicates", f"{found.duplicates:,}"
+    yield "cannot be sent", counts(found.unsendable) or "0"
+    yield "known already", f"{found.cache_hits:,}"
+    yield "to be sent", f"{found.asked:,}"
+    canary = ", one of them to find out how the endpoint wants to be asked"
+    yield (
+        "requests",
+        (
+            f"{found.requests:,}, with {found.texts_per_request:,} texts at most"
+            f"{canary if found.canaries else ''}"
+        ),
+    )
+    least_s, most_s = found.seconds
+    span = duration(least_s) if least_s == most_s else f"{duration(least_s)} to {duration(most_s)}"
+    yield "duration", f"{span} ({found.seconds_are})"
+    if found.cost is not None:
+        yield "cost", f"{found.cost:,.2f}, without retries"

@@ -1,0 +1,94 @@
+"""`classify status`: how far a run is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.output import counts, fail, print_json
+from pipeline.errors import EXIT_COMPLETE, ClassifyError, OutputError
+from pipeline.observers.progress import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.status import Status
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+def status(output: Path, *, as_json: bool) -> None:
+    """Say how far the run of OUTPUT is: running, stopped or complete.
+
+    OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
+    checkpoint of a notebook. Nothing is changed, and a run that works notices nothing.
+
+    \b
+    Exit codes: 0 there is a run; 2 there is none, or its record cannot be read.
+    """
+    try:
+        from pipeline.status import status_of
+
+        found = status_of(output)
+    except ClassifyError as error:
+        fail(error, as_json=as_json)
+    if found is None:
+        fail(_nothing(output), as_json=as_json)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo("\n".join(_lines(found, time.time())))
+    sys.exit(EXIT_COMPLETE)
+
+
+def _nothing(output: Path) -> OutputError:
+    nothing = OutputError(
+        f"No run is recorded in {output}.run. Give the path that `classify run` has as -o."
+    )
+    nothing.summary = {
+        "state": "none",
+        "exit_code": nothing.exit_code,
+        "message": str(nothing),
+        "output": str(output),
+    }
+    return nothing
+
+
+def _lines(found: Status, now: float) -> Iterator[str]:
+    yield f"{found.output}: {_state(found, now)}"
+    again = " of a retry" if found.retry else ""
+    if found.rows is not None:
+        share = f" ({found.committed_rows / max(found.rows, 1):.0%})"
+        yield (
+            f"{found.committed_rows:,} of {found.rows:,} rows committed{share}{again}, "
+            f"{found.labelled:,} labelled, {found.errors:,} with errors"
+        )
+    if found.labels:
+        yield f"labels: {counts(found.labels)}"
+    if found.rows_per_second is not None:
+        left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
+        yield (
+            f"{found.requests_per_second:,.1f} requests/s, {found.rows_per_second:,.0f} rows/s "
+            f"of late{left}"
+        )
+    if found.waits is not None:
+        about = found.waits.seconds
+        hint = "" if about is None else f", which is to take about {duration(about)}"
+        yield f"waiting for {duration(now - found.waits.since)} ({found.waits.reason}){hint}"
+    if found.message:
+        yield f"why: {found.message}"
+    if not (found.message or "").endswith(found.next):
+        yield f"next: {found.next}"
+
+
+def _state(found: Status, now: float) -> str:
+    if found.state != "running":
+        return found.state
+    who = f"by process {found.pid} on {found.host}" if found.pid else "by an unknown process"
+    since = "" if found.since is None else f", for {duration(now - found.since)}"
+    return f"running {who}{since}: {found.doing}"

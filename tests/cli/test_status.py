@@ -1,0 +1,326 @@
+"""`classify status`: how far a run is, at any instant and without the run noticing."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+
+import pytest
+
+import pipeline
+from pipeline.errors import ResumeRefused, StoppedEarly
+from pipeline.status import status_of
+from pipeline.storage import Lock, holder_of
+
+CHUNK = 4_096
+
+
+@pytest.fixture
+def job(server, write_csv, many_texts):
+    """The arguments of a run of five chunks, in requests of 512 texts."""
+    source = write_csv("in.csv", many_texts)
+    return ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--batch-size", 512)
+
+
+@pytest.fixture
+def halfway(server, start, job, committed, tmp_path, eventually):
+    """A run that has committed two chunks and waits for the answers to the third."""
+    server.script = lambda each: server.reply(hold=each.number >= 16)
+    running = start(*job, "--concurrency", 1)
+    server.wait_for(lambda: len(server.requests) == 17)
+    eventually(lambda: len(committed(tmp_path / "out.parquet")) == 2)
+    return running
+
+
+@pytest.fixture
+def ask(cli):
+    """Ask for the status; gives the exit code and what was told."""
+
+    def status(output="out.parquet"):
+        ended = cli("status", output, "--json")
+        return ended.code, ended.json
+
+    return status
+
+
+def test_of_a_run_that_works(server, halfway, ask, cli, listing, tmp_path):
+    run_directory = tmp_path / "out.parquet.run"
+    # The run itself may still write to its log and its journal.
+    kept = ("lock", "manifest.jsonl", "parts")
+    before = {name: file for name, file in listing(run_directory).items() if name.startswith(kept)}
+    code, found = ask()
+    after = {name: file for name, file in listing(run_directory).items() if name.startswith(kept)}
+    assert (code, found["state"], found["doing"]) == (0, "running", "labelling")
+    assert (found["pid"], found["host"]) == (halfway.pid, socket.gethostname())
+    assert found["since"] == json.loads((run_directory / "lock").read_bytes())["since"]
+    assert (found["rows"], found["committed_rows"]) == (20_000, 2 * CHUNK)
+    assert (found["labelled"], found["errors"]) == (2 * CHUNK, 0)
+    assert sum(found["labels"].values()) == 2 * CHUNK
+    assert found["rows_per_second"] > 0
+    assert found["seconds_left"] > 0
+    assert (found["waits"], found["message"]) == (None, None)
+    assert after == before
+
+    told = cli("status", "out.parquet").stdout
+    assert f"running by process {halfway.pid} on {socket.gethostname()}" in told
+    assert "8,192 of 20,000 rows committed (41%)" in told
+    assert halfway.running
+    server.release()
+    assert halfway.ended().code == 0
+
+
+def test_of_a_run_that_waits_for_the_model(server, start, job, ask, tmp_path, eventually):
+    server.script = lambda _: server.reply(
+        503, {"error": "Model m is currently loading", "estimated_time": 20.0}
+    )
+    running = start(*job)
+    log = tmp_path / "out.parquet.run" / "events.jsonl"
+    eventually(lambda: log.exists() and b'"Waiting"' in log.read_bytes())
+    _, found = ask()
+    assert (found["state"], found["doing"]) == ("running", "waiting")
+    assert "loading" in found["waits"]["reason"]
+    assert found["waits"]["seconds"] == 20
+    assert found["seconds_left"] is None
+    server.script = lambda _: None
+    assert running.ended().code == 0
+    assert ask()[1]["state"] == "complete"
+
+
+def test_of_a_run_that_was_killed(server, halfway, ask, cli, job):
+    halfway.send(signal.SIGKILL)
+    halfway.ended()
+    code, found = ask()
+    assert (code, found["state"], found["committed_rows"]) == (0, "stopped", 2 * CHUNK)
+    assert "Killed" in found["message"]
+    assert (found["pid"], found["exit_code"]) == (None, None)
+    assert "same command" in found["next"]
+    server.release()
+    server.script = lambda _: None
+    assert cli(*job).code == 0
+    assert ask()[1]["state"] == "complete"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_of_a_run_that_a_signal_stopped(server, halfway, ask, number):
+    halfway.send(number)
+    server.release()
+    ended = halfway.ended()
+    _, found = ask()
+    assert (found["state"], found["exit_code"]) == ("stopped", ended.code)
+    assert found["message"].startswith(f"Stopped by {number.name}")
+    assert found["message"] in ended.stderr
+    assert found["last_attempt"]["requests"] == len(server.requests)
+
+
+def test_of_a_run_that_the_endpoint_refused(server, cli, job, ask):
+    server.script = lambda _: server.reply(401, {"error": "no such token"})
+    assert cli(*job).code == 4
+    _, found = ask()
+    assert (found["state"], found["exit_code"], found["committed_rows"]) == ("stopped", 4, 0)
+    assert "no such token" in found["message"]
+    assert found["next"].startswith("Mend")
+
+
+def test_of_a_complete_run(label, server, write_csv, tmp_path):
+    source, output = write_csv("in.csv", ["good", "", "bad"]), tmp_path / "out.parquet"
+    summary = label(source, output)
+    found = status_of(output)
+    assert (found.state, found.rows, found.committed_rows) == ("complete", 3, 3)
+    assert (found.labelled, found.errors, found.labels) == (2, 1, summary["labels"])
+    assert (found.exit_code, found.message) == (3, None)
+    assert "--retry-failed" in found.next
+    assert (found.endpoint, found.model) == (server.url, None)
+    output.unlink()
+    assert "not there any more" in status_of(output).next
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_of_a_retry(label, server, write_csv, tmp_path):
+    """It goes through the rows again; until it is done the output is what it was."""
+    texts = [f"bad {i}" if i % 8 == 0 else f"text {i}" for i in range(100)]
+    source, output = write_csv("in.csv", texts), tmp_path / "out.parquet"
+    server.script = lambda each: (
+        server.reply(400, {"error": "no"}) if each.texts[0].startswith("bad") else None
+    )
+    assert label(source, output, batch_size=1)["errors"] == 13
+    server.script = lambda _: None
+    with pytest.raises(StoppedEarly):
+        label(source, output, retry_failed=True, batch_size=1, concurrency=1, max_requests=5)
+    found = status_of(output)
+    assert (found.state, found.retry, found.exit_code) == ("stopped", True, 75)
+    assert (found.rows, found.committed_rows) == (100, 32)
+    assert (found.labelled, found.errors) == (32, 0)
+    assert label(source, output, retry_failed=True)["errors"] == 0
+    assert (status_of(output).state, status_of(output).retry) == ("complete", False)
+
+
+@pytest.fixture
+def stopped(label, write_csv, tmp_path, small_chunks):
+    """The output of a run that was stopped after three parts."""
+    source, output = write_csv("in.csv", [f"t {i}" for i in range(100)]), tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, batch_size=4, concurrency=1, max_requests=13)
+    return output
+
+
+@pytest.mark.fault(3)
+def test_a_manifest_is_read_while_its_last_line_is_written(stopped, tmp_path):
+    """Cut off at every byte behind its first line: whole records count, and nothing is changed."""
+    manifest = tmp_path / "out.parquet.run" / "manifest.jsonl"
+    whole = manifest.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for size in range(len(lines[0]), len(whole) + 1):
+        manifest.write_bytes(whole[:size])
+        found = status_of(stopped)
+        parts = [line for line in whole[:size].split(b"\n")[:-1] if b'"kind":"part"' in line]
+        assert (found.state, found.rows) == ("stopped", 100)
+        assert found.committed_rows == 16 * len(parts)
+        assert manifest.read_bytes() == whole[:size]
+    assert found.committed_rows == 48
+
+
+def test_an_event_log_is_read_while_its_last_line_is_written(stopped, tmp_path):
+    log = tmp_path / "out.parquet.run" / "events.jsonl"
+    whole = log.read_bytes()
+    assert status_of(stopped).exit_code == 75
+    for size in range(len(whole)):
+        log.write_bytes(whole[:size])
+        found = status_of(stopped)
+        # Its end is not told before the last byte is there.
+        assert (found.state, found.exit_code, found.committed_rows) == ("stopped", None, 48)
+
+
+def test_before_the_manifest_is_there(tmp_path, listing):
+    """A run locks its output first, and reads its input then."""
+    (tmp_path / "out.parquet.run").mkdir()
+    lock = Lock(tmp_path / "out.parquet.run" / "lock")
+    lock.acquire()
+    before = listing()
+    found = status_of(tmp_path / "out.parquet")
+    assert (found.state, found.pid, found.rows) == ("running", os.getpid(), None)
+    assert "reading the input" in found.doing
+    assert listing() == before
+    lock.release()
+    assert status_of(tmp_path / "out.parquet") is None
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_that_begins_again_is_not_told_by_the_one_before(stopped, tmp_path, killed):
+    """Neither by how that ended nor, where it was killed, by what it was about."""
+    log = tmp_path / "out.parquet.run" / "events.jsonl"
+    if killed:
+        log.write_bytes(log.read_bytes().rpartition(b'{"at"')[0])
+    lock = Lock(tmp_path / "out.parquet.run" / "lock")
+    lock.acquire()
+    found = status_of(stopped)
+    assert (found.state, found.message, found.exit_code) == ("running", None, None)
+    assert (found.committed_rows, "reading" in found.doing) == (48, True)
+    lock.release()
+    assert status_of(stopped).state == "stopped"
+
+
+def test_where_there_is_no_run(cli, tmp_path, listing):
+    (tmp_path / "other.parquet").write_bytes(b"")
+    before = listing()
+    for output in ("out.parquet", "other.parquet", "nowhere/out.parquet"):
+        ended = cli("status", output, "--json")
+        assert (ended.code, ended.json["state"], ended.json["exit_code"]) == (2, "none", 2)
+        assert f"{output}.run" in ended.json["message"]
+        assert ended.json["message"] == ended.stderr.strip()
+        assert (cli("status", output).code, cli("status", output).stdout) == (2, "")
+    assert listing() == before
+
+
+def test_a_damaged_manifest_is_refused(cli, stopped, tmp_path):
+    manifest = tmp_path / "out.parquet.run" / "manifest.jsonl"
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join([lines[0], b"damaged\n", *lines[2:]]))
+    with pytest.raises(ResumeRefused):
+        status_of(stopped)
+    ended = cli("status", "out.parquet", "--json")
+    assert (ended.code, ended.json["state"]) == (2, "refused")
+    assert "damaged" in ended.stderr
+
+
+def test_of_a_notebook_s_checkpoint(server, tmp_path):
+    """The run directory may be named itself."""
+    table = {"text": ["good", "bad"]}
+    import pyarrow as pa
+
+    checkpoint = tmp_path / "reviews.run"
+    pipeline.classify(pa.table(table), endpoint=server.url, dialect="hf", checkpoint=checkpoint)
+    found = status_of(checkpoint)
+    assert (found.state, found.rows, found.labelled) == ("complete", 2, 2)
+    assert "the output is there" in found.next
+
+
+@pytest.fixture
+def logged(stopped, tmp_path):
+    """Ask in its second 1000 for the status of a run of 100 rows, 48 of them done.
+
+    It logged these events, whose times are counted from when it locked the output.
+    """
+    run_directory = tmp_path / "out.parquet.run"
+    lock = Lock(run_directory / "lock")
+    lock.acquire()
+    began = holder_of(run_directory / "lock").since
+
+    def ask(*events):
+        lines = [
+            json.dumps({"at": began + at, "event": name, **facts}) for at, name, facts in events
+        ]
+        (run_directory / "events.jsonl").write_text("\n".join([*lines, ""]))
+        return status_of(stopped, now=began + 1000)
+
+    yield ask
+    lock.release()
+
+
+def _requests(at, inputs=10, cause="ok"):
+    return at, "Requests", {"ended": {cause: 2}, "inputs": inputs, "failed_inputs": 0}
+
+
+def test_speeds_are_of_the_last_minute(logged):
+    """What was faster or slower before does not count; rows are taken from the parts."""
+    old = [_requests(at, inputs=1000) for at in range(500, 900)]
+    parts = [(at, "PartCommitted", {"rows": 16}) for at in (600.0, 960.0, 980.0, 990.0)]
+    found = logged((500.0, "RunStarted", {}), *old, *map(_requests, range(950, 980)), *parts)
+    assert found.requests_per_second == pytest.approx(1.0)
+    assert found.inputs_per_second == pytest.approx(5.0)
+    # Four parts since the start are no more than may be taken together.
+    assert found.rows_per_second == pytest.approx(64 / 500, abs=0.01)
+    assert found.seconds_left == pytest.approx(52 / (64 / 500), rel=0.1)
+
+
+def test_before_the_first_part_inputs_tell_the_speed(logged):
+    found = logged((990.0, "RunStarted", {}), _requests(995.0, inputs=40))
+    assert found.rows_per_second == pytest.approx(4.0)
+    assert found.seconds_left == pytest.approx(13.0)
+
+
+def test_a_wait_is_over_once_something_is_answered(logged):
+    start = (900.0, "RunStarted", {})
+    waiting = (950.0, "Waiting", {"reason": "throttled: 429", "seconds": 30.0})
+    longer = (960.0, "Waiting", {"reason": "throttled: 429", "seconds": 60.0})
+    found = logged(start, waiting, longer)
+    assert (found.waits.since - found.since, found.waits.seconds) == (pytest.approx(950.0), 60.0)
+    assert logged(start, waiting, _requests(970.0, cause="throttled")).waits is not None
+    assert logged(start, waiting, _requests(970.0)).waits is None
+    ended = (970.0, "WaitEnded", {"reason": "loading", "seconds": 20.0})
+    assert logged(start, waiting, ended).waits is None
+
+
+def test_a_long_log_is_read_from_its_end(logged):
+    """Only the last megabyte, of which the first line is no whole one."""
+    many = [_requests(900 + i / 1000) for i in range(20_000)]
+    found = logged((100.0, "RunStarted", {}), *many, (990.0, "Waiting", {
+        "reason": "down", "seconds": None,
+    }))  # fmt: skip
+    assert found.waits.reason == "down"
+
+
+def test_the_output_may_lie_elsewhere(stopped, tmp_path):
+    """A run directory that was copied is read where it is."""
+    shutil.copytree(tmp_path / "out.parquet.run", tmp_path / "copy.parquet.run")
+    assert status_of(tmp_path / "copy.parquet").committed_rows == 48
