@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 from pipeline.events import Requests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.events import Event, Observer
 
 TICK_S = 0.1
 
 
 class Tally:
-    """Counts attempts and emits a `Requests` event a tick, and before any other event."""
+    """Counts attempts and emits a `Requests` event a tick, and before any other event.
 
-    def __init__(self, emit: Observer) -> None:
+    `limits` gives the limits in force: requests in flight, and requests a second.
+    """
+
+    def __init__(self, emit: Observer, limits: Callable[[], tuple[int, float | None]]) -> None:
         self._emit = emit
+        self._limits = limits
         self.in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
         self._begin()
@@ -63,6 +69,7 @@ class Tally:
             self._timer = None
         if not (self._sent or self._ended or self._inputs):
             return
+        limit, rate = self._limits()
         told = Requests(
             sent=self._sent,
             retries=self._retries,
@@ -72,6 +79,8 @@ class Tally:
             seconds=self._seconds,
             inputs=self._inputs,
             failed_inputs=self._failed_inputs,
+            limit=limit,
+            rate=rate,
         )
         self._begin()
         self._emit(told)
