@@ -25,6 +25,7 @@ from pipeline.errors import (
     RevisionMoved,
     StoppedEarly,
     TooManyErrors,
+    UsageError,
 )
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
 from pipeline.failpoints import failpoint
@@ -134,6 +135,7 @@ class Run:
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
+        emit = fan_out(self._observers)
         try:
             opened = await in_thread(
                 lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed),
@@ -141,11 +143,18 @@ class Run:
             )
         except asyncio.CancelledError as cancelled:
             self._lock.release()
-            raise self._stopped_by or cancelled from None
+            reason = self._stopped_by or cancelled
+            emit(_unbegun(reason))
+            raise reason from None
+        except BaseException as failure:
+            emit(_unbegun(failure))
+            raise
         if opened.manifest.complete is not None:
             self._lock.release()
-            self._metrics.resumed_rows = opened.source.plan.rows
-            return self._summary(opened, started, None)
+            self._announce(opened, emit)
+            summary = self._summary(opened, started, None)
+            emit(RunEnded(summary["state"], summary["exit_code"], None))
+            return summary
         log = EventLog(opened.directory.events)
         self._observers.append(log)
         emit = fan_out(self._observers)
@@ -304,13 +313,17 @@ class Run:
         await in_thread(lambda: self._finish(opened), self._stop_reading)
 
     def _announce(self, opened: _Opened, emit: Observer) -> None:
+        plan, manifest = opened.source.plan, opened.manifest
+        complete = manifest.complete
+        failed = sum(part.errors for part in manifest.parts)
         emit(
             RunStarted(
-                rows=opened.source.plan.rows,
-                resumed_rows=opened.manifest.rows,
+                rows=plan.rows,
+                resumed_rows=plan.rows if complete else manifest.rows,
                 output=str(self._config.output),
                 endpoint=self._config.endpoint,
                 model=self._config.model_id,
+                resumed_errors=complete["errors"] if complete else failed,
             )
         )
 
@@ -544,6 +557,11 @@ def _deadline_passed(seconds: float) -> StoppedEarly:
     return StoppedEarly(
         f"The deadline of {seconds:g} s passed. Run the same command again to continue."
     )
+
+
+def _unbegun(reason: BaseException) -> RunEnded:
+    state = "refused" if isinstance(reason, UsageError) else "stopped"
+    return RunEnded(state, getattr(reason, "exit_code", 1), str(reason))
 
 
 def _revision(manifest: Manifest) -> str | None:

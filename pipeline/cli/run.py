@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     "--retry-failed", is_flag=True, help="Ask again for the rows of the output with an error."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How progress and messages are written to stderr; json is one object a line.",
+)
 @setting_options
 def run(
     inputs: tuple[str, ...],
@@ -36,6 +42,7 @@ def run(
     overwrite: bool,
     retry_failed: bool,
     as_json: bool,
+    log_format: str,
     config_file: Path | None,
     **settings: Any,
 ) -> None:
@@ -57,7 +64,7 @@ def run(
     130 and 143 stopped by a signal, resumable.
     """
     click.get_current_context().call_on_close(signals.end_at_once())
-    progress = progress_for(sys.stderr)
+    progress = progress_for(sys.stderr, log_format)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
         _fit_the_process()
@@ -74,9 +81,9 @@ def run(
             retry_failed=retry_failed,
         )
     except ClassifyError as error:
+        fail(error, as_json=as_json, progress=progress)
+    finally:
         progress.close()
-        fail(error, as_json=as_json)
-    progress.close()
     if as_json:
         print_json(result.summary)
     else:
