@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
     from pipeline.events import Observer
+    from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
     from pipeline.workers import Resolved
 
@@ -88,6 +89,13 @@ class Run:
         self._source = source
         self._metrics = Metrics()
         self._observers: list[Observer] = [self._metrics, *observers]
+        self._metrics_file: MetricsFile | None = None
+        if config.metrics_file is not None:
+            # Loaded where it is asked for: it takes a tenth of a second.
+            from pipeline.observers.metrics_file import MetricsFile
+
+            self._metrics_file = MetricsFile(config, self._metrics, fan_out(self._observers))
+            self._observers.append(self._metrics_file)
         self._engine: Engine | None = None
         self._stopped_by: BaseException | None = None
         self._stop_reading = Stop()
@@ -135,6 +143,17 @@ class Run:
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
+        try:
+            return await self._attempt(
+                started, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+            )
+        finally:
+            if self._metrics_file is not None:
+                await self._metrics_file.close()
+
+    async def _attempt(
+        self, started: float, *, restart: bool, overwrite: bool, retry_failed: bool
+    ) -> dict[str, Any]:
         emit = fan_out(self._observers)
         try:
             opened = await in_thread(
