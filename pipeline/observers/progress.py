@@ -31,6 +31,11 @@ PLAIN_EVERY_S = 10.0
 BAR_EVERY_S = 0.2
 # The speed, and with it the time left, is that of so long a time before now.
 SPEED_OVER_S = 60.0
+_COUNTS = (
+    ("retries", "retry", "retries"),
+    ("errors", "error", "errors"),
+    ("cache_hits", "known", "known"),
+)
 
 
 class Progress(ABC):
@@ -75,6 +80,8 @@ class Progress(ABC):
                 self._tell_wait(before, now)
             case WaitEnded():
                 self._wait = None
+                # Waiting says nothing of the speed from here on.
+                self._done = deque([(now, self._metrics.estimated_rows)])
                 self._say("going_on", f"going on after {duration(event.seconds)} ({event.reason})")
             case Notice():
                 self._say("notice", event.message)
@@ -163,10 +170,12 @@ class Progress(ABC):
             if state["seconds_left"]:
                 facts.append(f"{duration(state['seconds_left'])} left")
             facts.append(f"{state['in_flight']} of {state['concurrency_limit']} in flight")
-            if state["rate_limit"] is not None:
-                facts.append(f"at most {state['rate_limit']:,g} requests/s")
-        counts = {"retries": "retries", "errors": "errors", "cache_hits": "known"}
-        facts += [f"{state[key]:,} {word}" for key, word in counts.items() if state[key]]
+            if (rate := state["rate_limit"]) is not None:
+                about = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"  # noqa: PLR2004
+                facts.append(f"at most {about} requests/s")
+        for key, one, more in _COUNTS:
+            if state[key]:
+                facts.append(f"{state[key]:,} {one if state[key] == 1 else more}")
         return ", ".join(facts)
 
 

@@ -74,6 +74,15 @@ async def test_what_there_is_not_is_left_out(shown):
     assert shown.line() == "0 of 100,000 rows (0%), 0 rows/s, 4 of 4 in flight"
 
 
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.2, "0.2"), (18.62, "18.6"), (120.0, "120"), (1_234.5, "1,234")]
+)
+async def test_a_rate_is_told_to_three_digits(shown, rate, words):
+    shown.progress(STARTED)
+    shown.progress(requests(rate=rate))
+    assert shown.line().endswith(f"at most {words} requests/s")
+
+
 async def test_the_time_left_is_by_the_speed_of_the_last_minute(shown):
     """A slow beginning, or a fast one out of the cache, says nothing of the hour to come."""
     shown.progress(STARTED)
@@ -87,6 +96,19 @@ async def test_the_time_left_is_by_the_speed_of_the_last_minute(shown):
         shown.progress(PartCommitted(0, 10, 0))
         shown.line()
     assert ", 10 rows/s, 1 h 22 min left" in shown.line()
+
+
+async def test_the_time_left_counts_from_the_end_of_a_wait(shown):
+    """Half an hour of loading says nothing of how fast the model is."""
+    shown.progress(STARTED)
+    shown.progress(Waiting(Why.LOADING, None, "503 loading"))
+    shown.now += 1_800
+    shown.line()
+    shown.progress(WaitEnded(Why.LOADING, 1_800.0))
+    shown.now += 10
+    shown.progress(PartCommitted(0, 1_000, 1))
+    assert "100 rows/s, 16 min 30 s left" in shown.line()
+    assert shown.line().endswith(", 1 error")
 
 
 async def test_rows_that_were_done_before_are_no_speed(shown):
