@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import SettingsError
@@ -68,10 +68,18 @@ def _rows_or_share(value: Any) -> Any:
     return _no_bool(value)
 
 
+def _prom_file(path: Path) -> Path:
+    """Refuse what the collector would not read; the name of a table is not replaced either."""
+    if path.suffix != ".prom":
+        raise PydanticCustomError("prom_file", "no .prom file")
+    return path
+
+
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 PerSecond = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+PromFile = Annotated[Path, AfterValidator(_prom_file)]
 MaxErrors = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="%$")],
     BeforeValidator(_rows_or_share),
@@ -140,6 +148,11 @@ class RunConfig(BaseModel):
     max_requests: Count | None = _setting("stop resumably after this many requests", _COUNT, None)
     grace_s: Seconds = _setting(
         "after a signal, how long to wait for the answers in flight", _DURATION, 30.0
+    )
+    metrics_file: PromFile | None = _setting(
+        "a .prom file of the run in numbers, for the node exporter's textfile collector",
+        "a path that ends with .prom",
+        None,
     )
     limit: Count | None = _setting("take the first rows only", _COUNT, None)
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = _setting(

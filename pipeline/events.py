@@ -8,11 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Why(StrEnum):
+    """Why the whole pool waits."""
+
+    LOADING = "model loading"
+    OUTAGE = "endpoint down"
+    THROTTLED = "throttled"
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """The plan is settled; `resumed_rows` of `rows` were committed by an earlier attempt.
+
+    `resumed_errors` of these carry an error. A run that is complete already has all of them.
 
     It comes once more where a run has to begin again; what was counted of rows is void then.
     """
@@ -22,6 +33,7 @@ class RunStarted:
     output: str
     endpoint: str
     model: str | None
+    resumed_errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +41,10 @@ class Requests:
     """What the attempts of the last tick came to.
 
     `sent` of them began, `retries` of these not for the first time; `in_flight` are out now, and
-    `peak_in_flight` were at most. `ended` counts the others by status (None where no answer came)
-    and cause (None where it was good), `seconds` has how long each took. `inputs` distinct inputs
-    got their outcome; `failed_inputs` of them are errors.
+    `peak_in_flight` were at most. `limit` may be in flight now, and `rate` sent a second (None for
+    no limit): both follow the endpoint, below what the settings allow. `ended` counts the others by
+    status (None where no answer came) and cause (None where it was good), `seconds` has how long
+    each took. `inputs` distinct inputs got their outcome; `failed_inputs` of them are errors.
     """
 
     sent: int
@@ -42,6 +55,8 @@ class Requests:
     seconds: Sequence[float]
     inputs: int
     failed_inputs: int
+    limit: int
+    rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +75,23 @@ class ChunkLookedUp:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The whole pool waits: `reason` in words; about `seconds`, or None where nobody knows."""
+    """The whole pool waits, since `so_far_s`; told again with each answer that says so.
 
-    reason: str
+    `seconds` from now on is when the endpoint is asked again, and for a loading model how long it
+    says to take; None where nobody knows. `detail` has the endpoint's words.
+    """
+
+    reason: Why
     seconds: float | None
+    detail: str
+    so_far_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class WaitEnded:
     """The pool goes on after `seconds`."""
 
-    reason: str
+    reason: Why
     seconds: float
 
 
@@ -93,7 +114,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run is over; `state` is `complete` or `stopped`, `message` says why it stopped."""
+    """The run is over, always the last event; `message` says why it is not complete.
+
+    `state` is `complete`, `stopped`, or `refused` where nothing was begun.
+    """
 
     state: str
     exit_code: int

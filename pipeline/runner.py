@@ -23,6 +23,7 @@ from pipeline.errors import (
     RevisionMoved,
     StoppedEarly,
     TooManyErrors,
+    UsageError,
 )
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
 from pipeline.failpoints import failpoint
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.engines import Engine
     from pipeline.events import Observer
     from pipeline.opening import Settled
+    from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
     from pipeline.workers import Resolved
 
@@ -87,6 +89,13 @@ class Run:
         self._source = source
         self._metrics = Metrics()
         self._observers: list[Observer] = [self._metrics, *observers]
+        self._metrics_file: MetricsFile | None = None
+        if config.metrics_file is not None:
+            # Loaded where it is asked for: it takes a tenth of a second.
+            from pipeline.observers.metrics_file import MetricsFile
+
+            self._metrics_file = MetricsFile(config, self._metrics, fan_out(self._observers))
+            self._observers.append(self._metrics_file)
         self._engine: Engine | None = None
         self._stopped_by: BaseException | None = None
         self._stop_reading = Stop()
@@ -135,17 +144,36 @@ class Run:
         pa.enable_signal_handlers(False)
         started = time.monotonic()
         try:
+            return await self._attempt(
+                started, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+            )
+        finally:
+            if self._metrics_file is not None:
+                await self._metrics_file.close()
+
+    async def _attempt(
+        self, started: float, *, restart: bool, overwrite: bool, retry_failed: bool
+    ) -> dict[str, Any]:
+        emit = fan_out(self._observers)
+        try:
             opened = await in_thread(
                 lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed),
                 self._stop_reading,
             )
         except asyncio.CancelledError as cancelled:
             self._lock.release()
-            raise self._stopped_by or cancelled from None
+            reason = self._stopped_by or cancelled
+            emit(_unbegun(reason))
+            raise reason from None
+        except BaseException as failure:
+            emit(_unbegun(failure))
+            raise
         if opened.manifest.complete is not None:
             self._lock.release()
-            self._metrics.resumed_rows = opened.source.plan.rows
-            return self._summary(opened, started, None)
+            self._announce(opened, emit)
+            summary = self._summary(opened, started, None)
+            emit(RunEnded(summary["state"], summary["exit_code"], None))
+            return summary
         log = EventLog(opened.directory.events)
         self._observers.append(log)
         emit = fan_out(self._observers)
@@ -253,13 +281,17 @@ class Run:
         await in_thread(lambda: self._finish(opened), self._stop_reading)
 
     def _announce(self, opened: _Opened, emit: Observer) -> None:
+        plan, manifest = opened.source.plan, opened.manifest
+        complete = manifest.complete
+        failed = sum(part.errors for part in manifest.parts)
         emit(
             RunStarted(
-                rows=opened.source.plan.rows,
-                resumed_rows=opened.manifest.rows,
+                rows=plan.rows,
+                resumed_rows=plan.rows if complete else manifest.rows,
                 output=str(self._config.output),
                 endpoint=self._config.endpoint,
                 model=self._config.model_id,
+                resumed_errors=complete["errors"] if complete else failed,
             )
         )
 
@@ -492,6 +524,11 @@ def _deadline_passed(seconds: float) -> StoppedEarly:
     return StoppedEarly(
         f"The deadline of {seconds:g} s passed. Run the same command again to continue."
     )
+
+
+def _unbegun(reason: BaseException) -> RunEnded:
+    state = "refused" if isinstance(reason, UsageError) else "stopped"
+    return RunEnded(state, getattr(reason, "exit_code", 1), str(reason))
 
 
 def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:

@@ -241,7 +241,7 @@ def _waits(events: Sequence[LoggedEvent]) -> Waits | None:
         match event["event"]:
             case "Waiting":
                 since = event["at"] if waits is None else waits.since
-                waits = Waits(event["reason"], since, event["seconds"])
+                waits = Waits(f"{event['reason']}: {event['detail']}", since, event["seconds"])
             case "WaitEnded":
                 waits = None
             case "Requests" if "ok" in event["ended"]:

@@ -9,17 +9,21 @@ import click
 import orjson
 
 from pipeline.errors import UsageError
-from pipeline.observers.progress import PlainProgress, TerminalProgress
+from pipeline.events import RunEnded
+from pipeline.observers.progress import JsonProgress, PlainProgress, TerminalProgress
 
 if TYPE_CHECKING:
     from pipeline.errors import ClassifyError
+    from pipeline.observers.progress import Progress
 
 # So many counts are worded one by one.
 MOST_COUNTS = 10
 
 
-def progress_for(stream: IO[str]) -> PlainProgress | TerminalProgress:
-    """A bar where somebody looks on, plain lines elsewhere."""
+def progress_for(stream: IO[str], log_format: str = "text") -> Progress:
+    """JSON where that is asked for, else a bar where somebody looks on, and plain lines."""
+    if log_format == "json":
+        return JsonProgress(stream)
     return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
 
 
@@ -28,11 +32,16 @@ def print_json(content: dict[str, Any]) -> None:
     click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
 
 
-def fail(error: ClassifyError, *, as_json: bool) -> NoReturn:
-    """Say what went wrong, and end with the exit code of the error."""
-    click.secho(str(error), fg="red", err=True)
+def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = None) -> NoReturn:
+    """Say what went wrong, where `progress` is told, and end with the exit code of the error."""
+    state = "refused" if isinstance(error, UsageError) else "stopped"
+    if progress is not None:
+        progress.close()
+    if isinstance(progress, JsonProgress):
+        progress(RunEnded(state, error.exit_code, str(error)))
+    else:
+        click.secho(str(error), fg="red", err=True)
     if as_json:
-        state = "refused" if isinstance(error, UsageError) else "stopped"
         unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
         print_json(error.summary or unbegun)
     sys.exit(error.exit_code)

@@ -13,7 +13,7 @@ from pipeline.cli.output import counts, fail, print_json
 from pipeline.cli.run import fit_the_process
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
-from pipeline.observers.progress import duration
+from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     "--retry-failed", is_flag=True, help="Ask again for the rows of the output with an error."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How progress and messages are written to stderr; json is one object a line.",
+)
 @setting_options
 def run(
     inputs: tuple[str, ...],
@@ -37,6 +43,7 @@ def run(
     overwrite: bool,
     retry_failed: bool,
     as_json: bool,
+    log_format: str,
     config_file: Path | None,
     **settings: Any,
 ) -> None:
@@ -61,7 +68,7 @@ def run(
     give_back = signals.end_at_once()
     if not context.obj:  # not a process of its own
         context.call_on_close(give_back)
-    progress = progress_for(sys.stderr)
+    progress = progress_for(sys.stderr, log_format)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
         fit_the_process()
@@ -78,9 +85,9 @@ def run(
             retry_failed=retry_failed,
         )
     except ClassifyError as error:
+        fail(error, as_json=as_json, progress=progress)
+    finally:
         progress.close()
-        fail(error, as_json=as_json)
-    progress.close()
     if as_json:
         print_json(result.summary)
     else:

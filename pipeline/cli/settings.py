@@ -51,9 +51,11 @@ def _default(value: Any) -> str:
 
 def _metavar(key: str) -> str:
     words = allowed(key)
-    known = {"a column name": "COLUMN", "a path": "PATH", "one character": "CHAR"}
+    known = {"a column name": "COLUMN", "one character": "CHAR"}
     if words in known:
         return known[words]
+    if words.startswith("a path"):
+        return "PATH"
     if words.startswith(("seconds", "a whole", "a number")):
         return "SECONDS" if words.startswith("seconds") else "N"
     return "VALUE"

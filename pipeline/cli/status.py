@@ -11,7 +11,7 @@ import click
 
 from pipeline.cli.output import counts, fail, print_json
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, OutputError
-from pipeline.observers.progress import duration
+from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

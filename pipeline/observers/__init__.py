@@ -2,6 +2,6 @@
 
 from pipeline.observers.event_log import EventLog
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.progress import PlainProgress, TerminalProgress
+from pipeline.observers.progress import JsonProgress, PlainProgress, TerminalProgress
 
-__all__ = ["EventLog", "Metrics", "PlainProgress", "TerminalProgress"]
+__all__ = ["EventLog", "JsonProgress", "Metrics", "PlainProgress", "TerminalProgress"]

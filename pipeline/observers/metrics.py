@@ -15,7 +15,8 @@ class Metrics:
     """Counts events; its attributes are named as in the summary."""
 
     def __init__(self) -> None:
-        self.requests = self.retries = self.in_flight = self.peak_in_flight = 0
+        self.requests = self.retries = self.in_flight = self.peak_in_flight = self.limit = 0
+        self.rate: float | None = None
         self.responses: Counter[str] = Counter()
         self._begin(0, 0)
 
@@ -31,7 +32,7 @@ class Metrics:
             case Requests():
                 self.requests += event.sent
                 self.retries += event.retries
-                self.in_flight = event.in_flight
+                self.in_flight, self.limit, self.rate = event.in_flight, event.limit, event.rate
                 self.peak_in_flight = max(self.peak_in_flight, event.peak_in_flight)
                 for (status, cause), count in event.ended.items():
                     # Without a status the cause says how the attempt ended.
@@ -50,6 +51,11 @@ class Metrics:
                 self._begin(event.rows, event.resumed_rows)
             case _:
                 pass
+
+    @property
+    def all_committed(self) -> bool:
+        """Whether no row is left to do, and the output is all that is missing."""
+        return self.resumed_rows + self.committed_rows >= self.rows > 0
 
     @property
     def estimated_rows(self) -> int:

@@ -1,131 +1,252 @@
-"""Progress: a bar in a terminal, plain lines elsewhere; both on stderr."""
+"""Progress: a bar in a terminal, plain lines or JSON elsewhere; all of it on stderr.
+
+Events are only counted. What is shown is drawn by a timer, so that it goes on while nothing
+happens, and costs the same however much does.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
-from pipeline.events import Notice, Requests, RunStarted, WaitEnded, Waiting
+import orjson
+
+from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
 from pipeline.observers.metrics import Metrics
+from pipeline.observers.words import Wait, duration
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from collections.abc import Callable
+
+    from rich.progress import Progress as Bar
 
     from pipeline.events import Event
 
 PLAIN_EVERY_S = 10.0
-BAR_EVERY_S = 0.1
+BAR_EVERY_S = 0.2
+# The speed, and with it the time left, is that of so long a time before now.
+SPEED_OVER_S = 60.0
+_COUNTS = (
+    ("retries", "retry", "retries"),
+    ("errors", "error", "errors"),
+    ("cache_hits", "known", "known"),
+)
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: `12 s`, `3 min 05 s`, `7 h 10 min`."""
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+class Progress(ABC):
+    """What all kinds know: the counts, the speed and what the run waits for.
 
+    An observer of one run; `close` after it, whatever came of it. `clock` gives seconds and never
+    goes back.
+    """
 
-class _Counting(ABC):
-    """What both kinds know: the counts, the speed and what the run waits for."""
+    every_s: ClassVar[float]
 
-    def __init__(self) -> None:
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
         self._metrics = Metrics()
-        self._started = self._shown = time.monotonic()
-        self._waiting = ""
+        self._wait: Wait | None = None
+        self._wait_told_at = float("-inf")
+        self._done: deque[tuple[float, int]] = deque()
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, event: Event) -> None:
+        """Count one event, and tell of it where it is worth a line."""
         self._metrics(event)
         with suppress(OSError):  # nobody reads any more: no reason to stop
-            self._show(event)
+            self._take(event)
 
-    def _show(self, event: Event) -> None:
+    def _take(self, event: Event) -> None:
+        now = self._clock()
         match event:
             case RunStarted():
+                self._stop_timer()
+                self._wait = None
+                self._done = deque([(now, event.resumed_rows)])
                 self._begin(event)
-            case Waiting():
-                about = "" if event.seconds is None else f", about {duration(event.seconds)}"
-                self._waiting = f"waiting: {event.reason}{about}"
-                self._changed(self._waiting)
-            case WaitEnded():
-                self._waiting = ""
-                self._changed(f"going on after {duration(event.seconds)} ({event.reason})")
-            case Notice():
-                self._changed(event.message)
+                self._timer = asyncio.get_running_loop().call_later(self.every_s, self._tick)
             case Requests():
                 if any(cause is None for _, cause in event.ended):
-                    self._waiting = ""
-                self._tick()
+                    self._wait = None
+            case Waiting():
+                before, self._wait = self._wait, Wait.of(event, now, self._wait)
+                self._tell_wait(before, now)
+            case WaitEnded():
+                self._wait = None
+                # Waiting says nothing of the speed from here on.
+                self._done = deque([(now, self._metrics.estimated_rows)])
+                self._say("going_on", f"going on after {duration(event.seconds)} ({event.reason})")
+            case Notice():
+                self._say("notice", event.message)
+            case RunEnded() if not self._over:
+                self._stop_timer()
+                self._over, self._wait = True, None
+                self._end(event)
             case _:
-                self._tick()
+                pass
+
+    def _tell_wait(self, before: Wait | None, now: float) -> None:
+        """Tell of a wait that is new; an endpoint that throttles does so again and again."""
+        assert self._wait is not None
+        known = before is not None and before.reason is self._wait.reason
+        lately = self._wait.reason is Why.THROTTLED and now - self._wait_told_at < PLAIN_EVERY_S
+        if not (known or lately):
+            self._wait_told_at = now
+            self._say("waiting", f"waiting: {self._wait.announcement(now)}")
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.every_s, self._tick)
+        with suppress(OSError):
+            self._draw()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @abstractmethod
     def _begin(self, event: RunStarted) -> None:
         """Show that the run has begun."""
 
     @abstractmethod
-    def _changed(self, message: str) -> None:
-        """Show something that changed."""
+    def _say(self, kind: str, message: str) -> None:
+        """Show something that happened."""
 
     @abstractmethod
-    def _tick(self) -> None:
-        """Show how far the run is, where it is time to."""
+    def _draw(self) -> None:
+        """Show how far the run is."""
+
+    def _end(self, event: RunEnded) -> None:  # noqa: B027
+        """Show that the run has ended, once; of these kinds the command tells what came of it."""
+
+    def close(self) -> None:
+        """Stop showing anything."""
+        self._stop_timer()
 
     def _speed(self) -> float:
-        done = self._metrics.estimated_rows - self._metrics.resumed_rows
-        return done / max(time.monotonic() - self._started, 1e-6)
+        """Rows a second over the last minute. Notes how many are done by now."""
+        now, done = self._clock(), self._metrics.estimated_rows
+        self._done.append((now, done))
+        while len(self._done) > 2 and self._done[1][0] <= now - SPEED_OVER_S:  # noqa: PLR2004
+            self._done.popleft()
+        began, before = self._done[0]
+        return max(done - before, 0) / max(now - began, 1e-6)
 
-    def _facts(self) -> str:
-        metrics, speed = self._metrics, self._speed()
-        facts = [f"{speed:,.0f} rows/s", f"{metrics.in_flight} in flight"]
-        if metrics.retries:
-            facts.append(f"{metrics.retries:,} retries")
-        if metrics.failed_inputs:
-            facts.append(f"{metrics.failed_inputs:,} errors")
-        if metrics.cache_hits:
-            facts.append(f"{metrics.cache_hits:,} known")
+    def _state(self) -> dict[str, Any]:
+        """How far the run is, in numbers."""
+        metrics, speed, now = self._metrics, self._speed(), self._clock()
+        wait = None if self._wait is None or self._wait.is_over(now) else self._wait
         left = metrics.rows - metrics.estimated_rows
-        if speed > 0 and left:
-            facts.append(f"{duration(left / speed)} left")
+        return {
+            "rows": metrics.rows,
+            "rows_done": metrics.estimated_rows,
+            "rows_per_second": round(speed, 1),
+            "seconds_left": round(left / speed, 1) if speed > 0 else None,
+            "in_flight": metrics.in_flight,
+            "concurrency_limit": metrics.limit,
+            "rate_limit": None if metrics.rate is None else round(metrics.rate, 2),
+            "requests": metrics.requests,
+            "retries": metrics.retries,
+            "errors": max(metrics.errors, metrics.failed_inputs),
+            "cache_hits": metrics.cache_hits,
+            "waiting": wait and wait.words(now),
+        }
+
+    def _words(self, state: dict[str, Any]) -> str:
+        """What the run waits for, or else how it gets on; and what there was to count."""
+        if state["waiting"]:
+            facts = [str(state["waiting"])]
+        elif self._metrics.all_committed and not self._over:
+            facts = ["putting the output together"]
+        else:
+            facts = [f"{state['rows_per_second']:,.0f} rows/s"]
+            if state["seconds_left"]:
+                facts.append(f"{duration(state['seconds_left'])} left")
+            facts.append(f"{state['in_flight']} of {state['concurrency_limit']} in flight")
+            if (rate := state["rate_limit"]) is not None:
+                about = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"  # noqa: PLR2004
+                facts.append(f"at most {about} requests/s")
+        for key, one, more in _COUNTS:
+            if state[key]:
+                facts.append(f"{state[key]:,} {one if state[key] == 1 else more}")
         return ", ".join(facts)
 
 
-class PlainProgress(_Counting):
+class PlainProgress(Progress):
     """A line now and then, for logs of cron and pipes."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        super().__init__()
-        self._stream = stream
+    every_s = PLAIN_EVERY_S
 
     def _begin(self, event: RunStarted) -> None:
-        self._started = time.monotonic()
-        resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
-        model = f", model {event.model}" if event.model else ""
-        self._changed(f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}")
+        self._say("started", _beginning(event))
 
-    def _changed(self, message: str) -> None:
+    def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
         print(message, file=self._stream, flush=True)
 
-    def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._shown >= PLAIN_EVERY_S:
-            self._shown = now
-            done, rows = self._metrics.estimated_rows, self._metrics.rows
-            self._changed(f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._facts()}")
+    def _draw(self) -> None:
+        self._say("progress", self._line(self._state()))
 
-    def close(self) -> None:
-        """Nothing to tidy up."""
+    def _line(self, state: dict[str, Any]) -> str:
+        done, rows = state["rows_done"], state["rows"]
+        return f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
 
 
-class TerminalProgress(_Counting):
+class JsonProgress(PlainProgress):
+    """The same lines as JSON objects, for collectors of logs: one object a line.
+
+    Each has `time` (UTC), `level` (info, warning, error), `event` and `message`; those of progress
+    and of the end have the numbers too.
+    """
+
+    def _say(self, kind: str, message: str, **facts: Any) -> None:
+        level = facts.pop("level", "warning" if kind in ("notice", "waiting") else "info")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"time": now, "level": level, "event": kind, "message": message, **facts}
+        print(orjson.dumps(line).decode(), file=self._stream, flush=True)
+
+    def _begin(self, event: RunStarted) -> None:
+        facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
+        facts |= {"endpoint": event.endpoint, "model": event.model}
+        self._say("started", _beginning(event), **facts)
+
+    def _draw(self) -> None:
+        state = self._state()
+        self._say("progress", self._line(state), **state)
+
+    def _end(self, event: RunEnded) -> None:
+        """Tell how the run ended, and its numbers where it had begun."""
+        state = self._state() if self._done else {}
+        state = {key: state[key] for key in state if key not in _PASSING}
+        facts = {"state": event.state, "exit_code": event.exit_code, **state}
+        level = "error" if event.exit_code else "info"
+        self._say("ended", event.message or event.state, level=level, **facts)
+
+
+# What is true of a moment, and of none after the end.
+_PASSING = {"rows_per_second", "seconds_left", "waiting"}
+
+
+def _beginning(event: RunStarted) -> str:
+    resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
+    model = f", model {event.model}" if event.model else ""
+    return f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
+
+
+class TerminalProgress(Progress):
     """A bar that is redrawn in place."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        super().__init__()
-        self._stream = stream
-        self._bar: Progress | None = None
+    every_s = BAR_EVERY_S
+
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream, clock)
+        self._bar: Bar | None = None
 
     def _begin(self, event: RunStarted) -> None:
         # Loaded here: only a terminal needs it.
@@ -133,14 +254,15 @@ class TerminalProgress(_Counting):
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
-            Progress,
             TaskProgressColumn,
             TextColumn,
         )
+        from rich.progress import Progress as Bar
 
-        self._started = time.monotonic()
-        self._bar = Progress(
-            BarColumn(),
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = Bar(
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.description}", markup=False),
@@ -151,28 +273,26 @@ class TerminalProgress(_Counting):
         self._task = self._bar.add_task("", total=event.rows, completed=event.resumed_rows)
         self._bar.refresh()
 
-    def _changed(self, message: str) -> None:
-        if self._bar is not None:
+    def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
+        if self._bar is None:
+            print(message, file=self._stream, flush=True)
+        else:
             self._bar.console.print(message, markup=False, highlight=False)
 
-    def _tick(self) -> None:
-        now = time.monotonic()
-        if self._bar is not None and now - self._shown >= BAR_EVERY_S:
-            self._shown = now
-            self._draw()
-
     def _draw(self) -> None:
-        assert self._bar is not None
-        self._bar.update(
-            self._task,
-            completed=self._metrics.estimated_rows,
-            description=self._waiting or self._facts(),
-        )
-        self._bar.refresh()
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=self._metrics.estimated_rows,
+                description=self._words(self._state()),
+            )
+            self._bar.refresh()
 
     def close(self) -> None:
         """Draw the last state and leave the terminal as it was."""
+        super().close()
         if self._bar is not None:
-            self._draw()
-            self._bar.stop()
+            with suppress(OSError):
+                self._draw()
+                self._bar.stop()
             self._bar = None

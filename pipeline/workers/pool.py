@@ -20,13 +20,13 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
-from pipeline.events import Notice, Waiting
+from pipeline.events import Notice, Waiting, Why
 from pipeline.responses import RowError
 from pipeline.workers.batching import PLAIN, Batcher, Job, plain_batch
 from pipeline.workers.concurrency import AdaptiveLimit
 from pipeline.workers.introduction import Introduction
 from pipeline.workers.limits import Turnstile
-from pipeline.workers.readiness import Gate, Why
+from pipeline.workers.readiness import Gate
 from pipeline.workers.retry import Budget, Failures, backoff_s
 from pipeline.workers.tally import Tally
 
@@ -81,7 +81,7 @@ class Pool:
         self._client = client
         self._revision = revision
         self._clock = clock
-        self._tally = Tally(emit, self.stop)
+        self._tally = Tally(emit, lambda: (self._limit.limit, self._turnstile.rate), self.stop)
         self._emit = self._tally.emit
         self._allowed_errors = allowed_errors
         self._batcher = Batcher(config.texts_per_request)
@@ -462,7 +462,7 @@ class Pool:
         wait_s *= self._clock.jitter(1.0, 1.1)
         if self._turnstile.pause(wait_s):
             self._throttles += 1
-        self._emit(Waiting(f"throttled: {failure}", wait_s))
+        self._emit(Waiting(Why.THROTTLED, wait_s, str(failure)))
 
     def _alive(self) -> None:
         """Note an answer that only a living model gives."""

@@ -10,11 +10,10 @@ retries.
 from __future__ import annotations
 
 import asyncio
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Cause, Retryable, StoppedEarly
-from pipeline.events import WaitEnded, Waiting
+from pipeline.events import WaitEnded, Waiting, Why
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -28,13 +27,6 @@ PROBE_GROWTH = 3.0
 PROBE_LONGEST_S = 30.0
 # So often a short estimate of the loading time is believed; some servers repeat it for minutes.
 BELIEVED_ESTIMATES = 2
-
-
-class Why(StrEnum):
-    """Why the gate is closed."""
-
-    LOADING = "model loading"
-    OUTAGE = "endpoint down"
 
 
 class Gate:
@@ -97,7 +89,8 @@ class Gate:
             self.why = why
             self._begin()
             self._closed_at = self._seen_at = since
-            self._emit(Waiting(f"{why}: {failure}", failure.wait_s))
+            estimate_s = failure.wait_s if why is Why.LOADING else None
+            self._emit(Waiting(why, estimate_s, str(failure), self._clock.now() - since))
 
     async def probe_failed(self, failure: Retryable) -> None:
         """Wait before the next probe, by cause.
@@ -132,5 +125,12 @@ class Gate:
                 wait_s = min(wait_s, failure.wait_s)
         self.failures += 1
         wait_s = min(wait_s * self._clock.jitter(1.0, 1.1), left_s)
-        self._emit(Waiting(f"{self.why}: {failure}", failure.wait_s if loading else wait_s))
+        self._emit(
+            Waiting(
+                self.why,
+                failure.wait_s if loading else wait_s,
+                str(failure),
+                self._spent_s[self.why],
+            )
+        )
         await self._clock.sleep(wait_s)

@@ -19,11 +19,18 @@ TICK_S = 0.1
 class Tally:
     """Counts attempts and emits a `Requests` event a tick, and before the pool's other events.
 
-    `on_failure` gets the error of an observer that failed at a tick.
+    `limits` gives the limits in force: requests in flight, and requests a second. `on_failure` gets
+    the error of an observer that failed at a tick.
     """
 
-    def __init__(self, emit: Observer, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        emit: Observer,
+        limits: Callable[[], tuple[int, float | None]],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
         self._emit = emit
+        self._limits = limits
         self._on_failure = on_failure
         self.in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -75,6 +82,7 @@ class Tally:
             self._timer = None
         if not (self._sent or self._ended or self._inputs):
             return
+        limit, rate = self._limits()
         told = Requests(
             sent=self._sent,
             retries=self._retries,
@@ -84,6 +92,8 @@ class Tally:
             seconds=self._seconds,
             inputs=self._inputs,
             failed_inputs=self._failed_inputs,
+            limit=limit,
+            rate=rate,
         )
         self._begin()
         self._emit(told)

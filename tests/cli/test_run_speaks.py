@@ -135,13 +135,16 @@ def test_plain_lines_where_stderr_is_no_terminal(cli, server, source):
     )
 
 
-def _in_a_terminal(arguments, cwd, environ):
-    """Run the command with a terminal for stderr; gives the exit code, stdout and the screen."""
+def _in_a_terminal(arguments, cwd, watch=lambda _: None):
+    """Run the command with a terminal for stderr; gives the exit code, stdout and the screen.
+
+    `watch` is called with the screen whenever it changes.
+    """
     terminal, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("classify")), *map(str, arguments)],
-            cwd=cwd, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environ},
+            cwd=cwd, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs,
         )  # fmt: skip
     finally:
@@ -151,6 +154,7 @@ def _in_a_terminal(arguments, cwd, environ):
         # A terminal whose other side was closed gives an error instead of an end.
         while piece := os.read(terminal, 65_536):
             screen += piece
+            watch(screen.decode(errors="replace"))
     except OSError:
         pass
     finally:
@@ -163,7 +167,7 @@ def test_a_bar_where_stderr_is_a_terminal(server, source, tmp_path):
     server.script = lambda _: server.reply(delay_s=0.15)
     arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
     arguments += ("--concurrency", 1, "--batch-size", 10, "--dialect", "hf")
-    code, stdout, screen = _in_a_terminal(arguments, tmp_path, {})
+    code, stdout, screen = _in_a_terminal(arguments, tmp_path)
     assert code == 0, screen
     assert json.loads(stdout)["state"] == "complete"
     assert "━" in screen
@@ -174,10 +178,28 @@ def test_a_bar_where_stderr_is_a_terminal(server, source, tmp_path):
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
 
 
+def test_the_bar_ticks_while_nothing_happens(server, source, tmp_path):
+    """The endpoint holds the request until the screen has counted to three."""
+    server.script = lambda each: (
+        server.reply(503, {"error": "Model x is currently loading", "estimated_time": 20.0})
+        if each.number == 0
+        else server.reply(hold=True)
+    )
+
+    def watch(screen):
+        if all(f"model loading, {second} s of about 20 s" in screen for second in (2, 3)):
+            server.release()
+
+    arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
+    code, _, screen = _in_a_terminal(arguments, tmp_path, watch)
+    assert code == 0, screen
+    assert "100/100" in screen
+
+
 def test_the_terminal_is_left_as_it_was_when_a_run_is_refused(server, source, tmp_path):
     server.script = lambda _: server.reply(401, {"error": "no such token"})
     arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
-    code, stdout, screen = _in_a_terminal(arguments, tmp_path, {})
+    code, stdout, screen = _in_a_terminal(arguments, tmp_path)
     assert (code, stdout) == (4, "")
     assert "401 no such token" in screen
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")

@@ -80,6 +80,7 @@ FREE = {
     "deadline": "1h",
     "max_requests": 1_000,
     "grace_s": 7,
+    "metrics_file": "classify.prom",
     "engine": "local",
 }
 # These say where answers are kept, so what was answered and not committed is asked again.

@@ -174,7 +174,7 @@ async def test_the_wait_is_told(kit):
     async with kit.serve(script) as server, kit.pool(server, concurrency=1) as running:
         await running.label(kit.texts(12))
         (wait,) = running.waits
-        assert "Rate limit reached" in wait.reason
+        assert "Rate limit reached" in wait.detail
         assert 7 <= wait.seconds <= 7.7
 
 

@@ -9,8 +9,8 @@ from collections import deque
 import pytest
 
 from pipeline.errors import Cause, Retryable, StoppedEarly
-from pipeline.events import WaitEnded
-from pipeline.workers.readiness import PROBE_FIRST_S, PROBE_GROWTH, Gate, Why
+from pipeline.events import WaitEnded, Why
+from pipeline.workers.readiness import PROBE_FIRST_S, PROBE_GROWTH, Gate
 from pipeline.workers.retry import BUDGET_RESERVE, BUDGET_SHARE
 
 HTML = b"<html>503 Service Temporarily Unavailable</html>"

@@ -1,0 +1,228 @@
+"""The metrics file: a run in numbers, for the textfile collector of Prometheus' node exporter.
+
+One file belongs to one output. It is replaced as a whole, so that a reader never sees half of it,
+and in a thread, so that a slow disk holds up nothing. Counters begin at 0 with each run, as those
+of any process do; what outlasts a run, such as the time of the last success, is taken over from
+the file of the run before.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+import pipeline
+from pipeline.errors import EXIT_COMPLETE, OutputBusy
+from pipeline.events import Notice, Requests, RunEnded, RunStarted
+from pipeline.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from prometheus_client.core import Metric
+
+    from pipeline.config import RunConfig
+    from pipeline.events import Event, Observer
+    from pipeline.observers.metrics import Metrics
+
+# As often as Prometheus usually looks.
+WRITE_EVERY_S = 15.0
+LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+LAST_SUCCESS = "classify_last_success_timestamp_seconds"
+EXIT_CODE = "classify_exit_code"
+
+
+class MetricsFile:
+    """Writes `config.metrics_file` now and then, and at the end; `metrics` counts for it.
+
+    A file that cannot be written stops nothing: `tell` gets a Notice, once. `close` waits for the
+    last write. A run that finds its output busy writes nothing: the file is the other one's.
+    """
+
+    def __init__(self, config: RunConfig, metrics: Metrics, tell: Observer) -> None:
+        assert config.metrics_file is not None
+        self._path = config.metrics_file
+        self._metrics = metrics
+        self._tell = tell
+        self._output = str(config.output)
+        self._info = {
+            "version": pipeline.__version__,
+            # Without the path, which may hold more than is for everybody.
+            "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
+            "model": config.model_id or "",
+        }
+        self._before = _Before.read(self._path, self._output)
+        self._resumed_errors = 0
+        self._started_at: float | None = None
+        self._running = self._told = False
+        self._latencies: Counter[int] = Counter()
+        self._latency_sum_s = 0.0
+        self._thread = ThreadPoolExecutor(1, "metrics-file")
+        self._writing: Future[None] | None = None
+        self._written_at = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        """Note what the counts of the run do not hold, and write where it is time to."""
+        match event:
+            case RunStarted():
+                self._running = True
+                self._resumed_errors = event.resumed_errors
+                self._started_at = self._started_at or time.time()
+            case Requests():
+                self._latencies.update(map(partial(bisect_left, LATENCIES_S), event.seconds))
+                self._latency_sum_s += sum(event.seconds)
+            case RunEnded() if event.exit_code != OutputBusy.exit_code:
+                self._running = False
+                good = event.exit_code == EXIT_COMPLETE
+                last_success = time.time() if good else self._before.last_success
+                self._before = _Before(last_success, event.exit_code)
+                self._write()
+            case _:
+                pass
+        self._settle()
+        due = time.monotonic() - self._written_at >= WRITE_EVERY_S
+        if self._running and self._writing is None and due:
+            self._write()
+
+    async def close(self) -> None:
+        """Wait for the last write."""
+        await in_thread(self._thread.shutdown)
+        self._settle()
+
+    def _write(self) -> None:
+        self._written_at = time.monotonic()
+        self._writing = self._thread.submit(_replace, self._path, self._families())
+
+    def _settle(self) -> None:
+        """Tell if a write that has ended failed, where nobody was told yet."""
+        if self._writing is None or not self._writing.done():
+            return
+        failure = self._writing.exception()
+        self._writing = None
+        if failure is not None and not self._told:
+            self._told = True
+            why = failure.strerror if isinstance(failure, OSError) else str(failure)
+            self._tell(
+                Notice(
+                    f"metrics_file: cannot write {self._path}: {why}. The run goes on without it."
+                )
+            )
+
+    def _families(self) -> list[Metric]:
+        """The numbers as they are now."""
+        metrics, before = self._metrics, self._before
+        rows_committed = metrics.resumed_rows + metrics.committed_rows
+        rows_failed = self._resumed_errors + metrics.errors
+        counters: dict[str, tuple[str, int]] = {
+            "retries": ("Requests that were not the first attempt.", metrics.retries),
+            "inputs_distinct": ("Distinct inputs met.", metrics.distinct_inputs),
+            "inputs_failed": ("Distinct inputs without a label.", metrics.failed_inputs),
+            "cache_hits": ("Distinct inputs known before the run.", metrics.cache_hits),
+        }
+        gauges: dict[str, tuple[str, float | None]] = {
+            "running": ("1 during a run; it stays 1 where a run was killed.", self._running),
+            "rows": ("Rows of the input.", metrics.rows),
+            "rows_committed": ("Rows that are durable, resumed ones included.", rows_committed),
+            "rows_failed": ("Committed rows that carry an error.", rows_failed),
+            "in_flight_requests": ("Requests in flight.", metrics.in_flight),
+            "in_flight_requests_limit": ("Requests that may be in flight.", metrics.limit),
+            "rate_limit_requests_per_second": ("The rate in force, if any.", metrics.rate),
+            "start_timestamp_seconds": ("When the run began.", self._started_at),
+            EXIT_CODE.removeprefix("classify_"): (
+                "Exit code of the last run that has ended.",
+                before.exit_code,
+            ),
+            LAST_SUCCESS.removeprefix("classify_"): (
+                "When a run last ended with exit code 0.",
+                before.last_success,
+            ),
+        }
+        families: list[Metric] = [self._run_info(), self._requests(), self._request_durations()]
+        for name, (meaning, count) in counters.items():
+            counter = CounterMetricFamily(f"classify_{name}", meaning, labels=["output"])
+            counter.add_metric([self._output], count)
+            families.append(counter)
+        for name, (meaning, value) in gauges.items():
+            if value is not None:
+                gauge = GaugeMetricFamily(f"classify_{name}", meaning, labels=["output"])
+                gauge.add_metric([self._output], float(value))
+                families.append(gauge)
+        return families
+
+    def _run_info(self) -> Metric:
+        family = InfoMetricFamily("classify_run", "What runs.", labels=["output"])
+        family.add_metric([self._output], self._info)
+        return family
+
+    def _requests(self) -> Metric:
+        meaning = "Requests that ended, by HTTP status, or by cause where no answer came."
+        family = CounterMetricFamily("classify_requests", meaning, labels=["output", "status"])
+        for status, count in sorted(self._metrics.responses.items()):
+            family.add_metric([self._output, status], count)
+        return family
+
+    def _request_durations(self) -> Metric:
+        meaning = "How long requests took, from sending to the last byte."
+        family = HistogramMetricFamily(
+            "classify_request_duration_seconds", meaning, labels=["output"]
+        )
+        counts = accumulate(self._latencies[i] for i in range(len(LATENCIES_S) + 1))
+        bounds = [*map(str, LATENCIES_S), "+Inf"]
+        buckets: list[tuple[str, float]] = list(zip(bounds, counts, strict=True))
+        family.add_metric([self._output], buckets, self._latency_sum_s)
+        return family
+
+
+class _Before(NamedTuple):
+    """What is known of the runs that have ended."""
+
+    last_success: float | None = None
+    exit_code: float | None = None
+
+    @classmethod
+    def read(cls, path: Path, output: str) -> _Before:
+        """Read it from the file that an earlier run of the same output left."""
+        try:
+            found: Mapping[str, float] = {
+                sample.name: sample.value
+                for family in text_string_to_metric_families(path.read_text(encoding="utf-8"))
+                for sample in family.samples
+                if sample.labels.get("output") == output
+            }
+        except Exception:  # noqa: BLE001  (whatever lies there, it is replaced)
+            return cls()
+        return cls(found.get(LAST_SUCCESS), found.get(EXIT_CODE))
+
+
+class _Snapshot(Collector):
+    """Numbers that are settled; the library asks its collectors."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self._families
+
+
+def _replace(path: Path, families: Sequence[Metric]) -> None:
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(families))
+    write_to_textfile(str(path), registry)

@@ -1,0 +1,77 @@
+"""How progress is worded: durations, and what the run waits for."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.events import Why
+
+if TYPE_CHECKING:
+    from pipeline.events import Waiting
+
+
+def duration(seconds: float) -> str:
+    """Word a duration, to the second; from an hour up to the minute."""
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What the run waits for: since when, and until when as far as anybody knows."""
+
+    reason: Why
+    detail: str
+    began: float
+    until: float | None
+
+    @classmethod
+    def of(cls, told: Waiting, now: float, before: Wait | None) -> Wait:
+        """Begin a wait, or go on with the one `before`, where it is for the same reason."""
+        began = now - told.so_far_s
+        until = None if told.seconds is None else now + told.seconds
+        if before is not None and before.reason is told.reason:
+            began = min(began, before.began)
+            if told.reason is Why.LOADING:
+                # Many servers repeat the whole estimate however long they have been loading.
+                until = until if before.until is None else before.until
+            elif told.reason is Why.THROTTLED and until is not None:
+                until = max(until, before.until or 0.0)
+        return cls(told.reason, told.detail, began, until)
+
+    def is_over(self, now: float) -> bool:
+        """Whether a pause has passed: all other waits end when somebody says so."""
+        return self.reason is Why.THROTTLED and (self.until is None or self.until <= now)
+
+    def words(self, now: float) -> str:
+        """Say what is waited for, and for how long yet."""
+        so_far = duration(now - self.began)
+        left_s = None if self.until is None else self.until - now
+        match self.reason:
+            case Why.THROTTLED:
+                return f"{self.reason}, {duration(math.ceil(max(left_s or 0.0, 0.0)))} left"
+            case Why.LOADING:
+                if self.until is None or left_s is None:
+                    return f"{self.reason} for {so_far}"
+                expected = duration(self.until - self.began)
+                if left_s >= 0:
+                    return f"{self.reason}, {so_far} of about {expected}"
+                return f"{self.reason} for {so_far}, longer than the {expected} it was to take"
+            case Why.OUTAGE:
+                soon = f", next try in {duration(left_s)}" if left_s and left_s >= 1 else ""
+                return f"{self.reason} for {so_far} ({self._answer()}){soon}"
+
+    def announcement(self, now: float) -> str:
+        """The same with the endpoint's own words, for where there is room for them."""
+        said = "" if self.reason is Why.OUTAGE else f" ({self._answer()})"
+        return self.words(now) + said
+
+    def _answer(self) -> str:
+        status = "HTTP " if re.match(r"\d{3} ", self.detail) else ""
+        return status + self.detail

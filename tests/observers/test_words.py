@@ -1,0 +1,87 @@
+"""How waiting is worded: what for, for how long, and how long yet."""
+
+import pytest
+
+from pipeline.events import Waiting, Why
+from pipeline.observers.words import Wait, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (0.4, "0 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3_599.4, "59 min 59 s"),
+     (3_600, "1 h 00 min"), (90_000, "25 h 00 min")],
+)  # fmt: skip
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+def waits(*told):
+    """What came of several events, each at its time on the clock."""
+    wait = None
+    for at, event in told:
+        wait = Wait.of(event, at, wait)
+    return wait
+
+
+def loading(seconds, so_far_s=0.0):
+    return Waiting(Why.LOADING, seconds, "503 Model x is currently loading", so_far_s)
+
+
+def outage(seconds, so_far_s):
+    return Waiting(Why.OUTAGE, seconds, "503 Service Unavailable", so_far_s)
+
+
+def throttled(seconds):
+    return Waiting(Why.THROTTLED, seconds, "429 Too many requests")
+
+
+UNAVAILABLE = "(HTTP 503 Service Unavailable)"
+WAITS = {
+    "a loading model counts up": ([(100, loading(20.0))], 112, "model loading, 12 s of about 20 s"),
+    "a repeated estimate is no new one": (
+        [(100, loading(20.0)), (110, loading(20.0, 10.0))], 112,
+        "model loading, 12 s of about 20 s",
+    ),
+    "an estimate that comes later counts from then": (
+        [(100, loading(None)), (110, loading(20.0, 10.0))], 112,
+        "model loading, 12 s of about 30 s",
+    ),
+    "an estimate may be wrong": (
+        [(100, loading(20.0))], 165,
+        "model loading for 1 min 05 s, longer than the 20 s it was to take",
+    ),
+    "nobody knows how long": ([(100, loading(None))], 112, "model loading for 12 s"),
+    "a pause counts down": ([(100, throttled(5.0))], 102, "throttled, 3 s left"),
+    "a shorter pause does not cut a longer one": (
+        [(100, throttled(9.0)), (101, throttled(1.0))], 102, "throttled, 7 s left",
+    ),
+    "an outage counts from its beginning": (
+        [(100, outage(None, 90.0))], 130, f"endpoint down for 2 min 00 s {UNAVAILABLE}",
+    ),
+    "an outage counts to its next probe": (
+        [(100, outage(None, 90.0)), (110, outage(30.0, 100.0))], 130,
+        f"endpoint down for 2 min 00 s {UNAVAILABLE}, next try in 10 s",
+    ),
+    "without an answer there is no status": (
+        [(100, Waiting(Why.OUTAGE, None, "ClientConnectorError: refused", 3.0))], 100,
+        "endpoint down for 3 s (ClientConnectorError: refused)",
+    ),
+    "a wait for another reason begins anew": (
+        [(100, loading(20.0)), (110, throttled(4.0))], 111, "throttled, 3 s left",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_what_is_waited_for(case):
+    told, now, words = WAITS[case]
+    assert waits(*told).words(now) == words
+
+
+def test_an_announcement_has_the_words_of_the_endpoint():
+    told = [(100, loading(20.0))], [(100, throttled(5.0))], [(100, outage(None, 3.0))]
+    assert [waits(*events).announcement(100) for events in told] == [
+        "model loading, 0 s of about 20 s (HTTP 503 Model x is currently loading)",
+        "throttled, 5 s left (HTTP 429 Too many requests)",
+        "endpoint down for 3 s (HTTP 503 Service Unavailable)",
+    ]
