@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
 
 from pipeline.errors import UsageError
-from pipeline.observers.progress import PlainProgress, TerminalProgress
 
 if TYPE_CHECKING:
     from pipeline.errors import ClassifyError
-
-
-def progress_for(stream: IO[str]) -> PlainProgress | TerminalProgress:
-    """A bar where somebody looks on, plain lines elsewhere."""
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import signals
-from pipeline.cli.output import fail, print_json, progress_for
+from pipeline.cli.output import fail, print_json
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
+from pipeline.observers.progress import progress_for
 
 if TYPE_CHECKING:
     from pathlib import Path

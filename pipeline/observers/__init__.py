@@ -2,6 +2,16 @@
 
 from pipeline.observers.event_log import EventLog
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.progress import PlainProgress, TerminalProgress
+from pipeline.observers.notebook import NotebookProgress, in_kernel, result_html
+from pipeline.observers.progress import PlainProgress, TerminalProgress, progress_for
 
-__all__ = ["EventLog", "Metrics", "PlainProgress", "TerminalProgress"]
+__all__ = [
+    "EventLog",
+    "Metrics",
+    "NotebookProgress",
+    "PlainProgress",
+    "TerminalProgress",
+    "in_kernel",
+    "progress_for",
+    "result_html",
+]

@@ -175,3 +175,8 @@ class TerminalProgress(_Counting):
             self._draw()
             self._bar.stop()
             self._bar = None
+
+
+def progress_for(stream: IO[str]) -> PlainProgress | TerminalProgress:
+    """A bar where somebody looks on, plain lines elsewhere."""
+    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)

@@ -4,7 +4,13 @@ from pipeline.workers.client import Client, Target
 from pipeline.workers.clock import Clock
 from pipeline.workers.dedup import Dedup
 from pipeline.workers.pool import Pool
-from pipeline.workers.resolver import Resolved, Resolver, check_columns, output_schema
+from pipeline.workers.resolver import (
+    Resolved,
+    Resolver,
+    check_columns,
+    output_schema,
+    result_fields,
+)
 from pipeline.workers.revision import Revision
 from pipeline.workers.token import find_token
 
@@ -20,4 +26,5 @@ __all__ = [
     "check_columns",
     "find_token",
     "output_schema",
+    "result_fields",
 ]
