@@ -51,15 +51,16 @@ class NotebookProgress(_Counting):
         super()._show(event)
         if isinstance(event, RunEnded):
             self._said.clear()
-            self._end = f"{event.state}: {event.message or self._sum()}"
+            self._end = f"{event.state}: {self._sum()}"
             self._draw()
 
     def _sum(self) -> str:
+        """What was done; why the run stopped is said by the exception below."""
         metrics = self._metrics
         words = f"{metrics.requests:,} requests in {time.monotonic() - self._started:,.1f} s"
         # Of rows that were done before nobody has counted here how many carry an error.
         if metrics.errors and not metrics.resumed_rows:
-            words += f", {metrics.errors:,} rows with errors"
+            words += f", {metrics.errors:,} with errors"
         return words
 
     def _begin(self, event: RunStarted) -> None:
