@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import tempfile
 import threading
+from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,13 @@ import pyarrow.parquet as pq
 import uvloop
 
 from pipeline.config import RunConfig
-from pipeline.errors import InputError, Interrupted
+from pipeline.errors import ClassifyError, Interrupted, SettingsError, UsageError
+from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
 from pipeline.producer import TableSource
 from pipeline.runner import Run
+from pipeline.tables import open_table, texts
 from pipeline.threads import Stop, in_thread
-from pipeline.workers import output_schema
+from pipeline.workers import check_columns, result_fields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -29,12 +33,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_WITH_CHECKPOINT = "With `checkpoint` the same call continues."
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class RunResult:
-    """What came of a run; `summary` has all of it, as `classify run --json` prints it."""
+    """What came of a run; `summary` has all of it, as `classify run --json` prints it.
+
+    Offers the Arrow PyCapsule interface, as a table that is read from the output.
+    """
 
     summary: dict[str, Any]
+    error_column: str = "error"
 
     @property
     def exit_code(self) -> int:
@@ -46,6 +56,30 @@ class RunResult:
         """The labelled table."""
         return Path(self.summary["output"])
 
+    def to_arrow(self) -> Any:
+        """Read the labelled table into memory, as a pyarrow Table."""
+        return pq.read_table(self.output, partitioning=None)
+
+    def to_pandas(self) -> Any:
+        """Read the labelled table into memory, as a pandas DataFrame."""
+        return self.to_arrow().to_pandas()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def errors_by_cause(self) -> dict[str, int]:
+        """Count the rows with an error by what their error says, the most frequent first."""
+        import pyarrow.dataset as ds
+
+        failed = ds.dataset(self.output, format="parquet").scanner(
+            columns=[self.error_column], filter=ds.field(self.error_column).is_valid()
+        )
+        causes: Counter[str] = Counter()
+        for batch in failed.to_batches():
+            for found in batch.column(0).value_counts().to_pylist():
+                causes[found["values"]] += found["counts"]
+        return dict(causes.most_common())
+
     def __str__(self) -> str:
         found = self.summary
         return (
@@ -54,10 +88,22 @@ class RunResult:
             f"{found['seconds']:,.1f} s"
         )
 
+    def __repr__(self) -> str:
+        return f"<RunResult {self}>"
+
+    def _repr_html_(self) -> str:
+        causes: dict[str, int] = {}
+        if self.summary["errors"]:
+            # The output may have been moved since: the rest is true all the same.
+            with suppress(OSError, pa.ArrowException, KeyError):
+                causes = self.errors_by_cause()
+        return result_html(self.summary, causes)
+
 
 def run(
     config: RunConfig,
     *,
+    progress: bool | None = None,
     observers: Sequence[Observer] = (),
     restart: bool = False,
     overwrite: bool = False,
@@ -65,39 +111,69 @@ def run(
 ) -> RunResult:
     """Label a table of files, as `classify run` does.
 
+    `progress` shows how far the run is: a line below the cell in a notebook, elsewhere a bar or
+    lines on stderr. Left out, it is shown in a notebook only.
+
     Runs inside a running event loop too (in a thread of its own). Raises an error of the tree in
     `pipeline.errors`; what was committed by then is kept, and the same call continues it.
     """
-    job = Run(config, observers=observers)
+    with _shown(progress) as shown:
+        job = Run(config, observers=[*shown, *observers])
 
-    def execute() -> Awaitable[dict[str, Any]]:
-        return job.execute(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
+        def execute() -> Awaitable[dict[str, Any]]:
+            return job.execute(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
 
-    return RunResult(_blocking(job, execute))
+        advice = "Run the same command again to continue."
+        return RunResult(_blocking(job, execute, advice), config.error_column)
 
 
-def classify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:
+def classify(
+    table: Any,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Any:
     """Label a table in memory and give the same kind of table back, with the result columns.
 
     `table` is a pandas or polars DataFrame, a pyarrow Table, or anything else that offers the
-    Arrow PyCapsule interface (which comes back as a pyarrow Table). `settings` are those of
-    RunConfig. With `checkpoint`, a directory, an interrupted call keeps what was done and the
-    same call continues it. Runs inside a running event loop too.
+    Arrow PyCapsule interface, such as a DuckDB relation or a RecordBatchReader; that is read into
+    memory once and comes back as a pyarrow Table. `settings` are those of RunConfig; `limit`
+    gives the first rows only. `progress` is that of `run`.
+
+    With `checkpoint`, a directory, an interrupted call keeps what was done and the same call
+    continues it; without, it is lost. Runs inside a running event loop too.
+
+    Raises an error of the tree in `pipeline.errors`.
     """
-    with _InMemory(table, checkpoint, settings) as work:
-        job = work.prepare()
-        _blocking(job, job.execute)
+    with _InMemory(table, checkpoint, settings) as work, _shown(progress) as shown:
+        job = work.prepare(shown)
+        _blocking(job, job.execute, _WITH_CHECKPOINT)
         return work.result()
 
 
-async def aclassify(table: Any, *, checkpoint: str | Path | None = None, **settings: Any) -> Any:
+async def aclassify(
+    table: Any,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Any:
     """Do what `classify` does without blocking the event loop.
 
-    The table is read in a thread: leave it as it is until this returns.
+    The table is read in a thread: leave it as it is until this returns. An interrupt in a notebook
+    is a cancellation, which does not wait for what is in flight: what was answered is kept.
     """
-    with _InMemory(table, checkpoint, settings) as work:
-        job = await in_thread(work.prepare, Stop())
-        await job.execute()
+    with _InMemory(table, checkpoint, settings) as work, _shown(progress) as shown:
+        job = await in_thread(lambda: work.prepare(shown), Stop())
+        try:
+            await job.execute()
+        except ClassifyError as error:
+            raise _shortened(error) from error.__cause__
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError(
+                f"Cancelled after storing what was answered. {_WITH_CHECKPOINT}"
+            ) from None
         return await in_thread(work.result)
 
 
@@ -105,7 +181,7 @@ class _InMemory:
     """A run over a table in memory: its output lies in the checkpoint, or in a temporary place."""
 
     def __init__(self, table: Any, checkpoint: str | Path | None, settings: dict[str, Any]) -> None:
-        self._table = table
+        self._given = table
         self._checkpoint = checkpoint
         self._settings = settings
         self._stack = ExitStack()
@@ -117,84 +193,71 @@ class _InMemory:
         )
         return self
 
-    def prepare(self) -> Run:
+    def prepare(self, observers: Sequence[Observer]) -> Run:
         """Read the table through Arrow, and give the run over it; takes as long as it is large."""
-        text = self._settings.get("text", "text"), self._settings.get("text_pair")
-        arrow = _as_arrow(self._table, [name for name in text if isinstance(name, str)])
+        for name in ("input", "output"):
+            if name in self._settings:
+                raise SettingsError(
+                    f"{name}: classify takes a table and gives one back. For files there is "
+                    "pipeline.run."
+                )
         self._output = self._directory / "labelled.parquet"
-        settings = {**self._settings, "input": "(a table in memory)", "output": self._output}
-        config = RunConfig(**settings)
-        self._schema = output_schema(arrow.schema, config)
-        return Run(config, source=TableSource(arrow), directory=self._directory)
+        places = {"input": "(a table in memory)", "output": self._output}
+        self._config = config = RunConfig(**self._settings, **places)
+        if isinstance(self._given, pa.RecordBatchReader):
+            # It can be read only once: a wrong column should not cost its rows.
+            check_columns(self._given.schema, config)
+        self._table = open_table(self._given)
+        if config.limit is not None:
+            self._table = self._table.first(config.limit)
+        arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
+        return Run(
+            config, source=TableSource(arrow), directory=self._directory, observers=observers
+        )
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        begun = isinstance(error, ClassifyError | asyncio.CancelledError) and not isinstance(
+            error, UsageError
+        )
+        if error is not None and begun and self._checkpoint is None:
+            error.add_note("No `checkpoint` was given, so what was answered is not kept.")
         self._stack.close()
 
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
-        labelled = pq.read_table(self._output, schema=self._schema, partitioning=None)
-        kind = _kind(self._table)
-        if kind == "pandas":
-            # The caller's own columns and index, untouched; only the results come from Arrow.
-            added = labelled.select(labelled.schema.names[self._table.shape[1] :]).to_pandas()
-            return self._table.assign(**{str(name): added[name].array for name in added})
-        if kind == "polars":
-            import polars as pl
-
-            return pl.from_arrow(labelled)
-        return labelled
+        schema = pa.schema(result_fields(self._config))
+        return self._table.with_results(
+            pq.read_table(self._output, schema=schema, partitioning=None)
+        )
 
 
-def _kind(table: Any) -> str:
-    return type(table).__module__.partition(".")[0]
-
-
-def _from_pandas(frame: Any, text: Sequence[str]) -> Any:
-    """Read the columns to classify; the others stay in the frame and are only named here."""
-    columns = [
-        _texts(frame.iloc[:, i]) if name in text else pa.nulls(len(frame))
-        for i, name in enumerate(frame.columns)
-    ]
-    return pa.table(columns, names=[str(name) for name in frame.columns])
-
-
-def _texts(series: Any) -> Any:
-    """Read a column; what is no text in it (it may hold anything) is an error of its row.
-
-    Such a value becomes bytes that are no UTF-8, which the resolver reports.
-    """
+@contextmanager
+def _shown(progress: bool | None) -> Iterator[list[Observer]]:
+    """Give the observer that shows progress where we are, or none where that is not wanted."""
+    if not (in_kernel() if progress is None else progress):
+        yield []
+        return
+    display = NotebookProgress() if in_kernel() else progress_for(sys.stderr)
     try:
-        return pa.array(series, from_pandas=True)
-    except (pa.ArrowException, UnicodeEncodeError):
-        values = [
-            value.encode("utf-8", "surrogatepass") if isinstance(value, str) else b"\xff"
-            for value in series
-        ]
-        present = series.notna().to_numpy()
-        return pa.array(values, pa.large_binary(), mask=~present).view(pa.large_string())
+        yield [display]
+    finally:
+        display.close()
 
 
-def _as_arrow(table: Any, text: Sequence[str]) -> Any:
-    """Read a table through Arrow. Raises InputError for what is no table."""
-    try:
-        kind = _kind(table)
-        if kind == "pandas":
-            return _from_pandas(table, text)
-        if kind == "polars":
-            import polars as pl
-
-            # Its own string views cannot be written to Parquet inside dictionaries.
-            return table.to_arrow(compat_level=pl.CompatLevel.oldest())
-        return pa.table(table)
-    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        raise InputError(
-            f"A {type(table).__name__} cannot be read as a table: {error}. Give a pandas or polars "
-            "DataFrame, a pyarrow Table, or anything with the Arrow PyCapsule interface."
-        ) from None
+def _shortened(error: ClassifyError) -> ClassifyError:
+    """Take off an error of the tree the way that it came: its words are what helps."""
+    return error.with_traceback(None)
 
 
-def _blocking(job: Run, execute: Callable[[], Awaitable[T]]) -> T:
+def _blocking(job: Run, execute: Callable[[], Awaitable[T]], advice: str) -> T:
     """Run to the end from synchronous code, wherever that code runs."""
+    try:
+        return _executed(job, execute, advice)
+    except ClassifyError as error:
+        raise _shortened(error) from error.__cause__
+
+
+def _executed(job: Run, execute: Callable[[], Awaitable[T]], advice: str) -> T:
     # The default loop takes a quarter more CPU a request.
     loop = uvloop.new_event_loop()
     runner = asyncio.Runner(loop_factory=lambda: loop)
@@ -210,7 +273,7 @@ def _blocking(job: Run, execute: Callable[[], Awaitable[T]]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         numbers = (signal.SIGINT, signal.SIGTERM)
-        with _signals_to(job, loop, numbers, "Run the same command again to continue."):
+        with _signals_to(job, loop, numbers, advice):
             return work()
     # Beside a loop that is running here already, such as Jupyter's.
     outcome: list[Any] = []
@@ -222,7 +285,7 @@ def _blocking(job: Run, execute: Callable[[], Awaitable[T]]) -> T:
             outcome.extend((None, error))
 
     thread = threading.Thread(target=in_own_thread, name="classify")
-    with _signals_to(job, loop, (signal.SIGINT,), "With `checkpoint` the same call continues."):
+    with _signals_to(job, loop, (signal.SIGINT,), advice):
         thread.start()
         thread.join()
     result: T

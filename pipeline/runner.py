@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
     from pipeline.events import Observer
-    from pipeline.opening import Settled
     from pipeline.observers.metrics_file import MetricsFile
+    from pipeline.opening import Settled
     from pipeline.producer import Source
     from pipeline.workers import Resolved
 

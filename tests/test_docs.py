@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/architecture.md"),
-    *("benchmarks/README.md", "data/sample/README.md", "docs/how-to/cron.md"),
+    *("benchmarks/README.md", "data/sample/README.md"),
+    *("docs/how-to/cron.md", "docs/how-to/notebooks.md"),
 ]
 STAGES = {"producer", "workers", "writer"}
 SAMPLE_ROWS = 600

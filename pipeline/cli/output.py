@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
 
 from pipeline.errors import UsageError
 from pipeline.events import RunEnded
-from pipeline.observers.progress import JsonProgress, PlainProgress, TerminalProgress
+from pipeline.observers.progress import JsonProgress
 
 if TYPE_CHECKING:
     from pipeline.errors import ClassifyError
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 
 # So many counts are worded one by one.
 MOST_COUNTS = 10
-
-
-def progress_for(stream: IO[str], log_format: str = "text") -> Progress:
-    """JSON where that is asked for, else a bar where somebody looks on, and plain lines."""
-    if log_format == "json":
-        return JsonProgress(stream)
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import signals
+from pipeline.cli import process
 from pipeline.cli.output import counts, fail, print_json
-from pipeline.cli.run import fit_the_process
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
 from pipeline.observers.words import duration
@@ -61,11 +60,11 @@ def plan(
     Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
     run works on the output.
     """
-    click.get_current_context().call_on_close(signals.end_at_once())
+    process.end_at_once()
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
         prices = _price(price_per_request, price_per_thousand)
-        fit_the_process()
+        process.fit()
         import pyarrow as pa
 
         from pipeline import planning

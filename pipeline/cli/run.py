@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
-from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import signals
-from pipeline.cli.output import fail, print_json, progress_for
+from pipeline.cli import process
+from pipeline.cli.output import fail, print_json
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
+from pipeline.observers.progress import progress_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,19 +63,16 @@ def run(
     than --max-errors; 4 refused by the endpoint; 5 output in use; 75 stopped early, resumable;
     130 and 143 stopped by a signal, resumable.
     """
-    context = click.get_current_context()
-    give_back = signals.end_at_once()
-    if not context.obj:  # not a process of its own
-        context.call_on_close(give_back)
+    process.end_at_once()
     progress = progress_for(sys.stderr, log_format)
     try:
         config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
-        fit_the_process()
+        process.fit()
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 
         gc.freeze()
-        signals.ignore_outside_of_the_run()
+        process.ignore_outside_of_the_run()
         result = api.run(
             config,
             observers=[progress],
@@ -96,31 +92,3 @@ def run(
             column = config.error_column
             click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
-
-
-def fit_the_process() -> None:
-    """Set what is set for a whole process, and is not for a library to choose.
-
-    Each row makes a few small objects, none in a cycle: at its defaults the garbage collector
-    takes a fifth of a run. Arrow's own allocator keeps what each thread frees; with the system's a
-    run peaks 130 MB lower, at the same speed. (It is chosen when Arrow is loaded.) Arrow also loads
-    pandas to look whether a list is one of its own, which costs 0.2 s and 40 MB and is of no use
-    here: no command hands out a DataFrame.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 100)
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    context = click.get_current_context()
-    if context.obj:
-        sys.meta_path.insert(0, _NoPandas())
-        return
-    context.call_on_close(lambda: gc.set_threshold(*before))
-    context.call_on_close(gc.unfreeze)
-
-
-class _NoPandas(MetaPathFinder):
-    """Makes pandas as good as not installed."""
-
-    def find_spec(self, name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)

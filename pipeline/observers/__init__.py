@@ -2,6 +2,22 @@
 
 from pipeline.observers.event_log import EventLog
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.progress import JsonProgress, PlainProgress, TerminalProgress
+from pipeline.observers.notebook import NotebookProgress, in_kernel, result_html
+from pipeline.observers.progress import (
+    JsonProgress,
+    PlainProgress,
+    TerminalProgress,
+    progress_for,
+)
 
-__all__ = ["EventLog", "JsonProgress", "Metrics", "PlainProgress", "TerminalProgress"]
+__all__ = [
+    "EventLog",
+    "JsonProgress",
+    "Metrics",
+    "NotebookProgress",
+    "PlainProgress",
+    "TerminalProgress",
+    "in_kernel",
+    "progress_for",
+    "result_html",
+]

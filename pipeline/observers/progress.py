@@ -47,8 +47,7 @@ class Progress(ABC):
 
     every_s: ClassVar[float]
 
-    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._metrics = Metrics()
         self._wait: Wait | None = None
@@ -184,6 +183,10 @@ class PlainProgress(Progress):
 
     every_s = PLAIN_EVERY_S
 
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._stream = stream
+
     def _begin(self, event: RunStarted) -> None:
         self._say("started", _beginning(event))
 
@@ -245,7 +248,8 @@ class TerminalProgress(Progress):
     every_s = BAR_EVERY_S
 
     def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(stream, clock)
+        super().__init__(clock)
+        self._stream = stream
         self._bar: Bar | None = None
 
     def _begin(self, event: RunStarted) -> None:
@@ -296,3 +300,10 @@ class TerminalProgress(Progress):
                 self._draw()
                 self._bar.stop()
             self._bar = None
+
+
+def progress_for(stream: IO[str], log_format: str = "text") -> Progress:
+    """JSON where that is asked for, else a bar where somebody looks on, and plain lines."""
+    if log_format == "json":
+        return JsonProgress(stream)
+    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)

@@ -13,6 +13,7 @@ from pipeline.workers.resolver import (
     open_rows,
     output_schema,
     prepare,
+    result_fields,
 )
 from pipeline.workers.revision import Revision
 from pipeline.workers.token import find_token
@@ -36,5 +37,6 @@ __all__ = [
     "output_schema",
     "prepare",
     "recall",
+    "result_fields",
     "stated_dialect",
 ]

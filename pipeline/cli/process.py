@@ -1,0 +1,72 @@
+"""What a command sets for its whole process: signals before and after a run, memory, imports.
+
+A command in a process of its own (`console`) leaves it so to the end; one that a program called
+puts back what was there.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from importlib.abc import MetaPathFinder
+
+import click
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_at_once() -> None:
+    """Until a run begins: say so and end, with the exit code of a run that was stopped."""
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def end(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        message = f"Stopped by {name} before anything was done. Run the same command again.\n"
+        os.write(2, message.encode())
+        # Not by an exception, which could strike in the middle of an import and be lost there.
+        os._exit(128 + number)
+
+    for number in _NUMBERS:
+        signal.signal(number, end)
+    context = click.get_current_context()
+    if not context.obj:  # the program and its children would inherit what is ignored
+        context.call_on_close(give_back)
+
+
+def ignore_outside_of_the_run() -> None:
+    """From where a run takes over: once it has ended, what came of it is told to the end."""
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def fit() -> None:
+    """Set what is not for a library to choose; to be called before Arrow is loaded.
+
+    Each row makes a few small objects, none in a cycle: at its defaults the garbage collector
+    takes a fifth of a run. Arrow's own allocator keeps what each thread frees; with the system's a
+    run peaks 130 MB lower, at the same speed. Arrow also loads pandas to look whether a list is one
+    of its own, which costs 0.4 s and 34 MB and is of no use here: no command hands out a DataFrame.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 50, 100)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    context = click.get_current_context()
+    if context.obj:
+        sys.meta_path.insert(0, _NoPandas())
+    else:
+        context.call_on_close(lambda: gc.set_threshold(*before))
+        context.call_on_close(gc.unfreeze)
+
+
+class _NoPandas(MetaPathFinder):
+    """Makes pandas as good as not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)

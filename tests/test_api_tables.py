@@ -1,0 +1,206 @@
+"""Tables of every kind: in through Arrow, out as they came; else clear words."""
+
+import pathlib
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import aclassify, classify
+from pipeline.errors import InputError, ResumeRefused, SettingsError
+
+TEXTS = ["good", "bad", None, "good", "fine"]
+
+
+@pytest.fixture
+def labels(right_answer):
+    return [text and right_answer(text)[0]["label"] for text in TEXTS]
+
+
+@pytest.fixture
+def connection():
+    with duckdb.connect() as opened:
+        opened.execute("CREATE TABLE reviews (id INTEGER, text VARCHAR, took INTERVAL, key UUID)")
+        opened.executemany(
+            "INSERT INTO reviews VALUES (?, ?, INTERVAL 3 DAY, uuid())", list(enumerate(TEXTS))
+        )
+        yield opened
+
+
+def test_a_duckdb_relation_comes_back_as_arrow(server, labels, connection):
+    """It outlives the connection, and DuckDB asks it by its name, from any connection."""
+    found = classify(connection.sql("FROM reviews ORDER BY id"), endpoint=server.url)
+    assert isinstance(found, pa.Table)
+    assert found.column_names == ["id", "text", "took", "key", "label", "score", "error"]
+    assert found["label"].to_pylist() == labels
+    counts = connection.sql("SELECT label, count(*) FROM found GROUP BY label").fetchall()
+    connection.close()
+    assert dict(counts) == {label: labels.count(label) for label in labels}
+    assert duckdb.sql("SELECT text FROM found WHERE error IS NOT NULL").fetchall() == [(None,)]
+
+
+async def test_a_duckdb_relation_is_read_elsewhere(server, labels, connection):
+    """In the thread of `aclassify`, and only once."""
+    relation = connection.sql("FROM reviews ORDER BY id")
+    assert (await aclassify(relation, endpoint=server.url))["label"].to_pylist() == labels
+
+
+def test_a_query_that_fails_is_an_error_of_the_input(server, connection):
+    """With DuckDB's words, and DuckDB's own exception behind it."""
+    failing = connection.sql("SELECT CAST(text AS INTEGER) AS n, text FROM reviews")
+    with pytest.raises(InputError, match=r"DuckDBPyRelation.*Could not convert") as caught:
+        classify(failing, endpoint=server.url)
+    assert isinstance(caught.value.__cause__, duckdb.Error)
+    assert server.requests == []
+
+
+def stream(texts, column="text"):
+    batches = [pa.record_batch({column: pa.array([text], pa.string())}) for text in texts]
+    return pa.RecordBatchReader.from_batches(pa.schema([(column, pa.string())]), iter(batches))
+
+
+def test_a_stream_comes_back_as_arrow(server, labels):
+    found = classify(stream(TEXTS), endpoint=server.url)
+    assert isinstance(found, pa.Table)
+    assert found["label"].to_pylist() == labels
+
+
+@pytest.mark.parametrize("settings", [{"text": "review"}, {"endpoint": "lokal"}, {"batchsize": 1}])
+def test_a_wrong_call_leaves_the_stream_unread(server, labels, settings):
+    """Its rows can be read only once, so the call that is put right still finds them."""
+    given = stream(TEXTS)
+    with pytest.raises(SettingsError):
+        classify(given, **{"endpoint": server.url, **settings})
+    assert classify(given, endpoint=server.url)["label"].to_pylist() == labels
+
+
+def test_a_stream_that_breaks_off(server):
+    def batches():
+        yield pa.record_batch({"text": ["good"]})
+        raise OSError("the other side hung up")
+
+    broken = pa.RecordBatchReader.from_batches(pa.schema([("text", pa.string())]), batches())
+    with pytest.raises(InputError, match=r"RecordBatchReader.*the other side hung up"):
+        classify(broken, endpoint=server.url)
+    assert server.requests == []
+
+
+def test_a_used_up_stream_does_not_pass_for_the_one_that_was_begun(server, tmp_path):
+    """The call that continues has to make the stream anew."""
+    given = stream(TEXTS)
+    again = {"endpoint": server.url, "checkpoint": tmp_path / "kept"}
+    classify(given, **again)
+    with pytest.raises(ResumeRefused):
+        classify(given, **again)
+    assert classify(stream(TEXTS), **again).num_rows == len(TEXTS)
+
+
+def test_a_record_batch(server, labels):
+    found = classify(pa.record_batch({"text": TEXTS}), endpoint=server.url)
+    assert found["label"].to_pylist() == labels
+
+
+def test_columns_that_are_not_classified_may_hold_anything(server, labels):
+    """Types that Parquet or Arrow do not know come back as they went in, and so does metadata."""
+    things = [object() for _ in TEXTS]
+    frame = pl.DataFrame(
+        {"text": TEXTS, "thing": pl.Series(things, dtype=pl.Object), "kind": list("abcab")},
+        schema_overrides={"kind": pl.Enum(["c", "b", "a"])},
+    )
+    found = classify(frame, endpoint=server.url)
+    assert found.schema["kind"] == pl.Enum(["c", "b", "a"])
+    assert found.drop("label", "score", "error")["thing"].to_list() == things
+    assert found["label"].to_list() == labels
+
+    intervals = pa.array([(1, 2, 3)] * len(TEXTS), pa.month_day_nano_interval())
+    table = pa.table({"text": TEXTS, "took": intervals}).replace_schema_metadata({"of": "whom"})
+    found = classify(table, endpoint=server.url)
+    assert found.select(["text", "took"]).equals(table, check_metadata=True)
+    assert found["label"].to_pylist() == labels
+
+
+def test_a_frame_of_a_class_of_ones_own(server, labels):
+    """A subclass of a pandas frame is a pandas frame."""
+
+    class Reviews(pd.DataFrame):
+        @property
+        def _constructor(self):
+            return Reviews
+
+    found = classify(Reviews({"text": TEXTS}, index=list("abcde")), endpoint=server.url)
+    assert isinstance(found, Reviews)
+    assert list(found.index) == list("abcde")
+    assert [None if pd.isna(label) else label for label in found["label"]] == labels
+
+
+def test_a_pandas_column_whose_name_is_no_string(server, labels):
+    found = classify(pd.DataFrame({0: TEXTS}), text="0", endpoint=server.url)
+    assert list(found.columns) == [0, "label", "score", "error"]
+    assert [None if pd.isna(label) else label for label in found["label"]] == labels
+
+
+@pytest.mark.parametrize("kind", [pd.DataFrame, pl.DataFrame, pa.table])
+@pytest.mark.parametrize("limit", [2, 100])
+def test_limit_takes_the_first_rows(server, labels, kind, limit):
+    """No other row is asked for, or comes back."""
+    found = classify(kind({"text": TEXTS}), endpoint=server.url, limit=limit)
+    assert isinstance(found, type(kind({"text": TEXTS})))
+    assert pa.table(found)["text"].to_pylist() == TEXTS[:limit]
+    assert set(server.texts) == {text for text in TEXTS[:limit] if text}
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pl.LazyFrame({"text": TEXTS}), r"LazyFrame.*collect\(\)"),
+        (pl.Series("text", TEXTS), r"Series.*to_frame\(\)"),
+        (pd.Series(TEXTS, name="text"), r"Series.*to_frame\(\)"),
+        (pa.array(TEXTS), "StringArray cannot be read as a table"),
+        ("reviews.csv", "str.*pipeline.run"),
+        (pathlib.Path("reviews.csv"), "PosixPath.*pipeline.run"),
+        (duckdb, "module.*DuckDB relation"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_what_to_give(server, table, words):
+    with pytest.raises(InputError, match=words):
+        classify(table, endpoint=server.url)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("column", [pl.Series([object()], dtype=pl.Object), [3], [["good"]]])
+def test_a_column_that_holds_no_text(server, column):
+    with pytest.raises(InputError, match="'text'"):
+        classify(pl.DataFrame({"text": column}), endpoint=server.url)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_places_of_files_are_refused(server, place):
+    """They would have no effect, which nobody expects who gives them."""
+    with pytest.raises(SettingsError, match=rf"{place}: .*pipeline\.run"):
+        classify(pa.table({"text": TEXTS}), endpoint=server.url, **{place: "there.parquet"})
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({"endpoint": "lokal"}, ["--endpoint", "lokal"]),
+        ({"endpoint": "local", "text": "revew"}, ["--endpoint", "local", "--text", "revew"]),
+        ({"endpoint": "local", "max_errors": "lots"}, ["--endpoint=local", "--max-errors=lots"]),
+        ({"endpoint": "hf"}, ["--endpoint", "hf"]),
+        ({"endpoint": "local", "text": "n"}, ["--endpoint", "local", "--text", "n"]),
+    ],
+)
+def test_errors_have_the_words_of_the_command_line(cli, tmp_path, settings, flags):
+    """Whoever finds an error in one of them can look it up for the other."""
+    table = pa.table({"text": ["good"], "n": [3]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    ended = cli("run", "in.parquet", "-o", "out.parquet", *flags)
+    with pytest.raises((SettingsError, InputError)) as caught:
+        classify(table, **settings)
+    assert ended.code == caught.value.exit_code
+    assert ended.stderr.strip() == str(caught.value)
