@@ -301,8 +301,8 @@ def test_before_the_first_part_inputs_tell_the_speed(logged):
 
 def test_a_wait_is_over_once_something_is_answered(logged):
     start = (900.0, "RunStarted", {})
-    waiting = (950.0, "Waiting", {"reason": "throttled: 429", "seconds": 30.0})
-    longer = (960.0, "Waiting", {"reason": "throttled: 429", "seconds": 60.0})
+    waiting = (950.0, "Waiting", {"reason": "throttled", "detail": "429", "seconds": 30.0})
+    longer = (960.0, "Waiting", {"reason": "throttled", "detail": "429", "seconds": 60.0})
     found = logged(start, waiting, longer)
     assert (found.waits.since - found.since, found.waits.seconds) == (pytest.approx(950.0), 60.0)
     assert logged(start, waiting, _requests(970.0, cause="throttled")).waits is not None
@@ -315,9 +315,9 @@ def test_a_long_log_is_read_from_its_end(logged):
     """Only the last megabyte, of which the first line is no whole one."""
     many = [_requests(900 + i / 1000) for i in range(20_000)]
     found = logged((100.0, "RunStarted", {}), *many, (990.0, "Waiting", {
-        "reason": "down", "seconds": None,
+        "reason": "down", "detail": "500", "seconds": None,
     }))  # fmt: skip
-    assert found.waits.reason == "down"
+    assert found.waits.reason == "down: 500"
 
 
 def test_the_output_may_lie_elsewhere(stopped, tmp_path):
