@@ -77,7 +77,8 @@ def measure(command: list[str]) -> Measured:
 def classify(*arguments: object) -> list[str]:
     """Give the command line of `classify` with this interpreter, wherever it is run from."""
     return [
-        sys.executable, "-P", "-c", "from pipeline.cli import main; main()", *map(str, arguments)
+        sys.executable, "-P", "-c", "from pipeline.cli import console; console()",
+        *map(str, arguments),
     ]  # fmt: skip
 
 

@@ -8,12 +8,17 @@ Nothing is remembered, and parts are written without fsync and records: never fo
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
-import pipeline.responses
-import pipeline.runner  # noqa: F401  (loads what is replaced below)
-from pipeline import storage
-from pipeline.cli import main
+from pipeline.cli import console, process
+
+# As `fit` does, which comes too late here.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+sys.meta_path.insert(0, process.NoPandas())
+
+import pipeline.runner  # noqa: E402  (loads what is replaced below)
+from pipeline import storage  # noqa: E402
 
 
 class NoStore:
@@ -37,10 +42,7 @@ def no_sync(_: Any) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    runner = sys.modules["pipeline.runner"]
-    runner.ResponseStores = NoStore
+    pipeline.runner.ResponseStores = NoStore
     storage.fsync_path = no_sync
     os.fsync = os.fdatasync = no_sync
-    main()
+    console()

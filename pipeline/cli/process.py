@@ -58,15 +58,16 @@ def fit() -> None:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     context = click.get_current_context()
     if context.obj:
-        sys.meta_path.insert(0, _NoPandas())
+        sys.meta_path.insert(0, NoPandas())
     else:
         context.call_on_close(lambda: gc.set_threshold(*before))
         context.call_on_close(gc.unfreeze)
 
 
-class _NoPandas(MetaPathFinder):
+class NoPandas(MetaPathFinder):
     """Makes pandas as good as not installed."""
 
     def find_spec(self, name: str, *_: object) -> None:
+        """Find everything else elsewhere."""
         if name == "pandas":
             raise ModuleNotFoundError(name)

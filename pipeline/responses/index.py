@@ -10,6 +10,7 @@ whole arrays, most of them outside the interpreter's lock.
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,11 +76,17 @@ class _Filter:
 
 
 class _Segment:
-    """Sorted keys, the position of each, which of them were met, and a filter for strangers."""
+    """Sorted keys, the position of each, which of them were met, and a filter for strangers.
 
-    def __init__(self, keys: Array, positions: Array, met: Any) -> None:
+    `mapped` is what keys and positions lie in, where that is a file.
+    """
+
+    def __init__(
+        self, keys: Array, positions: Array, met: Any, mapped: mmap.mmap | None = None
+    ) -> None:
         self.keys = keys
         self.positions = positions
+        self._mapped = mapped
         self._filter = _Filter(keys)
         self._met = _Bits(len(keys))
         self._met.set(np.flatnonzero(met))
@@ -100,7 +107,12 @@ class _Segment:
         places = places[here]
         met = self._met.are_set(places)
         self._met.set(places)
-        return maybe[here], self.positions[places], met
+        positions = self.positions[places]
+        if self._mapped is not None:
+            # Each search touches other pages, which would all count as this process's memory in
+            # time. They stay in the kernel's cache.
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+        return maybe[here], positions, met
 
 
 class Found(NamedTuple):
@@ -187,16 +199,16 @@ class Index:
             self._large.append(self._segment(keys, positions, met, on_disk=True))
 
     def _segment(self, keys: Array, positions: Array, met: Any, *, on_disk: bool) -> _Segment:
-        if on_disk:
-            keys, positions = self._on_disk(keys), self._on_disk(positions)
-        return _Segment(keys, positions, met)
-
-    def _on_disk(self, values: Array) -> Array:
+        if not on_disk:
+            return _Segment(keys, positions, met)
         with tempfile.TemporaryFile(dir=self._directory) as file:
-            values.tofile(file)
+            keys.tofile(file)
+            positions.tofile(file)
             file.flush()
-            mapped: Array = np.memmap(file, np.uint64, "r")
-            return mapped
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        mapped.madvise(mmap.MADV_RANDOM)
+        keys, positions = np.frombuffer(mapped, np.uint64).reshape(2, -1)
+        return _Segment(keys, positions, met, mapped)
 
 
 def _newest_of(keys: Array) -> tuple[Array, Any]:
