@@ -34,10 +34,10 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 class _Bits:
-    """Bits that are set and read many at a time, by their numbers."""
+    """Bits that are set and read many at a time, by their numbers; `packed` has eight a byte."""
 
-    def __init__(self, count: int) -> None:
-        self._bytes = np.zeros((count + 7) // 8, np.uint8)
+    def __init__(self, packed: Any) -> None:
+        self._bytes = packed
 
     def set(self, numbers: Any) -> None:
         np.bitwise_or.at(self._bytes, numbers >> 3, _BIT[numbers & 7])
@@ -55,7 +55,7 @@ class _Filter:
     def __init__(self, keys: Array) -> None:
         count = 1 << max(6, (len(keys) * _BITS_PER_ENTRY).bit_length() - 1)
         self._mask = np.uint64(count - 1)
-        self._bits = _Bits(count)
+        self._bits = _Bits(np.zeros(count // 8, np.uint8))
         # A slice at a time: the probes of all keys take more memory than the filter.
         for at in range(0, len(keys), _SLICE):
             for probe in self._probes(keys[at : at + _SLICE]):
@@ -88,8 +88,7 @@ class _Segment:
         self.positions = positions
         self._mapped = mapped
         self._filter = _Filter(keys)
-        self._met = _Bits(len(keys))
-        self._met.set(np.flatnonzero(met))
+        self._met = _Bits(np.packbits(met, bitorder="little"))
 
     @property
     def met(self) -> Any:
@@ -174,15 +173,9 @@ class Index:
         return found
 
     def _take_loaded(self, *, on_disk: bool) -> _Segment:
-        # Each step lets go of what the one before took: this is the peak of opening a store.
-        together = np.concatenate(self._loaded_keys)
-        self._loaded_keys.clear()
-        keys, newest = _newest_of(together)
-        del together
-        positions = np.concatenate(self._loaded_positions)
-        self._loaded_positions.clear()
+        met = [np.zeros(self._loaded_entries, bool)]
         self._loaded_entries = 0
-        return self._segment(keys, positions[newest], np.zeros(len(keys), bool), on_disk=on_disk)
+        return self._merge(self._loaded_keys, self._loaded_positions, met, on_disk=on_disk)
 
     def _seal(self) -> None:
         count = len(self._newest)
@@ -192,13 +185,27 @@ class Index:
         order = np.argsort(keys)
         self._small.append(_Segment(keys[order], positions[order], np.ones(count, bool)))
         if len(self._small) >= SMALL_PER_LARGE:
-            small, self._small = self._small, []
-            keys, newest = _newest_of(np.concatenate([each.keys for each in small]))
-            positions = np.concatenate([each.positions for each in small])[newest]
-            met = np.concatenate([each.met for each in small])[newest]
-            self._large.append(self._segment(keys, positions, met, on_disk=True))
+            parts = [(each.keys, each.positions, each.met) for each in self._small]
+            self._small.clear()
+            keys_of, positions_of, met_of = map(list, zip(*parts, strict=True))
+            del parts
+            self._large.append(self._merge(keys_of, positions_of, met_of, on_disk=True))
 
-    def _segment(self, keys: Array, positions: Array, met: Any, *, on_disk: bool) -> _Segment:
+    def _merge(
+        self, keys_of: list[Array], positions_of: list[Array], met_of: list[Any], *, on_disk: bool
+    ) -> _Segment:
+        """Make one segment of entries in the order in which they were added; empties the lists."""
+        # Each step lets go of what the one before took: this is the peak of a store.
+        together = np.concatenate(keys_of)
+        keys_of.clear()
+        keys, newest = _newest_of(together)
+        del together
+        together = np.concatenate(positions_of)
+        positions_of.clear()
+        positions = together[newest]
+        del together
+        met = np.concatenate(met_of)[newest]
+        del newest
         if not on_disk:
             return _Segment(keys, positions, met)
         with tempfile.TemporaryFile(dir=self._directory) as file:

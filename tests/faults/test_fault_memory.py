@@ -92,7 +92,8 @@ def test_a_slow_disk(server, tmp_path, record_property):
         server.requests.clear()
         return peak_kb(*command(csv_of(tmp_path, rows), server, tmp_path), disk=disk)
 
-    assert ratio(run, record_property) <= MOST_RATIO
+    # So many that the index has made its first large segment: until then it grows, by 20 MB.
+    assert ratio(run, record_property, 4 * ROWS) <= MOST_RATIO
 
 
 def test_all_answers_known(server, tmp_path, record_property):
