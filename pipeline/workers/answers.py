@@ -36,7 +36,8 @@ def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) 
     """
     if len(answer) != count:
         raise unreadable(f"{len(answer)} answers for {count} inputs")
-    return _single_labels(answer) or [_one(entry, top_k, body) for entry in answer]
+    found = _single_labels(answer) if count > 1 else None  # for one, columns are the longer way
+    return found or [_one(entry, top_k, body) for entry in answer]
 
 
 def _single_labels(answer: list[Any]) -> list[Outcome] | None:
