@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -172,11 +172,6 @@ class Reader:
         for number in (1, 2):
             part = reviews.slice(300 * (number - 1), 300)
             pq.write_table(part, self.directory / "exports" / f"2026-0{number}.parquet")
-        questions = {
-            "question": ["Is it warm?", "Is it warm?", "Does it leak?", None],
-            "answer": ["Yes, very.", "No, it is bad.", "It never did, great!", "Good."],
-        }
-        pq.write_table(pa.table(questions), self.directory / "questions.parquet")
 
     def follow(self, document: Path) -> None:
         """Do all blocks of a document, and compare what they print with what it shows."""
@@ -204,9 +199,9 @@ class Reader:
         kept = [line for line in lines if not any(map(line.strip().startswith, NEVER))]
         rest = []
         for line in kept:
-            if line.startswith("classify serve"):
+            if re.match(r"(\w+=\S+ )?classify serve", line):
                 self._serve(line)
-                self._disturbed |= "--" in line
+                self._disturbed |= " --" in line
             else:
                 rest.append(line)
         if not any(line.strip() for line in rest):
@@ -246,8 +241,9 @@ class Reader:
         return self.stand_in.url if self._served is None else f"http://127.0.0.1:{self._port}"
 
     def _serverless(self, code: str) -> dict[str, str]:
-        named = "--endpoint" in code or "--config" in code
-        return {"CLASSIFY_ENDPOINT": self.stand_in.url} if "--model" in code and not named else {}
+        # A flag wins over the environment, which wins over a file: and files are adapted.
+        named = "--model" not in code or "--config" in code
+        return {} if named else {"CLASSIFY_ENDPOINT": self.stand_in.url}
 
     def _yaml(self, code: str) -> None:
         """Check settings, and write them to the file that the first line names."""
@@ -266,10 +262,13 @@ class Reader:
 
     def _serve(self, line: str) -> None:
         self._end_serving()
-        command = [*self._adapted(line).split(), "--port", str(self._port), "--until-stdin-closes"]
+        words = shlex.split(line)
+        environ = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+        command = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+        command += ["--port", str(self._port), "--until-stdin-closes"]
         self._served = subprocess.Popen(
-            command, cwd=self.directory, env=_environment(), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            command, cwd=self.directory, env={**_environment(), **environ}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self._served.stdout is not None
         assert self._served.stdout.readline(), line
