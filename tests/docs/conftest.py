@@ -8,6 +8,8 @@ What the reader changes in a command, so that it runs here, is done by these rul
   which takes the place of 8080 in all that follows; before it, 8080 is the stand-in.
 - `sleep` waits for what it is there for, which is that answers are stored; a `kill` is waited for.
 - `make` uses the environment that runs the tests.
+- Blocks with `my-model` wait for the tests that have transformers, where a tiny saved model
+  takes the place of the one that would be downloaded.
 - Lines in NEVER are left out.
 """
 
@@ -145,10 +147,14 @@ class StandIn:
 
 
 class Reader:
-    """Follows a document in a directory that is laid out as a checkout."""
+    """Follows a document in a directory that is laid out as a checkout.
 
-    def __init__(self, directory: Path, speaks: str) -> None:
+    `saved_model` is the directory of a transformers model, None where there are no transformers.
+    """
+
+    def __init__(self, directory: Path, speaks: str, saved_model: Path | None) -> None:
         self.directory = directory
+        self._saved_model = saved_model
         self.stand_in = StandIn(speaks)
         self._served: subprocess.Popen[str] | None = None
         self._port = _free_port()
@@ -178,6 +184,8 @@ class Reader:
         printed: str | None = None
         for block in blocks_of(document):
             at = f"{document.relative_to(ROOT)}:{block.line}"
+            if self._saved_model is None and "my-model" in block.code:
+                continue
             match block.language:
                 case "bash":
                     printed = self._shell(block.code, at)
@@ -218,6 +226,7 @@ class Reader:
     def _python(self, code: str, at: str) -> str:
         if "endpoint=" not in code:
             code = code.replace("model=", f'endpoint="{self.stand_in.url}", model=')
+        code = re.sub(r'(?<=^name = )".*"', repr(str(self._saved_model)), code, flags=re.MULTILINE)
         return self._execute([sys.executable, "-c", self._adapted(code)], 0, at)
 
     def _adapted(self, code: str) -> str:
@@ -329,8 +338,8 @@ def reader(tmp_path):
     """Start a reader whose stand-in speaks in one way; closed at the end."""
     started = []
 
-    def start(speaks: str = "hf") -> Reader:
-        started.append(Reader(tmp_path, speaks))
+    def start(speaks: str = "hf", saved_model: Path | None = None) -> Reader:
+        started.append(Reader(tmp_path, speaks, saved_model))
         return started[-1]
 
     yield start

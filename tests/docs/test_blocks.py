@@ -29,6 +29,22 @@ def test_a_reader_can_follow(document, reader, blocks):
         reader(SPEAKS.get(name, "hf")).follow(Path(document))
 
 
+@pytest.mark.transformers
+def test_a_saved_model(reader, tmp_path_factory, monkeypatch):
+    """The page on local models, with its part on transformers models; nothing is downloaded."""
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    saved = tmp_path_factory.mktemp("saved") / "tiny"
+    vocabulary = saved.with_suffix(".txt")
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad")
+    BertTokenizer(str(vocabulary), model_max_length=64).save_pretrained(saved)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = BertConfig(vocab_size=7, intermediate_size=8, max_position_embeddings=64, **sizes)
+    BertForSequenceClassification(config).save_pretrained(saved)
+    reader(saved_model=saved).follow(ROOT / "docs" / "how-to" / "local-model.md")
+
+
 def test_what_is_never_executed_is_there(blocks, never):
     """No exception outlives its reason."""
     code = "\n".join(block.code for path in DOCUMENTS for block in blocks(Path(path)))
