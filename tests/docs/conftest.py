@@ -10,6 +10,7 @@ What the reader changes in a command, so that it runs here, is done by these rul
 - `make` uses the environment that runs the tests.
 - Blocks with `my-model` wait for the tests that have transformers, where a tiny saved model
   takes the place of the one that would be downloaded.
+- A line for cron has a home with a checkout.
 - Lines in NEVER are left out.
 """
 
@@ -197,8 +198,10 @@ class Reader:
                 case "text":
                     assert printed is not None, f"{at}: shows what no block before it prints"
                     self._compare(block.code, printed, at)
-                case _:  # a drawing, or what another test executes
-                    assert block.language in ("", "crontab"), at
+                case "crontab":
+                    self._cron(block.code, at)
+                case _:  # a drawing
+                    assert block.language == "", at
 
     def _shell(self, code: str, at: str) -> str:
         ends = re.search(r"# ends with (\d+)", code)
@@ -227,6 +230,20 @@ class Reader:
             code = code.replace("model=", f'endpoint="{self.stand_in.url}", model=')
         code = re.sub(r'(?<=^name = )".*"', repr(str(self._saved_model)), code, flags=re.MULTILINE)
         return self._execute([sys.executable, "-c", self._adapted(code)], 0, at)
+
+    def _cron(self, code: str, at: str) -> None:
+        """Run the command of a line as cron does; a good night prints nothing."""
+        command = code.split("  ", 1)[1].strip()
+        if "cron.yaml" in command:
+            return  # tests/cli/test_nightly.py lets three nights pass
+        home = self.directory / "home"
+        (home / "classify-pipeline").mkdir(parents=True)
+        for name in ("nightly.yaml", "data"):
+            (home / "classify-pipeline" / name).symlink_to(self.directory / name)
+        (home / "classify-pipeline" / ".venv").symlink_to(sys.prefix)
+        environ = ["HOME=" + str(home), "PATH=/usr/bin:/bin", "SHELL=/bin/sh", "LOGNAME=reader"]
+        assert self._execute(["env", "-i", *environ, "/bin/sh", "-c", command], 0, at) == ""
+        assert (home / "classify-pipeline" / "nightly.parquet").exists()
 
     def _adapted(self, code: str) -> str:
         if found := ADDRESS.search(code):
