@@ -11,7 +11,7 @@ ELSEWHERE = {
     "docs/reference/commands.md": "tests/docs/test_reference.py: the examples of --help",
 }
 # Documents whose endpoint is none that speaks as the serverless API does.
-SPEAKS = {"docs/how-to/tei.md": "tei"}
+SPEAKS = {"docs/how-to/tei.md": "tei", "docs/how-to/dedicated-endpoint.md": "single"}
 DOCUMENTS = sorted(
     path
     for path in map(str, [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
