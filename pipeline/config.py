@@ -109,7 +109,7 @@ class RunConfig(BaseModel):
         pattern=r"^(local|hf|https?://[^\s/]+\S*)$",
     )
     model: Name | None = _setting(
-        "model id, required with `hf`; with `local`: sentiment (if none is named), language, or the "
+        "model id, required with `hf`; with `local` sentiment (the default), language, or the "
         "directory of a saved transformers model",
         "a model id such as org/name",
         None,
