@@ -200,8 +200,9 @@ def status() -> str:
 
 
 def _meanings(known: dict[str, meanings.Meaning], made: type | None = None) -> str:
-    """Lay out keys; of a dataclass, exactly its fields must have a meaning."""
-    names = [field.name for field in dataclasses.fields(made)] if made else list(known)
+    """Lay out keys; of a dataclass, exactly the fields that it shows must have a meaning."""
+    fields = dataclasses.fields(made) if made else ()
+    names = [field.name for field in fields if field.repr] or list(known)
     if set(names) != set(known):
         wrong = ", ".join(sorted(set(names) ^ set(known)))
         raise SystemExit(
