@@ -320,8 +320,8 @@ class Reader:
         for varies, instead in rules.items():
             shown, printed = (re.sub(varies, instead, text) for text in (shown, printed))
         lines = [line.rstrip() for line in shown.strip("\n").splitlines()]
-        pattern = "\n".join(r"(.*\n)*.*" if line == "..." else re.escape(line) for line in lines)
-        there = "\n".join(line.rstrip() for line in printed.strip("\n").splitlines())
+        pattern = "".join(r"(.*\n)*" if line == "..." else f"{re.escape(line)}\n" for line in lines)
+        there = "".join(f"{line.rstrip()}\n" for line in printed.strip("\n").splitlines())
         assert re.fullmatch(pattern, there), f"{at} shows\n{shown}\nbut there is\n{there}"
 
     def close(self) -> None:

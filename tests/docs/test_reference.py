@@ -100,6 +100,6 @@ def test_the_examples_of_the_help_are_accepted(words):
     assert words[0] == "classify"
     command = main.get_command(None, words[1])
     given = command.make_context(words[1], words[2:]).params
-    settings = {name: given[name] for name in RunConfig.model_fields if given.get(name)}
     if given.get("inputs"):
-        RunConfig(**settings, input=given["inputs"])
+        settings = {name: given[name] for name in RunConfig.model_fields if given.get(name)}
+        RunConfig(**{"output": "out", **settings, "input": given["inputs"]})
