@@ -183,7 +183,7 @@ class Reader:
         """Do all blocks of a document, and compare what they print with what it shows."""
         printed: str | None = None
         for block in blocks_of(document):
-            at = f"{document.relative_to(ROOT)}:{block.line}"
+            at = f"{document.name}:{block.line}"
             if self._saved_model is None and "my-model" in block.code:
                 continue
             match block.language:

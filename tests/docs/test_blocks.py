@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import ClassifyError
+
 ROOT = Path(__file__).resolve().parents[2]
 # Executed by another test.
 ELSEWHERE = {
@@ -27,6 +29,28 @@ def test_a_reader_can_follow(document, reader, blocks):
     if blocks(Path(document)):
         name = document.removeprefix(f"{ROOT}/")
         reader(SPEAKS.get(name, "hf")).follow(Path(document))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```bash\necho this\n```\n\n```text\nthat\n```\n",
+        "```bash\necho this; echo that\n```\n\n```text\n...\nthis\n```\n",
+        "```python\nprint('this')\n```\n\n```text\nthat\n```\n",
+        "```text\nwhat no block prints\n```\n",
+        "```bash\nfalse\ntrue\n```\n",
+        "```bash\nexit 3  # ends with 2\n```\n",
+        "```python\nraise SystemExit(1)\n```\n",
+        "```yaml\nbatchsize: 1\n```\n",
+        "```console\n$ true\n```\n",
+    ],
+)
+def test_what_is_not_true_is_noticed(text, reader, tmp_path_factory):
+    """Another output, another ending, a setting that is none, a kind of block that nobody runs."""
+    document = tmp_path_factory.mktemp("document") / "page.md"
+    document.write_text(text)
+    with pytest.raises((AssertionError, ClassifyError)):
+        reader().follow(document)
 
 
 @pytest.mark.transformers
