@@ -108,7 +108,12 @@ class RunConfig(BaseModel):
         "hf",
         pattern=r"^(local|hf|https?://[^\s/]+\S*)$",
     )
-    model: Name | None = _setting("model id", "a model id such as org/name", None)
+    model: Name | None = _setting(
+        "model id, required with `hf`; with `local` sentiment (the default), language, or the "
+        "directory of a saved transformers model",
+        "a model id such as org/name",
+        None,
+    )
     dialect: Literal["auto", "hf", "tei", "single"] = _setting(
         "how the server wants to be asked; auto finds out", "auto, hf, tei, single", "auto"
     )
@@ -123,14 +128,18 @@ class RunConfig(BaseModel):
         "file that holds the token, where HF_TOKEN does not", "a path", None
     )
     allow_drift: bool = _setting("go on where the model's revision changes", _SWITCH, default=False)
-    truncate: bool = _setting("ask the server to truncate long texts", _SWITCH, default=False)
+    truncate: bool = _setting(
+        "ask the server to truncate long texts, which are errors otherwise", _SWITCH, default=False
+    )
     server_cache: bool = _setting(
         "false for nondeterministic models: sends x-use-cache: false", _SWITCH, default=True
     )
     batch_size: Literal["auto"] | Count = _setting(
-        "texts in one request", "1, 2, ... or auto", "auto"
+        "texts in one request; auto is 32, fewer where the server says so",
+        "1, 2, ... or auto",
+        "auto",
     )
-    concurrency: Count = _setting("the most requests in flight", _COUNT, 32)
+    concurrency: Count = _setting("the most requests in flight; fewer where fewer help", _COUNT, 32)
     rate: PerSecond | None = _setting(
         "the most requests a second, retries included", "a number above 0", None
     )
@@ -140,7 +149,7 @@ class RunConfig(BaseModel):
         "how long to wait for an endpoint that is down", _DURATION, 600.0
     )
     dedup: bool = _setting("send identical inputs once", _SWITCH, default=True)
-    cache: Path | None = _setting("a response store shared between runs", "a path", None)
+    cache: Path | None = _setting("a file of answers shared between runs", "a path", None)
     max_errors: MaxErrors | None = _setting(
         "rows that may fail before the run stops", "a number of rows, or a share such as 1%", None
     )

@@ -9,7 +9,7 @@
     ├── TooManyErrors                  3      more rows failed than `max_errors` allows
     ├── EndpointRefused                4      token, permission, credits, model: no retry mends it
     ├── OutputBusy                     5      another run holds this output
-    ├── StoppedEarly                  75      outage, loading limit, disk full; resumable
+    ├── StoppedEarly                  75      deadline, limit, outage, full disk; resumable
     ├── Interrupted              130, 143     a signal; resumable
     ├── RevisionMoved                         known answers are of another model; stays inside
     └── RequestError                          one request; never leaves the worker pool
@@ -87,7 +87,7 @@ class OutputBusy(ClassifyError):
 
 
 class StoppedEarly(ClassifyError):
-    """The run stopped before its end and the same command continues it."""
+    """A deadline, a limit, an outage or a full disk stopped the run; the same command continues."""
 
     exit_code = 75
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 import pipeline
-from pipeline import opening, rundir, storage
+from pipeline import meanings, opening, rundir, storage
 from pipeline.engines import LocalEngine
 from pipeline.errors import (
     EXIT_COMPLETE,
@@ -381,7 +381,7 @@ class Run:
         facts = opened.manifest.complete or self._facts(opened, "stopped")
         if error is not None:
             facts = {**facts, "exit_code": getattr(error, "exit_code", 1), "message": str(error)}
-        return {
+        found = {
             **facts,
             "resumed_rows": metrics.resumed_rows,
             "distinct_inputs": metrics.distinct_inputs,
@@ -393,6 +393,7 @@ class Run:
             "rows_per_second": round(metrics.committed_rows / seconds, 1),
             "peak_in_flight": metrics.peak_in_flight,
         }
+        return meanings.in_order(found)
 
 
 class _Held(NamedTuple):

@@ -65,8 +65,8 @@ class Target:
         The token goes to https or to this machine only: elsewhere anyone could read it.
         """
         if embedded_url is not None:
-            url = f"{embedded_url}/models/{quote(config.model_id or '')}"
-            return cls(url, stated_dialect(config))
+            # At its root is the one model that it was started with, whatever path that has.
+            return cls(embedded_url, stated_dialect(config))
         if config.endpoint == "hf":
             return cls(ROUTER + quote(config.model or ""), config.dialect, token)
         parts = urlsplit(config.endpoint)

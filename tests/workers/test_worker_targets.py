@@ -71,7 +71,7 @@ def test_the_old_host_without_a_model_is_refused(kit):
 def test_the_embedded_endpoint_gets_no_token(kit):
     config = kit.config("local", dialect="auto", model="sentiment")
     found = Target.of(config, kit.TOKEN, "http://127.0.0.1:5")
-    assert found == Target("http://127.0.0.1:5/models/sentiment", "hf")
+    assert found == Target("http://127.0.0.1:5", "hf")
 
 
 def test_no_token_makes_no_notice(kit):

@@ -1,0 +1,239 @@
+"""Write the tables of docs/reference from the code: `make docs`.
+
+What stands between `<!-- name -->` and `<!-- /name -->` in a file there is made anew by the
+function of that name; the rest of the file is written by hand. A test fails where a file is not
+what the code gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import signal
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic_core import PydanticUndefined
+
+from pipeline import errors, meanings
+from pipeline.cli import main
+from pipeline.config import RunConfig, allowed
+from pipeline.errors import ClassifyError, Interrupted
+from pipeline.planning import Forecast
+from pipeline.status import Status
+from pipeline.workers import result_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+REFERENCE = Path(__file__).parent / "reference"
+# Not in RESULT_SETTINGS, since what is compared is what was read.
+READ = ("input", "delimiter", "encoding")
+
+
+def table(head: str, rows: Iterable[Iterable[str]]) -> str:
+    """Lay out a table; the cells of `head` are separated by ` | `."""
+    lines = [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def settings() -> str:
+    """Every setting."""
+    rows = (
+        (
+            f"`{name}`",
+            field.description or "",
+            allowed(name),
+            _default(field.default),
+            _decides(name),
+        )
+        for name, field in RunConfig.model_fields.items()
+    )
+    return table("setting | meaning | takes | default | decides results", rows)
+
+
+def _default(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _decides(name: str) -> str:
+    if name in RunConfig.RESULT_SETTINGS:
+        return "yes"
+    if name == "output":
+        return "names the run"
+    return "by what is read" if name in READ else "no"
+
+
+def commands() -> str:
+    """Every command with its options; the flags of settings are left to settings.md."""
+    return "\n\n".join(_command(name) for name in main.list_commands(click.Context(main)))
+
+
+def _command(name: str) -> str:
+    context = click.Context(main, info_name="classify")
+    command = main.get_command(context, name)
+    assert command is not None
+    usage = command.get_usage(click.Context(command, info_name=name, parent=context))
+    parts = [f"## classify {name}", f"```\n{usage.removeprefix('Usage: ')}\n```"]
+    parts += _prose(command.help or "")
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    own = [option for option in options if option.name not in RunConfig.model_fields]
+    if output := [option for option in options if option.name == "output"]:
+        own = output + own
+    if own:
+        parts.append(table("option | does", map(_option, own)))
+    if len(own) < len(options):
+        parts.append("Each [setting](settings.md) is a flag too: `batch_size` is `--batch-size`.")
+    parts += _prose(command.epilog or "")
+    return "\n\n".join(parts)
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Give the paragraphs of a help text, with lists of commands in fences."""
+    for paragraph in filter(None, inspect.cleandoc(text).split("\n\n")):
+        kept = paragraph.startswith("\b")
+        lines = paragraph.removeprefix("\b\n").splitlines()
+        if kept and any(line.startswith("  ") for line in lines):
+            yield lines[0]
+            code = inspect.cleandoc("\n".join(["", *lines[1:]]))
+            yield f"```bash\n{code}\n```"
+        else:
+            words = " ".join(line.strip() for line in lines)
+            yield textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _option(option: click.Option) -> tuple[str, str]:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    if isinstance(option.type, click.Choice):
+        names += " " + ", ".join(f"`{choice}`" for choice in option.type.choices)
+    elif not option.is_flag:
+        names += f" {option.make_metavar(click.Context(main))}"
+    default = option.default
+    if option.multiple and isinstance(default, (tuple, list)):
+        default = " ".join(map(str, default))
+    shown = f" Default: `{default}`." if option.show_default and default is not None else ""
+    words = option.help or ""
+    return names, words + ("" if words.endswith(".") or not shown else ".") + shown
+
+
+def codes() -> str:
+    """Every exit code, by the error of the tree that has it."""
+    rows = {
+        errors.EXIT_COMPLETE: (
+            "",
+            "Complete: every row has a label, or no more failed than `max_errors` allows.",
+        )
+    }
+    rows[1] = ("", "A bug: please report it, with what was written on standard error.")
+    found = [each for each in vars(errors).values() if inspect.isclass(each)]
+    tree = [each for each in found if issubclass(each, ClassifyError) and each.exit_code > 1]
+    for error in sorted(tree, key=lambda each: len(each.mro()), reverse=True):
+        # The one nearest to the root stands for its kinds.
+        rows[error.exit_code] = (_name(error), _summary(error))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        words = f"{number.name} stopped it, and what was answered is kept; resumable."
+        rows[Interrupted("", number).exit_code] = (_name(Interrupted), words)
+    name, stopped = rows[errors.EXIT_ROWS_FAILED]
+    complete = "Complete, but rows carry errors, and `max_errors` does not allow as many."
+    rows[errors.EXIT_ROWS_FAILED] = (name, f"{complete} Or stopped: {stopped.lower()}")
+    return table("code | in Python | meaning", ((str(code), *rows[code]) for code in sorted(rows)))
+
+
+def _name(error: type[ClassifyError]) -> str:
+    return f"`{error.__name__}`"
+
+
+def _summary(thing: Any) -> str:
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+
+
+def tree() -> str:
+    """The tree of errors, as its module draws it."""
+    drawing = (errors.__doc__ or "").split("\n\n")[1]
+    return f"```\n{inspect.cleandoc(drawing)}\n```"
+
+
+def columns() -> str:
+    """The columns that a run appends."""
+    config = RunConfig(input="t.csv", output="t.parquet", endpoint="local", top_k="all")
+    holds = {
+        "label": "the best label; null where the row has none",
+        "score": "its score, as the endpoint gave it; null where the row has no label",
+        "error": "why the row has no label; null where it has one",
+        "predictions": "the labels asked for, best first; only with `top_k` over 1 or `all`",
+    }
+    fields = [(field.name, str(field.type)) for field in result_fields(config)]
+    return table(
+        "column | type | holds | renamed by",
+        ((f"`{name}`", f"`{kind}`", holds[name], f"`{name}_column`") for name, kind in fields),
+    )
+
+
+def metadata() -> str:
+    """What the output says of its origin."""
+    return _meanings(meanings.METADATA)
+
+
+def summary() -> str:
+    """The keys of a summary."""
+    return _meanings(meanings.SUMMARY)
+
+
+def plan() -> str:
+    """The keys of a plan."""
+    return _meanings(meanings.PLAN, Forecast)
+
+
+def status() -> str:
+    """The keys of a status."""
+    return _meanings(meanings.STATUS, Status)
+
+
+def _meanings(known: dict[str, meanings.Meaning], made: type | None = None) -> str:
+    """Lay out keys; of a dataclass, exactly the fields that it shows must have a meaning."""
+    fields = dataclasses.fields(made) if made else ()
+    names = [field.name for field in fields if field.repr] or list(known)
+    if set(names) != set(known):
+        wrong = ", ".join(sorted(set(names) ^ set(known)))
+        raise SystemExit(
+            f"{made}: add to pipeline/meanings.py, or remove there, the meaning of {wrong}"
+        )
+    return table("key | kind | meaning", ((f"`{name}`", *known[name]) for name in names))
+
+
+MADE: dict[str, Callable[[], str]] = {
+    each.__name__: each
+    for each in (settings, commands, codes, tree, columns, metadata, summary, plan, status)
+}
+
+
+def renewed(text: str) -> str:
+    """Give a page with its tables made anew. Raises KeyError for a mark that nothing makes."""
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{MADE[found[2]]()}\n{found[3]}"
+
+    return re.sub(r"(<!-- (\w+) -->)\n.*?(<!-- /\2 -->)", block, text, flags=re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    """Every page of the reference, as it should be."""
+    found = sorted(REFERENCE.glob("*.md"))
+    return {page: renewed(page.read_text(encoding="utf-8")) for page in found}
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        if page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+            print(f"{page.relative_to(REFERENCE.parents[1])} is new")
