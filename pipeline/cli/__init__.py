@@ -11,6 +11,7 @@ import pipeline
 
 _COMMANDS = {
     "run": "Label a table: the job.",
+    "probe": "Try the endpoint with a few requests, and say what to mend.",
     "plan": "Say what a run would send, take and cost.",
     "status": "Say how far a run is.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",

@@ -37,10 +37,15 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def load_config(config_file: Path | None, flags: dict[str, Any]) -> RunConfig:
-    """Build the settings from flags, environment and file. Raises SettingsError."""
+def load_config(
+    config_file: Path | None, flags: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> RunConfig:
+    """Build the settings from flags, environment and file. Raises SettingsError.
+
+    `defaults` stand for settings that have none.
+    """
     given = {key: value for key, value in flags.items() if value is not None}
-    return RunConfig.load(given, file=config_file, environ=os.environ)
+    return RunConfig.load(given, file=config_file, environ=os.environ, defaults=defaults)
 
 
 def _default(value: Any) -> str:

@@ -1,0 +1,114 @@
+"""`classify probe`: whether the endpoint is fit for a run, check by check."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli import process
+from pipeline.cli.output import fail, print_json
+from pipeline.cli.settings import load_config, setting_options
+from pipeline.errors import ClassifyError
+from pipeline.events import Waiting
+from pipeline.observers.words import Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pipeline.events import Event
+    from pipeline.probing import Probe
+
+_NO_INPUT = "(no input)"
+_WIDEST = 110
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
+_SUMS = {
+    "ok": "All is well: a run can begin.",
+    "warning": "A run can begin; see the warnings first.",
+}
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("-o", "--output", metavar="PATH", help="Taken as `classify run` does; not touched.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+@setting_options
+def probe(
+    inputs: tuple[str, ...],
+    output: str | None,
+    *,
+    as_json: bool,
+    config_file: Path | None,
+    **settings: Any,
+) -> None:
+    """Try the endpoint with a few requests: what is wrong, and what to do about it.
+
+    \b
+    Examples:
+      classify probe --model org/name
+      classify probe reviews.csv --text review --endpoint https://my-endpoint.example
+      classify probe --config nightly.yaml --json
+
+    Takes the settings of `classify run`, and asks as that would. With INPUT the texts are those of
+    its first rows, otherwise plain ones. A model that is loading is waited for, --max-loading-s at
+    most. At most 8 requests are sent beside those to a loading model; their answers are not kept.
+
+    \b
+    Exit codes: 0 a run can begin, warnings or not; 2 wrong settings or input; 4 refused by the
+    endpoint; 75 the endpoint is down or still loading.
+    """
+    process.end_at_once()
+    try:
+        config = load_config(
+            config_file,
+            {**settings, "input": inputs or None, "output": output},
+            {"input": _NO_INPUT, "output": "probe.parquet"},
+        )
+        process.fit()
+        import pyarrow as pa
+
+        from pipeline import probing
+
+        pa.enable_signal_handlers(False)
+        found = probing.probe(config, _Waits(), from_input=config.input != (_NO_INPUT,))
+    except ClassifyError as error:
+        fail(error, as_json=as_json)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo("\n".join(_lines(found)))
+    sys.exit(found.exit_code)
+
+
+class _Waits:
+    """Says on stderr what is waited for."""
+
+    def __init__(self) -> None:
+        self._wait: Wait | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Say it each time that the endpoint does."""
+        if isinstance(event, Waiting):
+            now = time.monotonic()
+            self._wait = Wait.of(event, now, self._wait)
+            click.echo(f"waiting: {self._wait.announcement(now)}", err=True)
+
+
+def _lines(found: Probe) -> Iterator[str]:
+    model = f", model {found.model}" if found.model else ""
+    yield f"{found.url}{model}"
+    indent = " " * 22
+    room = min(shutil.get_terminal_size().columns, _WIDEST) - len(indent)
+    for check in found.checks:
+        verdict = click.style(f"{check.verdict:<8}", fg=_COLOURS[check.verdict])
+        words = textwrap.wrap(check.seen, max(room, 30), break_long_words=False)
+        words += textwrap.wrap(check.mend or "", max(room, 30), break_long_words=False)
+        yield f"  {verdict} {check.name:<10} " + f"\n{indent}".join(words)
+    loading = f", {found.loading_requests} of them while it loaded" * bool(found.loading_requests)
+    yield f"{found.requests} requests were sent{loading}, with {found.texts} texts in all."
+    yield _SUMS.get(found.state) or f"A run would end with exit code {found.exit_code}."

@@ -1,0 +1,504 @@
+"""Verdicts: what the findings of a probe mean, check by check, and how to mend what is wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pipeline.errors import (
+    EXIT_COMPLETE,
+    Cause,
+    ClassifyError,
+    EndpointRefused,
+    Retryable,
+    SettingsError,
+    StoppedEarly,
+)
+from pipeline.probing.asking import EnoughError
+from pipeline.responses import RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipeline.probing.asking import Findings
+
+# A request that takes more of `timeout_s` than this is likely to exceed it under load.
+NEAR_TIMEOUT = 0.5
+# So many labels are named.
+MOST_LABELS = 10
+_UNNAMED = re.compile(r"LABEL_\d+")
+_MEND_CONNECTION = (
+    (r"DNSError|Name or service|nodename", "Check how the host is spelled, and the network."),
+    (r"refused|Connect call failed", "Nothing listens there: check the port, start the server."),
+)
+_MEND_DOWN = (
+    "Look at the server, or try later: a run waits for max_outage_s, then it can be resumed."
+)
+
+
+class Verdict(StrEnum):
+    """How a check went; `skipped` where nothing was seen of it."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Check(NamedTuple):
+    """One check: its verdict, what was seen, and what to do where it is not ok."""
+
+    name: str
+    verdict: Verdict
+    seen: str
+    mend: str | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe came to.
+
+    `exit_code` is what a run would end with as things are: 0 with warnings too. `requests` were
+    sent, `loading_requests` of them to a model that was loading, with `texts` in all. `latency_s`
+    is the median of those with the most texts, `texts_measured`; `texts_per_second` is an estimate
+    for the concurrency and rate that are set, None where nothing was measured. `texts_per_request`
+    is how many texts a run would send at once, and `in_flight` how many requests. `canaries` are
+    those that a run needs to find out the dialect.
+    """
+
+    exit_code: int
+    checks: tuple[Check, ...]
+    url: str
+    model: str | None
+    dialect: str | None
+    requests: int
+    loading_requests: int
+    texts: int
+    texts_per_request: int
+    in_flight: int
+    canaries: int
+    latency_s: float | None
+    texts_measured: int
+    texts_per_second: float | None
+    labels: tuple[str, ...]
+    model_revision: str | None
+
+    @property
+    def state(self) -> str:
+        """`failed`, `warning` or `ok`: the worst of the verdicts."""
+        verdicts = [check.verdict for check in self.checks]
+        return next((v.value for v in (Verdict.FAILED, Verdict.WARNING) if v in verdicts), "ok")
+
+    @property
+    def failure(self) -> ClassifyError | None:
+        """The error that a run would end with; None where it would go on."""
+        if self.exit_code == EXIT_COMPLETE:
+            return None
+        failed = next(check for check in self.checks if check.verdict is Verdict.FAILED)
+        message = f"{failed.name}: {failed.seen} {failed.mend}"
+        kinds: dict[int, type[ClassifyError]] = {2: SettingsError, 4: EndpointRefused}
+        return kinds.get(self.exit_code, StoppedEarly)(message)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        checks = [check._asdict() for check in self.checks]
+        return {"state": self.state, **asdict(self), "checks": checks}
+
+
+def judge(found: Findings) -> Probe:
+    """Say what the findings mean."""
+    blamed, reason = _blame(found)
+    checks = []
+    for name, check in _CHECKS.items():
+        if name == blamed:
+            seen, mend = _worded(found, reason)
+            checks.append(Check(name, Verdict.FAILED, seen, mend))
+        else:
+            checks.append(Check(name, *check(found)))
+    latency_s, texts = _measured(found)
+    attempts = found.attempts
+    return Probe(
+        exit_code=reason.exit_code if blamed else EXIT_COMPLETE,
+        checks=tuple(checks),
+        url=found.target.url,
+        model=found.config.model_id,
+        dialect=found.dialect.name if found.answered else None,
+        requests=len(attempts),
+        loading_requests=sum(attempt.while_loading and not attempt.good for attempt in attempts),
+        texts=sum(attempt.texts for attempt in attempts),
+        texts_per_request=_texts_per_request(found),
+        in_flight=_in_flight(found),
+        canaries=_canaries(found),
+        latency_s=latency_s,
+        texts_measured=texts,
+        texts_per_second=_texts_per_second(found, latency_s, texts),
+        labels=tuple(_labels(found)),
+        model_revision=found.revisions[-1] if found.revisions else None,
+    )
+
+
+def _blame(found: Findings) -> tuple[str | None, ClassifyError]:
+    """Name the check that failed, and the error of the tree that a run would end with."""
+    reason = found.ended
+    last = found.attempts[-1] if found.attempts else None
+    failure = last.failure if last and isinstance(last.failure, Retryable) else None
+    if isinstance(reason, StoppedEarly) and not getattr(reason, "failure", None):
+        if found.answered and failure is None and len(found.revisions) < 2:  # noqa: PLR2004
+            reason = None  # the requests are used up: those of a probe, or of max_requests
+        elif isinstance(reason, EnoughError) and found.answered:
+            reason = None
+        elif failure is not None and failure.cause is Cause.UNREADABLE:
+            reason = EndpointRefused(
+                f"This does not speak the Hugging Face Inference API: {failure}. Check the address "
+                "and the dialect.",
+                failure.status,
+            )
+        elif isinstance(reason, EnoughError) and failure is not None:
+            reason = EnoughError(failure)
+    if reason is None:
+        if found.outcomes and all(isinstance(each, RowError) for each in found.outcomes):
+            return "texts", EndpointRefused(str(found.outcomes[-1][0]))
+        return None, ClassifyError()
+    if isinstance(reason, SettingsError):
+        return "parameters", reason
+    if isinstance(reason, EndpointRefused):
+        return _blame_refusal(reason, by_page=last is not None and last.status is not None), reason
+    if len(found.revisions) > 1:
+        return "revision", reason
+    if failure is None:
+        # It stopped for a setting such as max_requests, or the page of a server was loading.
+        return ("model" if found.waited_s is not None else "address"), reason
+    blamed = {Cause.LOADING: "model", Cause.TIMEOUT: "latency", Cause.UNREADABLE: "dialect"}
+    return blamed.get(failure.cause, "address"), reason
+
+
+def _blame_refusal(refusal: EndpointRefused, *, by_page: bool) -> str:
+    match refusal.status:
+        case 400:
+            return "token" if "token" in str(refusal).lower().partition(". ")[0] else "model"
+        case 401 | 402 | 403:
+            return "token"
+        case 404 | 424:
+            return "model"
+        case 200:
+            return "dialect"
+        case None if by_page:
+            return "model"
+        case _:
+            return "address"
+
+
+def _worded(found: Findings, reason: ClassifyError) -> tuple[str, str]:
+    """Split what an error says into what was seen and what to do."""
+    failure = reason.failure if isinstance(reason, EnoughError) else None
+    if failure is None:
+        if getattr(reason, "status", None) == 401 and not found.token.value:  # noqa: PLR2004
+            return _sentence(_split(str(reason))[0]), (
+                "No token was found: put one into HF_TOKEN or a token_file, or run `hf auth login`."
+            )
+        return _split(str(reason))
+    tried = len([attempt for attempt in found.attempts if attempt.failure is not None])
+    times = f" ({tried} attempts)" if tried > 1 else ""
+    return _sentence(f"{failure}{times}"), _mend(failure)
+
+
+def _mend(failure: Retryable) -> str:
+    match failure.cause:
+        case Cause.TIMEOUT:
+            return "Raise --timeout-s, lower --batch-size, or look at why the server takes so long."
+        case Cause.THROTTLED:
+            return "Try later, and set --rate to what the account or the server allows."
+        case Cause.CONNECTION:
+            said = str(failure)
+            return next((m for p, m in _MEND_CONNECTION if re.search(p, said)), _MEND_DOWN)
+        case _:
+            return _MEND_DOWN
+
+
+def _split(message: str) -> tuple[str, str]:
+    """The last sentence of an error says what to do."""
+    message = re.sub(r"(; the run resumes then|Run the same command again[^.]*)\.$", "", message)
+    seen, _, mend = message.strip().rstrip(".").rpartition(". ")
+    if not seen:
+        return _sentence(mend), "Look at the server, and probe again."
+    return _sentence(seen), _sentence(mend)
+
+
+def _sentence(words: str) -> str:
+    return words.rstrip(". ") + "."
+
+
+_Seen = tuple[Verdict, str, str | None]
+
+
+def _skipped(why: str = "nothing was answered") -> _Seen:
+    return Verdict.SKIPPED, f"Not seen: {why}.", None
+
+
+def _ok(seen: str) -> _Seen:
+    return Verdict.OK, seen, None
+
+
+def _warning(seen: str, mend: str) -> _Seen:
+    return Verdict.WARNING, seen, mend
+
+
+def _token(found: Findings) -> _Seen:
+    token, target = found.token, found.target
+    if found.config.endpoint == "local":
+        return _ok("None is needed: the embedded endpoint is of this machine.")
+    if token.value is None:
+        if found.answered:
+            return _ok("None was found, and the endpoint asks for none.")
+        return _skipped("none was found, and whether one is needed is not known")
+    where = f"Found in {token.where}"
+    if target.token is None:
+        return _warning(*_split(str(target.notice)))
+    if token.warning is not None:
+        return _warning(f"{where}.", _sentence(token.warning))
+    return _ok(f"{where}, and accepted." if found.answered else f"{where}.")
+
+
+def _address(found: Findings) -> _Seen:
+    heard = [attempt for attempt in found.attempts if attempt.status is not None]
+    if not heard:
+        return _skipped()
+    parts = urlsplit(found.target.url)
+    where = f"{parts.netloc} answers{' over TLS' if parts.scheme == 'https' else ''}"
+    if found.target.notice and found.target.token == found.token.value:
+        return _warning(*_split(found.target.notice))
+    explained = {Cause.LOADING}
+    if found.dialect.name == "single":  # that is why it is
+        explained.add(Cause.UNREADABLE)
+    failed = [
+        attempt.failure
+        for attempt in found.attempts
+        if isinstance(attempt.failure, Retryable) and attempt.failure.cause not in explained
+    ]
+    if found.answered and failed:
+        seen = f"{where}, but {len(failed)} of {len(found.attempts)} requests failed: {failed[-1]}."
+        return _warning(seen, f"A run tries again. {_mend(failed[-1])}")
+    return _ok(f"{where}.")
+
+
+def _model(found: Findings) -> _Seen:
+    if not found.answered:
+        return _skipped()
+    waited = ""
+    if found.waited_s is not None:
+        waited = f", after loading for {found.waited_s:.0f} s"
+    return _ok(f"{found.config.model_id or 'The model there'} classifies texts{waited}.")
+
+
+def _dialect(found: Findings) -> _Seen:
+    if not found.answered:
+        return _skipped()
+    name = found.dialect.name
+    if found.config.dialect != "auto":
+        return _ok(f"{name}, as the setting says; its answers are what was asked for.")
+    if found.config.endpoint == "local":
+        return _ok(f"{name}, as the embedded endpoint speaks.")
+    how = "as the page /info tells" if found.described else "found out by asking"
+    return _ok(f"{name}, {how}.")
+
+
+def _batching(found: Findings) -> _Seen:
+    if not found.answered:
+        return _skipped()
+    most, wanted = found.dialect.most_texts, found.config.texts_per_request
+    largest = max(attempt.texts for attempt in found.answered)
+    if found.dialect.name == "single":
+        if found.config.dialect == "single":
+            return _ok("One text a request, as the dialect says.")
+        why = next((n for n in found.notices if "honour batches" in n), "it takes no list of texts")
+        why = why.partition("honour batches: ")[2] or why
+        return _warning(
+            f"Not honoured: {_sentence(why)}",
+            f"A run sends one text a request, {wanted} times as many requests. A server that takes "
+            "lists (Text Embeddings Inference, the inference toolkit) is faster.",
+        )
+    if (
+        refused := next((n for n in found.notices if "together were refused" in n), None)
+    ) is not None:
+        return _warning(_sentence(refused), f"Set --batch-size {largest}.")
+    if most is not None and found.config.batch_size != "auto" and most < wanted:
+        seen = f"Honoured, with {most} texts in one request at most, as the server tells."
+        return _warning(
+            seen,
+            f"A run sends {most} instead of {wanted}: --batch-size {most}.",
+        )
+    if largest == 1:
+        return _skipped("there was one text to send")
+    limit = "" if most is None else f"; the server takes {most} at most"
+    trusted = " (the dialect is given, so no text is compared)" if _given(found) else ""
+    return _ok(f"Honoured: {largest} texts in one request were answered{trusted}{limit}.")
+
+
+def _given(found: Findings) -> bool:
+    return found.config.dialect != "auto" or found.config.endpoint == "local"
+
+
+def _texts(found: Findings) -> _Seen:
+    failed = [outcome for outcome in found.outcomes if isinstance(outcome, RowError)]
+    if not found.outcomes:
+        return _skipped()
+    count = len(found.outcomes)
+    if failed:
+        return _warning(
+            f"{len(failed)} of {count} get no label: {failed[-1].message}.",
+            "Too long texts are labelled with --truncate; others stay rows with an error.",
+        )
+    if found.from_input:
+        return _ok(f"{count} from the first rows of the input are labelled.")
+    return _ok(f"{count} plain ones are labelled; with INPUT, its own are tried.")
+
+
+def _labels(found: Findings) -> list[str]:
+    outcomes = [outcome for outcome in found.outcomes if not isinstance(outcome, RowError)]
+    return sorted({label for outcome in outcomes for label, _ in outcome})
+
+
+def _named_labels(found: Findings) -> _Seen:
+    labels = _labels(found)
+    if not labels:
+        return _skipped()
+    rest = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+    words = ", ".join(labels[:MOST_LABELS]) + rest
+    if all(_UNNAMED.fullmatch(label) for label in labels):
+        return _warning(
+            f"{words}: the model's config gives its labels no names.",
+            "Name them as id2label in config.json where the model is served, or translate the "
+            "column afterwards: what LABEL_0 means is in the model's card.",
+        )
+    return _ok(f"{words}.")
+
+
+def _revision(found: Findings) -> _Seen:
+    if not found.answered:
+        return _skipped()
+    if not found.revisions:
+        return _warning(
+            "None is told (no x-sha header): a run would not notice another model there.",
+            "Do not deploy another model while a run goes on.",
+        )
+    changed = " (it changed, as --allow-drift allows)" if len(found.revisions) > 1 else ""
+    return _ok(f"{found.revisions[-1]}{changed}. A run stops where that changes.")
+
+
+def _parameters(found: Findings) -> _Seen:
+    config = found.config
+    if not found.answered:
+        return _skipped()
+    wrong = list(_not_honoured(found))
+    if wrong:
+        return _warning(
+            " ".join(wrong),
+            "Leave it out, or serve the model by another server.",
+        )
+    tried = {
+        "top_k": config.wants_predictions or None,
+        "function_to_apply": found.function_ignored is not None or None,
+        "truncate": found.long_text is not None or None,
+    }
+    stated = {
+        "top_k": config.wants_predictions,
+        "function_to_apply": config.function_to_apply is not None,
+        "truncate": config.truncate,
+    }
+    if missing := [name for name in stated if stated[name] and not tried[name]]:
+        return _skipped(f"{', '.join(missing)} could not be tried")
+    names = [name for name, is_set in stated.items() if is_set]
+    return _ok(f"{', '.join(names)}: honoured." if names else "None is set that could be ignored.")
+
+
+def _not_honoured(found: Findings) -> Iterator[str]:
+    answers = [each for each in found.outcomes if not isinstance(each, RowError)]
+    if found.config.wants_predictions and answers and max(map(len, answers)) == 1:
+        yield f"top_k {found.config.top_k} gives one label a text."
+    if found.function_ignored:
+        function = found.config.function_to_apply
+        yield f"function_to_apply {function} gives the same scores as another one."
+    if isinstance(found.long_text, RowError):
+        yield f"truncate does not keep a long text from being refused: {found.long_text.message}."
+
+
+def _latency(found: Findings) -> _Seen:
+    latency_s, texts = _measured(found)
+    if latency_s is None:
+        return _skipped("no request was answered in time")
+    speed = _texts_per_second(found, latency_s, texts)
+    took = f"{latency_s:.1f} s" if latency_s >= 1 else f"{latency_s * 1000:.0f} ms"
+    rate = "" if found.config.rate is None else f", at a rate of {found.config.rate:g}"
+    seen = (
+        f"{took} for a request of {texts} text{'' if texts == 1 else 's'} (median of "
+        f"{len(_samples(found))}). An estimate: up to {speed:,.0f} texts/s, if {_in_flight(found)} "
+        f"requests in flight take no longer than one{rate}."
+    )
+    if latency_s > NEAR_TIMEOUT * found.config.timeout_s:
+        return _warning(
+            seen,
+            f"That is near timeout_s ({found.config.timeout_s:g} s): raise --timeout-s, or lower "
+            "--batch-size.",
+        )
+    return _ok(seen)
+
+
+def _samples(found: Findings) -> list[float]:
+    """How long the requests took that are like those of a run: the largest ones."""
+    good = [each for each in found.answered if not each.while_loading]
+    largest = max((attempt.texts for attempt in good), default=0)
+    return [attempt.seconds for attempt in good if attempt.texts == largest]
+
+
+def _measured(found: Findings) -> tuple[float | None, int]:
+    good = [attempt.texts for attempt in found.answered if not attempt.while_loading]
+    return (median(_samples(found)), max(good)) if good else (None, 0)
+
+
+def _texts_per_request(found: Findings) -> int:
+    largest = max((attempt.texts for attempt in found.answered), default=0)
+    wanted = min(found.config.texts_per_request, found.dialect.most_texts or 1 << 30)
+    refused = any("together were refused" in notice for notice in found.notices)
+    return min(wanted, largest) if refused else wanted
+
+
+def _in_flight(found: Findings) -> int:
+    concurrency = found.config.concurrency
+    if found.permits is None:
+        return concurrency
+    return max(1, min(concurrency, found.permits // _texts_per_request(found)))
+
+
+def _texts_per_second(found: Findings, latency_s: float | None, texts: int) -> float | None:
+    if not latency_s:
+        return None
+    per_second = _in_flight(found) / latency_s
+    return round(texts * min(per_second, found.config.rate or per_second), 1)
+
+
+def _canaries(found: Findings) -> int:
+    """How many requests a run with this dialect needs, beside those that label its texts."""
+    if _given(found) or found.described:
+        return 0
+    if found.dialect.name != "single":
+        return 1
+    # Where no list is taken, the text that tells is asked once more.
+    return found.before_single + any("takes no list" in notice for notice in found.notices)
+
+
+_CHECKS: dict[str, Callable[[Findings], _Seen]] = {
+    "token": _token,
+    "address": _address,
+    "model": _model,
+    "dialect": _dialect,
+    "batching": _batching,
+    "texts": _texts,
+    "labels": _named_labels,
+    "revision": _revision,
+    "parameters": _parameters,
+    "latency": _latency,
+}
