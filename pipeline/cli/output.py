@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
 
 from pipeline.errors import UsageError
-from pipeline.events import RunEnded
+from pipeline.events import RunEnded, Waiting
 from pipeline.observers.progress import JsonProgress
+from pipeline.observers.words import Wait
 
 if TYPE_CHECKING:
     from pipeline.errors import ClassifyError
+    from pipeline.events import Event
     from pipeline.observers.progress import Progress
 
 # So many counts are worded one by one.
@@ -38,6 +41,20 @@ def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = Non
         unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
         print_json(error.summary or unbegun)
     sys.exit(error.exit_code)
+
+
+class Waits:
+    """Says on stderr what is waited for."""
+
+    def __init__(self) -> None:
+        self._wait: Wait | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Say it each time that the endpoint does."""
+        if isinstance(event, Waiting):
+            now = time.monotonic()
+            self._wait = Wait.of(event, now, self._wait)
+            click.echo(f"waiting: {self._wait.announcement(now)}", err=True)
 
 
 def counts(found: dict[str, int]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import process
-from pipeline.cli.output import counts, fail, print_json
+from pipeline.cli.output import Waits, counts, fail, print_json
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
 from pipeline.observers.words import duration
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 @click.option(
     "--price-per-thousand", metavar="X", type=float, help="What a thousand texts sent cost."
 )
+@click.option(
+    "--probe",
+    "probes",
+    is_flag=True,
+    help="Measure with a handful of requests, as `classify probe` sends them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
 @setting_options
 def plan(
@@ -42,6 +49,7 @@ def plan(
     retry_failed: bool,
     price_per_request: float | None,
     price_per_thousand: float | None,
+    probes: bool,
     as_json: bool,
     config_file: Path | None,
     **settings: Any,
@@ -52,13 +60,16 @@ def plan(
     Examples:
       classify plan reviews.csv --text review --model org/name -o labelled.parquet
       classify plan --config nightly.yaml --price-per-request 0.0005
+      classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
-    Nothing is sent and nothing is written. The whole input is read, since distinct texts are
-    counted and those that are known already looked up, as the run does.
+    The whole input is read, since distinct texts are counted and those that are known already
+    looked up, as the run does. Nothing is sent, unless --probe asks the endpoint a handful of times
+    to measure what a request takes. The plan is kept in OUTPUT.run/plan.json until that run is
+    complete: its summary tells plan and actual side by side.
 
     \b
     Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
-    run works on the output.
+    run works on the output; with --probe also 4 refused by the endpoint and 75 it is down.
     """
     process.end_at_once()
     try:
@@ -67,7 +78,7 @@ def plan(
         process.fit()
         import pyarrow as pa
 
-        from pipeline import planning
+        from pipeline import planning, probing
 
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
@@ -77,7 +88,10 @@ def plan(
             overwrite=overwrite,
             retry_failed=retry_failed,
             price=None if prices is None else planning.Price(*prices),
+            measure=partial(probing.probe, config, Waits(), from_input=True) if probes else None,
         )
+        if notice := planning.keep(found):
+            click.echo(notice, err=True)
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:
@@ -111,7 +125,13 @@ def _lines(found: Forecast) -> Iterator[str]:
     if found.state == "complete":
         yield "The output is complete: `classify run` with the same arguments does nothing."
     else:
-        yield "Nothing was sent. `classify run` with the same arguments does the work."
+        sent = "Nothing was sent."
+        if found.probe is not None:
+            sent = (
+                f"To measure, {found.probe['requests']} requests were sent, with "
+                f"{found.probe['texts']} texts; their answers are not kept."
+            )
+        yield f"{sent} `classify run` with the same arguments does the work."
 
 
 def _facts(found: Forecast) -> Iterator[tuple[str, str]]:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import process
-from pipeline.cli.output import fail, print_json
+from pipeline.cli.output import Waits, fail, print_json
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
-from pipeline.events import Waiting
-from pipeline.observers.words import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pipeline.events import Event
     from pipeline.probing import Probe
 
 _NO_INPUT = "(no input)"
@@ -75,7 +71,7 @@ def probe(
         from pipeline import probing
 
         pa.enable_signal_handlers(False)
-        found = probing.probe(config, _Waits(), from_input=config.input != (_NO_INPUT,))
+        found = probing.probe(config, Waits(), from_input=config.input != (_NO_INPUT,))
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:
@@ -83,20 +79,6 @@ def probe(
     else:
         click.echo("\n".join(_lines(found)))
     sys.exit(found.exit_code)
-
-
-class _Waits:
-    """Says on stderr what is waited for."""
-
-    def __init__(self) -> None:
-        self._wait: Wait | None = None
-
-    def __call__(self, event: Event) -> None:
-        """Say it each time that the endpoint does."""
-        if isinstance(event, Waiting):
-            now = time.monotonic()
-            self._wait = Wait.of(event, now, self._wait)
-            click.echo(f"waiting: {self._wait.announcement(now)}", err=True)
 
 
 def _lines(found: Probe) -> Iterator[str]:

@@ -13,8 +13,10 @@ from pipeline.cli.output import fail, print_json
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
+from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -88,7 +90,27 @@ def run(
         print_json(result.summary)
     else:
         click.echo(str(result))
+        if result.summary["plan"] is not None:
+            click.echo("\n".join(_against_plan(result.summary)))
         if result.summary["errors"]:
             column = config.error_column
             click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
+
+
+def _against_plan(summary: dict[str, Any]) -> Iterator[str]:
+    """Tell plan and actual side by side."""
+    plan = summary["plan"]
+    least_s, most_s = plan["seconds"]
+    span = duration(least_s) if least_s == most_s else f"{duration(least_s)} to {duration(most_s)}"
+    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
+    rows = [("", "planned", "actual")]
+    for name, key in (("distinct inputs", "distinct_inputs"), ("known already", "cache_hits")):
+        rows.append((name, f"{plan[key]:,}", f"{summary[key]:,}"))
+    rows.append(("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"))
+    rows.append(("duration", span, duration(summary["seconds"])))
+    if plan["cost"] is not None:
+        rows.append(("cost", f"{plan['cost']:,.2f}", ""))
+    width = max(len(planned) for _, planned, _ in rows)
+    for name, planned, actual in rows:
+        yield f"  {name:<17} {planned:<{width}}  {actual}".rstrip()
