@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli import complete
 from pipeline.config import RunConfig, allowed
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if field.annotation is bool:
             option = click.option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning)
         else:
-            option = click.option(flag, metavar=_metavar(key), help=f"{meaning}")
+            option = click.option(
+                flag, metavar=_metavar(key), help=meaning, shell_complete=complete.values
+            )
         command = option(command)
     return click.option(
         "--config",
