@@ -108,12 +108,12 @@ def forecast(
     overwrite: bool = False,
     retry_failed: bool = False,
     price: Price | None = None,
-    measure: Callable[[], Probe] | None = None,
+    measure: Callable[[list[Item]], Probe] | None = None,
 ) -> Forecast:
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
-    Sends nothing but what `measure` does, a probe of the endpoint, which is called once all else is
-    well and there are rows to do. Writes nothing: see `keep`.
+    Sends nothing but what `measure` does, a probe of the endpoint with some of the texts, which is
+    called once all else is well and there are rows to do. Writes nothing: see `keep`.
 
     Raises what the run would before it sends anything: UsageError, OutputBusy where another run
     works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
@@ -127,9 +127,11 @@ def forecast(
         config, directory, restart=restart, overwrite=overwrite, retry_failed=retry_failed
     )
     first_row = _first_row(settled, directory)
-    probe = measure() if measure and first_row < settled.source.plan.rows else None
-    if probe is not None and (failure := probe.failure) is not None:
-        raise failure
+    probe = None
+    if measure is not None and first_row < settled.source.plan.rows:
+        probe = measure(_some_texts(config, settled, first_row))
+        if (failure := probe.failure) is not None:
+            raise failure
     count = _Count(config, _spill(config.output), probe)
     passed_over: list[str] = []
     if first_row < settled.source.plan.rows:
@@ -172,6 +174,20 @@ def _first_row(settled: Settled, directory: RunDirectory) -> int:
         return rows
     good = verified_parts(directory.parts, manifest.parts)
     return manifest.parts[good].first_row if good < len(manifest.parts) else manifest.rows
+
+
+def _some_texts(config: RunConfig, settled: Settled, first_row: int) -> list[Item]:
+    """Give the texts of the first chunk that has any to be asked."""
+    keys = keys_of(config)
+    chunks = settled.source.chunks(
+        first_row, max_rows=runner.CHUNK_ROWS, max_bytes=runner.CHUNK_BYTES
+    )
+    with closing(chunks):
+        for chunk in chunks:
+            rows, _ = open_rows(chunk.table, config)
+            if items := prepare(rows, config, keys, first_row=chunk.first_row).items:
+                return items
+    return []
 
 
 def _spill(output: Path) -> Path:
@@ -299,7 +315,7 @@ def _duration(
     if not requests:
         return (0.0, 0.0), "nothing is sent"
     if probe is not None and probe.latency_s is not None:
-        return _measured_duration(config, requests, probe.latency_s, probe.in_flight)
+        return _measured_duration(config, requests, probe, probe.latency_s)
     rounds = max(requests / config.concurrency, 1.0)
     least_s, most_s = (round(rounds * latency_s, 1) for latency_s in GUESSED_LATENCY_S)
     guess = (
@@ -318,15 +334,17 @@ def _duration(
 
 
 def _measured_duration(
-    config: RunConfig, requests: int, latency_s: float, in_flight: int
+    config: RunConfig, requests: int, probe: Probe, latency_s: float
 ) -> tuple[tuple[float, float], str]:
     """Go by the probe, with one request in flight: the endpoint may take many at once, or not."""
     least_s, most_s = (
         round(max(rounds * latency_s, requests / (config.rate or float("inf"))), 1)
-        for rounds in (max(requests / in_flight, 1.0), requests)
+        for rounds in (max(requests / probe.in_flight, 1.0), requests)
     )
     rate = "" if config.rate is None else f", at a rate of {config.rate:g} requests a second"
+    if probe.throttled:
+        rate += "; longer than that, as it throttled the probe"
     return (least_s, most_s), (
-        f"by the probe, where one request took {latency_s:.2g} s: the least if {in_flight} at once "
-        f"take no longer, the most if the endpoint works on one at a time{rate}"
+        f"by the probe, where one request took {latency_s:.2g} s: the least if {probe.in_flight} "
+        f"at once take no longer, the most if the endpoint works on one at a time{rate}"
     )

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import complete, process
-from pipeline.cli.output import Waits, counts, fail, print_json
+from pipeline.cli.output import Waits, counts, fail, print_json, span
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
-from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +93,7 @@ def plan(
             overwrite=overwrite,
             retry_failed=retry_failed,
             price=None if prices is None else planning.Price(*prices),
-            measure=partial(probing.probe, config, Waits(), from_input=True) if probes else None,
+            measure=partial(probing.probe, config, Waits()) if probes else None,
         )
         if notice := planning.keep(found):
             click.echo(notice, err=True)
@@ -158,8 +157,6 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
             f"{canary if found.canaries else ''}"
         ),
     )
-    least_s, most_s = found.seconds
-    span = duration(least_s) if least_s == most_s else f"{duration(least_s)} to {duration(most_s)}"
-    yield "duration", f"{span} ({found.seconds_are})"
+    yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
     if found.cost is not None:
         yield "cost", f"{found.cost:,.2f}, without retries"

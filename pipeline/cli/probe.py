@@ -15,10 +15,10 @@ from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pipeline.probing import Probe
+    from pipeline.probing import Check, Probe
 
 _NO_INPUT = "(no input)"
 _WIDEST = 110
@@ -77,7 +77,8 @@ def probe(
         from pipeline import probing
 
         pa.enable_signal_handlers(False)
-        found = probing.probe(config, Waits(), from_input=config.input != (_NO_INPUT,))
+        given = config.input != (_NO_INPUT,)
+        found = probing.probe(config, Waits(), probing.first_texts(config) if given else ())
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:
@@ -92,11 +93,25 @@ def _lines(found: Probe) -> Iterator[str]:
     yield f"{found.url}{model}"
     indent = " " * 22
     room = min(shutil.get_terminal_size().columns, _WIDEST) - len(indent)
-    for check in found.checks:
-        verdict = click.style(f"{check.verdict:<8}", fg=_COLOURS[check.verdict])
-        words = textwrap.wrap(check.seen, max(room, 30), break_long_words=False)
-        words += textwrap.wrap(check.mend or "", max(room, 30), break_long_words=False)
-        yield f"  {verdict} {check.name:<10} " + f"\n{indent}".join(words)
+    for verdict, name, seen, mend in _grouped(found.checks):
+        words = [
+            line
+            for text in (seen, mend or "")
+            for line in textwrap.wrap(text, max(room, 30), break_long_words=False)
+        ]
+        styled = click.style(f"{verdict:<8}", fg=_COLOURS[verdict])
+        yield f"  {styled} {name:<10} " + f"\n{indent}".join(words)
     loading = f", {found.loading_requests} of them while it loaded" * bool(found.loading_requests)
     yield f"{found.requests} requests were sent{loading}, with {found.texts} texts in all."
     yield _SUMS.get(found.state) or f"A run would end with exit code {found.exit_code}."
+
+
+def _grouped(checks: Sequence[Check]) -> Iterator[tuple[str, str, str, str | None]]:
+    """Give verdict, name, what was seen and the mend; what was not seen at all in one."""
+    unseen = [check for check in checks if check.seen == checks[-1].seen]
+    for check in checks if len(unseen) == 1 else [c for c in checks if c not in unseen]:
+        yield check.verdict.value, check.name, check.seen, check.mend
+    if len(unseen) > 1:
+        names = ", ".join(check.name for check in unseen)
+        why = unseen[0].seen.removeprefix("Not seen: ")
+        yield unseen[0].verdict.value, "the rest", f"{names}: {why}", None

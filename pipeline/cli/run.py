@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import complete, process
-from pipeline.cli.output import fail, print_json
+from pipeline.cli.output import fail, print_json, span
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
@@ -107,14 +107,12 @@ def run(
 def _against_plan(summary: dict[str, Any]) -> Iterator[str]:
     """Tell plan and actual side by side."""
     plan = summary["plan"]
-    least_s, most_s = plan["seconds"]
-    span = duration(least_s) if least_s == most_s else f"{duration(least_s)} to {duration(most_s)}"
     retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
     rows = [("", "planned", "actual")]
     for name, key in (("distinct inputs", "distinct_inputs"), ("known already", "cache_hits")):
         rows.append((name, f"{plan[key]:,}", f"{summary[key]:,}"))
     rows.append(("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"))
-    rows.append(("duration", span, duration(summary["seconds"])))
+    rows.append(("duration", span(plan["seconds"]), duration(summary["seconds"])))
     if plan["cost"] is not None:
         rows.append(("cost", f"{plan['cost']:,.2f}", ""))
     width = max(len(planned) for _, planned, _ in rows)

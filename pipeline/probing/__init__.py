@@ -18,43 +18,35 @@ from pipeline.workers import Clock, check_columns, find_token, keys_of, prepare
 from pipeline.workers.token import Token
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.responses import Item
 
-__all__ = ["MOST_REQUESTS", "Check", "Probe", "Verdict", "probe"]
+__all__ = ["MOST_REQUESTS", "Check", "Probe", "Verdict", "first_texts", "probe"]
 
 # Asked where no input is given; distinct, as a server may remember what it answered.
 _PLAIN = tuple(f"This is plain text number {i}, and it is fine." for i in range(1, 13))
 
 
-def probe(config: RunConfig, emit: Observer, *, from_input: bool) -> Probe:
-    """Ask the endpoint of a run a few texts: of the input, or plain ones.
+def probe(config: RunConfig, emit: Observer, texts: Sequence[Item]) -> Probe:
+    """Ask the endpoint of a run some of these texts, or plain ones where there are none.
 
-    Only the first rows of the input are read. `emit` gets what the pool tells, such as that the
-    model is loading, which is waited for. Raises UsageError before anything is sent; what the
-    endpoint refuses is a verdict.
+    `emit` gets what the pool tells, such as that the model is loading, which is waited for. Raises
+    UsageError before anything is sent; what the endpoint refuses is a verdict.
     """
     check_endpoint(config)
-    texts = _texts_of(config) if from_input else []
-    with_input = bool(texts)
-    if not texts:
-        texts = [(text, text) if config.text_pair else text for text in _PLAIN]
-    return asyncio.run(_probe(config, texts, emit, from_input=with_input))
+    asked = list(dict.fromkeys(texts))[: ROUNDS * config.texts_per_request]
+    plain = [(text, text) if config.text_pair else text for text in _PLAIN]
+    return asyncio.run(_probe(config, asked or plain, emit, from_input=bool(asked)))
 
 
-async def _probe(
-    config: RunConfig, texts: list[Item], emit: Observer, *, from_input: bool
-) -> Probe:
-    async with AsyncExitStack() as stack:
-        target = await open_target(config, stack, emit)
-        token = Token(None) if config.endpoint == "local" else find_token(config.token_file)
-        return judge(
-            await examine(config, target, token, texts, Clock(), emit, from_input=from_input)
-        )
+def first_texts(config: RunConfig) -> list[Item]:
+    """Give the distinct texts of the first rows of the input, reading nothing after them.
 
-
-def _texts_of(config: RunConfig) -> list[Item]:
+    Raises UsageError for an input that cannot be read so far.
+    """
     table = first_rows(
         config.input,
         max_rows=runner.CHUNK_ROWS,
@@ -66,5 +58,15 @@ def _texts_of(config: RunConfig) -> list[Item]:
     check_columns(table.schema, config)
     if not table.num_rows:
         return []
-    items = prepare(table, config, keys_of(config), first_row=0).items
-    return list(dict.fromkeys(items))[: ROUNDS * config.texts_per_request]
+    return prepare(table, config, keys_of(config), first_row=0).items
+
+
+async def _probe(
+    config: RunConfig, texts: list[Item], emit: Observer, *, from_input: bool
+) -> Probe:
+    async with AsyncExitStack() as stack:
+        target = await open_target(config, stack, emit)
+        token = Token(None) if config.endpoint == "local" else find_token(config.token_file)
+        return judge(
+            await examine(config, target, token, texts, Clock(), emit, from_input=from_input)
+        )

@@ -67,7 +67,7 @@ class Probe:
     is the median of those with the most texts, `texts_measured`; `texts_per_second` is an estimate
     for the concurrency and rate that are set, None where nothing was measured. `texts_per_request`
     is how many texts a run would send at once, and `in_flight` how many requests. `canaries` are
-    those that a run needs to find out the dialect.
+    those that a run needs to find out the dialect. `throttled` tells of a 429.
     """
 
     exit_code: int
@@ -84,6 +84,7 @@ class Probe:
     latency_s: float | None
     texts_measured: int
     texts_per_second: float | None
+    throttled: bool
     labels: tuple[str, ...]
     model_revision: str | None
 
@@ -136,6 +137,7 @@ def judge(found: Findings) -> Probe:
         latency_s=latency_s,
         texts_measured=texts,
         texts_per_second=_texts_per_second(found, latency_s, texts),
+        throttled=any(attempt.status == 429 for attempt in attempts),  # noqa: PLR2004
         labels=tuple(_labels(found)),
         model_revision=found.revisions[-1] if found.revisions else None,
     )
@@ -280,8 +282,8 @@ def _address(found: Findings) -> _Seen:
         if isinstance(attempt.failure, Retryable) and attempt.failure.cause not in explained
     ]
     if found.answered and failed:
-        seen = f"{where}, but {len(failed)} of {len(found.attempts)} requests failed: {failed[-1]}."
-        return _warning(seen, f"A run tries again. {_mend(failed[-1])}")
+        seen = f"{where}, but {len(failed)} of {len(found.attempts)} requests failed: {failed[-1]}"
+        return _warning(_sentence(seen), f"A run tries again. {_mend(failed[-1])}")
     return _ok(f"{where}.")
 
 
@@ -349,7 +351,7 @@ def _texts(found: Findings) -> _Seen:
     count = len(found.outcomes)
     if failed:
         return _warning(
-            f"{len(failed)} of {count} get no label: {failed[-1].message}.",
+            f"{len(failed)} of {count} get no label: {failed[-1].message.rstrip('.')}.",
             "Too long texts are labelled with --truncate; others stay rows with an error.",
         )
     if found.from_input:
@@ -429,7 +431,7 @@ def _not_honoured(found: Findings) -> Iterator[str]:
 def _latency(found: Findings) -> _Seen:
     latency_s, texts = _measured(found)
     if latency_s is None:
-        return _skipped("no request was answered in time")
+        return _skipped("all answers came while it loaded") if found.answered else _skipped()
     speed = _texts_per_second(found, latency_s, texts)
     took = f"{latency_s:.1f} s" if latency_s >= 1 else f"{latency_s * 1000:.0f} ms"
     rate = "" if found.config.rate is None else f", at a rate of {found.config.rate:g}"

@@ -549,6 +549,39 @@ def test_where_nothing_is_left_nothing_is_probed(probed, server, label, write_cs
     assert len(server.requests) == before
 
 
+def test_an_endpoint_that_throttles_the_probe_makes_no_promise(probed, server):
+    again = {"Retry-After": "0.2"}
+    server.script = lambda each: (
+        server.reply(429, {"error": "slow down"}, again) if each.number == 1 else None
+    )
+    code, found = probed(TEXTS)
+    assert code == 0
+    assert "throttled" in found["seconds_are"]
+
+
+def test_a_retry_is_probed_with_the_rows_that_it_asks_for(
+    probed, label, server, write_csv, tmp_path
+):
+    """The input may be gone by then, or be what the output has replaced."""
+    source, output = write_csv("in.csv", [*TEXTS, "bad"]), tmp_path / "out.parquet"
+    server.script = lambda each: server.reply(400, {"error": "no"}) if "bad" in each.texts else None
+    label(source, output, batch_size=1)
+    server.reset()
+    code, found = probed([*TEXTS, "bad"], "--retry-failed")
+    assert (code, found["requests"]) == (0, 1)
+    assert set(server.texts) == {"bad"}
+
+
+def test_what_is_done_is_not_probed_with(probed, label, server, write_csv, tmp_path, small_chunks):
+    source, output = write_csv("in.csv", [f"t {i}" for i in range(64)]), tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, max_requests=2, batch_size=16, concurrency=1)
+    server.reset()
+    code, found = probed([f"t {i}" for i in range(64)], "--batch-size", "16")
+    assert (code, found["resumed_rows"] > 0) == (0, True)
+    assert set(server.texts) <= {f"t {i}" for i in range(found["resumed_rows"], 64)}
+
+
 def test_a_probe_that_is_refused_ends_the_plan_as_the_run_would(probed, server, kept_file):
     server.script = lambda _: server.reply(403, {"error": "not yours"})
     code, found = probed(TEXTS)

@@ -142,6 +142,10 @@ def test_an_endpoint_that_is_down_ends_with_75(server):
     found = json.loads(ended.stdout)
     assert (ended.exit_code, found["exit_code"], found["state"]) == (75, 75, "failed")
     assert found["dialect"] is None
+    assert [check["verdict"] for check in found["checks"]].count("skipped") == 9
+    told = " ".join(_probed("--endpoint", url).stdout.split())
+    assert "failed address" in told
+    assert "skipped the rest model, dialect, batching" in told
 
 
 def test_a_cold_start_is_waited_for_in_words(cli):

@@ -277,6 +277,13 @@ async def test_where_nobody_listens(kit, probe):
     assert kit.now() - began < 10
 
 
+async def test_https_to_a_server_that_speaks_http(kit, probe):
+    async with kit.serve() as server:
+        found = await probe(server.url.replace("http:", "https:"))
+    assert (told(found)["address"][0], found.exit_code) == ("failed", 4)
+    assert "Check the address and its certificate." in told(found)["address"][1]
+
+
 async def test_a_failure_now_and_then_is_a_warning(kit, probe):
     script = lambda asked: kit.Said(500, "oh") if asked.number == 3 else kit.Said(headers=SHA)  # noqa: E731
     async with kit.serve(script) as server:
@@ -314,6 +321,7 @@ async def test_a_pause_is_made_where_it_is_short(kit, probe):
         found = await probe(server)
     assert kit.now() - began >= 30
     assert "--rate" in told(found)["address"][1]
+    assert found.throttled
     assert found.exit_code == 0
 
 
