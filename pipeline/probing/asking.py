@@ -52,7 +52,13 @@ class Attempt:
     seconds: float = 0.0
     status: int | None = None
     good: bool = False
-    failure: Exception | None = None
+    failure: ClassifyError | None = None
+
+    @property
+    def trouble(self) -> Retryable | None:
+        """What a run would try again for; the page that tells of a server need not be there."""
+        optional = self.method == "GET" and self.status is not None
+        return self.failure if isinstance(self.failure, Retryable) and not optional else None
 
 
 class EnoughError(StoppedEarly):
@@ -116,26 +122,33 @@ class _Client(Client):
     async def discover(self) -> int | None:
         """Ask the server what it is; see `Client.discover`."""
         self._next_texts = 0
-        before = self.dialect
-        self._findings.permits = await super().discover()
+        before, attempts = self.dialect, len(self._findings.attempts)
+        try:
+            self._findings.permits = await super().discover()
+        except ClassifyError as failure:
+            self._note(failure, attempts)
+            raise
         self._findings.described = self.dialect is not before
         return self._findings.permits
 
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer; see `Client.ask`."""
         self._next_texts = len(items)
-        attempts = self._findings.attempts
-        before = len(attempts)
+        before = len(self._findings.attempts)
         try:
             reply = await super().ask(items, wait_for_model=wait_for_model)
         except ClassifyError as failure:
-            if len(attempts) > before:
-                attempts[-1].failure = failure
+            self._note(failure, before)
             raise
-        attempts[-1].good = True
+        self._findings.attempts[-1].good = True
         if reply.revision is not None and reply.revision not in self._findings.revisions:
             self._findings.revisions.append(reply.revision)
         return reply
+
+    def _note(self, failure: ClassifyError, before: int) -> None:
+        """Note why a request failed, if there was one: there were so many `before`."""
+        if len(self._findings.attempts) > before:
+            self._findings.attempts[-1].failure = failure
 
     async def _exchange(
         self, method: str, url: URL, body: bytes | None = None, **options: Any
@@ -168,13 +181,12 @@ class _Client(Client):
     def _stop_where_enough(self) -> None:
         """Raise EnoughError where the requests are used up, or where nobody answers."""
         attempts = self._findings.attempts
-        lately = [attempt.failure for attempt in attempts[-MOST_FAILURES:]]
-        failures = [each for each in lately if isinstance(each, Retryable)]
-        if attempts and lately[-1] in failures:
+        causes = [each.trouble and each.trouble.cause for each in attempts[-MOST_FAILURES:]]
+        if causes and (last := attempts[-1].trouble) is not None:
             # What a server is may be asked of one that has no such page, and never answers.
-            silent = failures[-1].cause is Cause.TIMEOUT and attempts[-1].method == "POST"
-            if silent or [each.cause in _DOWN for each in failures] == [True] * MOST_FAILURES:
-                raise EnoughError(failures[-1])
+            silent = last.cause is Cause.TIMEOUT and attempts[-1].method == "POST"
+            if silent or [cause in _DOWN for cause in causes] == [True] * MOST_FAILURES:
+                raise EnoughError(last)
         if sum(attempt.good or not attempt.while_loading for attempt in attempts) >= MOST_REQUESTS:
             raise EnoughError
 

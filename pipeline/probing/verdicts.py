@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 NEAR_TIMEOUT = 0.5
 # So many labels are named.
 MOST_LABELS = 10
+# What an error says to who runs it again.
+_AGAIN = re.compile(r"(; the run resumes then| Run the same command again[^.]*)\.$")
 _UNNAMED = re.compile(r"LABEL_\d+")
 _MEND_CONNECTION = (
     (r"DNSError|Name or service|nodename", "Check how the host is spelled, and the network."),
@@ -163,7 +165,11 @@ def _blame(found: Findings) -> tuple[str | None, ClassifyError]:
             reason = EnoughError(failure)
     if reason is None:
         if found.outcomes and all(isinstance(each, RowError) for each in found.outcomes):
-            return "texts", EndpointRefused(str(found.outcomes[-1][0]))
+            return "texts", EndpointRefused(
+                f"Each of {len(found.outcomes)} was rejected, the last one with: "
+                f"{_sentence(str(found.outcomes[-1][0]))} Check model, text_pair, truncate, "
+                "function_to_apply and dialect."
+            )
         return None, ClassifyError()
     if isinstance(reason, SettingsError):
         return "parameters", reason
@@ -196,22 +202,30 @@ def _blame_refusal(refusal: EndpointRefused, *, by_page: bool) -> str:
 
 def _worded(found: Findings, reason: ClassifyError) -> tuple[str, str]:
     """Split what an error says into what was seen and what to do."""
-    failure = reason.failure if isinstance(reason, EnoughError) else None
-    if failure is None:
-        if getattr(reason, "status", None) == 401 and not found.token.value:  # noqa: PLR2004
-            return _sentence(_split(str(reason))[0]), (
-                "No token was found: put one into HF_TOKEN or a token_file, or run `hf auth login`."
-            )
-        return _split(str(reason))
-    tried = len([attempt for attempt in found.attempts if attempt.failure is not None])
-    times = f" ({tried} attempts)" if tried > 1 else ""
-    return _sentence(f"{failure}{times}"), _mend(failure)
+    if len(found.revisions) > 1 and isinstance(reason, StoppedEarly):
+        return f"Two answers tell different ones: {', '.join(found.revisions)}.", (
+            "Wait until one alone is served there, or accept a mixture with --allow-drift."
+        )
+    failure = found.attempts[-1].failure if found.attempts else None
+    if isinstance(reason, StoppedEarly) and isinstance(failure, Retryable):
+        if failure.cause is Cause.LOADING:
+            return _sentence(_AGAIN.sub("", str(reason))), _mend(failure)
+        pause = "" if failure.wait_s is None else f", and asks for a pause of {failure.wait_s:g} s"
+        tried = sum(attempt.trouble is not None for attempt in found.attempts)
+        times = f" ({tried} attempts)" if tried > 1 else ""
+        return _sentence(f"{str(failure).rstrip('.')}{pause}{times}"), _mend(failure)
+    seen, mend = _split(str(reason))
+    if getattr(reason, "status", None) == 401 and not found.token.value:  # noqa: PLR2004
+        mend = "No token was found: put one into HF_TOKEN or a token_file, or run `hf auth login`."
+    return seen, mend
 
 
 def _mend(failure: Retryable) -> str:
     match failure.cause:
         case Cause.TIMEOUT:
             return "Raise --timeout-s, lower --batch-size, or look at why the server takes so long."
+        case Cause.LOADING:
+            return "Probe again later, or wait longer with --max-loading-s."
         case Cause.THROTTLED:
             return "Try later, and set --rate to what the account or the server allows."
         case Cause.CONNECTION:
@@ -223,8 +237,7 @@ def _mend(failure: Retryable) -> str:
 
 def _split(message: str) -> tuple[str, str]:
     """The last sentence of an error says what to do."""
-    message = re.sub(r"(; the run resumes then|Run the same command again[^.]*)\.$", "", message)
-    seen, _, mend = message.strip().rstrip(".").rpartition(". ")
+    seen, _, mend = _AGAIN.sub("", message).strip().rstrip(".").rpartition(". ")
     if not seen:
         return _sentence(mend), "Look at the server, and probe again."
     return _sentence(seen), _sentence(mend)
@@ -276,11 +289,8 @@ def _address(found: Findings) -> _Seen:
     explained = {Cause.LOADING}
     if found.dialect.name == "single":  # that is why it is
         explained.add(Cause.UNREADABLE)
-    failed = [
-        attempt.failure
-        for attempt in found.attempts
-        if isinstance(attempt.failure, Retryable) and attempt.failure.cause not in explained
-    ]
+    troubles = [attempt.trouble for attempt in found.attempts]
+    failed = [each for each in troubles if each is not None and each.cause not in explained]
     if found.answered and failed:
         seen = f"{where}, but {len(failed)} of {len(found.attempts)} requests failed: {failed[-1]}"
         return _warning(_sentence(seen), f"A run tries again. {_mend(failed[-1])}")

@@ -177,6 +177,7 @@ async def test_a_model_that_goes_on_loading_is_said_to(kit, probe):
     assert (kind, found.exit_code) == ("failed", 75)
     assert "loading for 60 s" in words
     assert "max_loading_s" in words
+    assert "Probe again later" in words
     assert isinstance(found.failure, StoppedEarly)
     assert verdict(found, "labels").verdict is Verdict.SKIPPED
 
@@ -331,7 +332,24 @@ async def test_an_account_without_requests_left_is_told_at_once(kit, probe):
     async with kit.serve(lambda _: said) as server:
         found = await probe(server)
     assert (told(found)["address"][0], found.exit_code) == ("failed", 75)
+    assert "a pause of 3000 s" in told(found)["address"][1]
     assert kit.now() - began < 10
+
+
+async def test_a_page_that_is_broken_says_nothing_of_the_endpoint(kit, probe):
+    async with kit.serve(lambda _: kit.Said(headers=SHA), info=kit.Said(500, "oh")) as server:
+        found = await probe(server)
+    assert told(found) == {}
+    assert len(server.requests) <= MOST_REQUESTS
+
+
+async def test_a_page_that_tells_of_loading_is_waited_for_too(kit, probe):
+    said = kit.Said(503, {"error": "Model is currently loading"})
+    async with kit.serve(info=said) as server:
+        found = await probe(server, max_loading_s=40)
+    assert (told(found)["model"][0], found.exit_code) == ("failed", 75)
+    assert "Probe again later" in told(found)["model"][1]
+    assert server.posts == []
 
 
 @pytest.mark.parametrize("body", ["<html>Welcome</html>", {"hello": 1}, []], ids=str)
@@ -373,6 +391,8 @@ async def test_two_revisions_at_one_address_stop_a_run(kit, probe):
     async with kit.serve(lambda asked: kit.Said(headers={"x-sha": str(asked.number)})) as server:
         found = await probe(server)
     assert (told(found)["revision"][0], found.exit_code) == ("failed", 75)
+    assert "--allow-drift" in told(found)["revision"][1]
+    assert "--restart" not in told(found)["revision"][1]
 
 
 async def test_rejected_texts_are_counted(kit, probe):
@@ -394,7 +414,7 @@ async def test_where_each_text_is_rejected_no_run_can_begin(kit, probe):
     async with kit.serve(lambda _: kit.Said(400, {"error": "no such task"})) as server:
         found = await probe(server, texts=2)
     assert (told(found)["texts"][0], found.exit_code) == ("failed", 4)
-    assert "no such task" in told(found)["texts"][1]
+    assert "no such task. Check model" in told(found)["texts"][1]
 
 
 async def test_a_batch_that_is_too_large_is_told(kit, probe):
