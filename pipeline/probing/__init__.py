@@ -1,6 +1,7 @@
 """The probe: a few requests to the endpoint, made as a run makes them, and what they mean.
 
-`asking` sends them through the pool of a run and notes what comes of each, `verdicts` words it.
+`asking` sends them through the pool of a run and notes what comes of each, `verdicts` words it,
+check by check, and `blame` finds the check that what ended the probe belongs to.
 """
 
 from __future__ import annotations

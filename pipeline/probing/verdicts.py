@@ -14,11 +14,10 @@ from pipeline.errors import (
     Cause,
     ClassifyError,
     EndpointRefused,
-    Retryable,
     SettingsError,
     StoppedEarly,
 )
-from pipeline.probing.asking import EnoughError
+from pipeline.probing.blame import blame, mend_of, sentence, split, worded
 from pipeline.responses import RowError
 
 if TYPE_CHECKING:
@@ -30,16 +29,7 @@ if TYPE_CHECKING:
 NEAR_TIMEOUT = 0.5
 # So many labels are named.
 MOST_LABELS = 10
-# What an error says to who runs it again.
-_AGAIN = re.compile(r"(; the run resumes then| Run the same command again[^.]*)\.$")
 _UNNAMED = re.compile(r"LABEL_\d+")
-_MEND_CONNECTION = (
-    (r"DNSError|Name or service|nodename", "Check how the host is spelled, and the network."),
-    (r"refused|Connect call failed", "Nothing listens there: check the port, start the server."),
-)
-_MEND_DOWN = (
-    "Look at the server, or try later: a run waits for max_outage_s, then it can be resumed."
-)
 
 
 class Verdict(StrEnum):
@@ -114,12 +104,12 @@ class Probe:
 
 def judge(found: Findings) -> Probe:
     """Say what the findings mean."""
-    blamed, reason = _blame(found)
+    blamed, reason = blame(found)
     checks = []
     for name, check in _CHECKS.items():
         if name == blamed:
-            seen, mend = _worded(found, reason)
-            checks.append(Check(name, Verdict.FAILED, seen, mend))
+            seen, todo = worded(found, reason)
+            checks.append(Check(name, Verdict.FAILED, seen, todo))
         else:
             checks.append(Check(name, *check(found)))
     latency_s, texts = _measured(found)
@@ -143,108 +133,6 @@ def judge(found: Findings) -> Probe:
         labels=tuple(_labels(found)),
         model_revision=found.revisions[-1] if found.revisions else None,
     )
-
-
-def _blame(found: Findings) -> tuple[str | None, ClassifyError]:
-    """Name the check that failed, and the error of the tree that a run would end with."""
-    reason = found.ended
-    last = found.attempts[-1] if found.attempts else None
-    failure = last.failure if last and isinstance(last.failure, Retryable) else None
-    if isinstance(reason, StoppedEarly) and not getattr(reason, "failure", None):
-        if found.answered and failure is None and len(found.revisions) < 2:  # noqa: PLR2004
-            reason = None  # the requests are used up: those of a probe, or of max_requests
-        elif isinstance(reason, EnoughError) and found.answered:
-            reason = None
-        elif failure is not None and failure.cause is Cause.UNREADABLE:
-            reason = EndpointRefused(
-                f"This does not speak the Hugging Face Inference API: {failure}. Check the address "
-                "and the dialect.",
-                failure.status,
-            )
-        elif isinstance(reason, EnoughError) and failure is not None:
-            reason = EnoughError(failure)
-    if reason is None:
-        if found.outcomes and all(isinstance(each, RowError) for each in found.outcomes):
-            return "texts", EndpointRefused(
-                f"Each of {len(found.outcomes)} was rejected, the last one with: "
-                f"{_sentence(str(found.outcomes[-1][0]))} Check model, text_pair, truncate, "
-                "function_to_apply and dialect."
-            )
-        return None, ClassifyError()
-    if isinstance(reason, SettingsError):
-        return "parameters", reason
-    if isinstance(reason, EndpointRefused):
-        return _blame_refusal(reason, by_page=last is not None and last.status is not None), reason
-    if len(found.revisions) > 1:
-        return "revision", reason
-    if failure is None:
-        # It stopped for a setting such as max_requests, or the page of a server was loading.
-        return ("model" if found.waited_s is not None else "address"), reason
-    blamed = {Cause.LOADING: "model", Cause.TIMEOUT: "latency", Cause.UNREADABLE: "dialect"}
-    return blamed.get(failure.cause, "address"), reason
-
-
-def _blame_refusal(refusal: EndpointRefused, *, by_page: bool) -> str:
-    match refusal.status:
-        case 400:
-            return "token" if "token" in str(refusal).lower().partition(". ")[0] else "model"
-        case 401 | 402 | 403:
-            return "token"
-        case 404 | 424:
-            return "model"
-        case 200:
-            return "dialect"
-        case None if by_page:
-            return "model"
-        case _:
-            return "address"
-
-
-def _worded(found: Findings, reason: ClassifyError) -> tuple[str, str]:
-    """Split what an error says into what was seen and what to do."""
-    if len(found.revisions) > 1 and isinstance(reason, StoppedEarly):
-        return f"Two answers tell different ones: {', '.join(found.revisions)}.", (
-            "Wait until one alone is served there, or accept a mixture with --allow-drift."
-        )
-    failure = found.attempts[-1].failure if found.attempts else None
-    if isinstance(reason, StoppedEarly) and isinstance(failure, Retryable):
-        if failure.cause is Cause.LOADING:
-            return _sentence(_AGAIN.sub("", str(reason))), _mend(failure)
-        pause = "" if failure.wait_s is None else f", and asks for a pause of {failure.wait_s:g} s"
-        tried = sum(attempt.trouble is not None for attempt in found.attempts)
-        times = f" ({tried} attempts)" if tried > 1 else ""
-        return _sentence(f"{str(failure).rstrip('.')}{pause}{times}"), _mend(failure)
-    seen, mend = _split(str(reason))
-    if getattr(reason, "status", None) == 401 and not found.token.value:  # noqa: PLR2004
-        mend = "No token was found: put one into HF_TOKEN or a token_file, or run `hf auth login`."
-    return seen, mend
-
-
-def _mend(failure: Retryable) -> str:
-    match failure.cause:
-        case Cause.TIMEOUT:
-            return "Raise --timeout-s, lower --batch-size, or look at why the server takes so long."
-        case Cause.LOADING:
-            return "Probe again later, or wait longer with --max-loading-s."
-        case Cause.THROTTLED:
-            return "Try later, and set --rate to what the account or the server allows."
-        case Cause.CONNECTION:
-            said = str(failure)
-            return next((m for p, m in _MEND_CONNECTION if re.search(p, said)), _MEND_DOWN)
-        case _:
-            return _MEND_DOWN
-
-
-def _split(message: str) -> tuple[str, str]:
-    """The last sentence of an error says what to do."""
-    seen, _, mend = _AGAIN.sub("", message).strip().rstrip(".").rpartition(". ")
-    if not seen:
-        return _sentence(mend), "Look at the server, and probe again."
-    return _sentence(seen), _sentence(mend)
-
-
-def _sentence(words: str) -> str:
-    return words.rstrip(". ") + "."
 
 
 _Seen = tuple[Verdict, str, str | None]
@@ -272,9 +160,9 @@ def _token(found: Findings) -> _Seen:
         return _skipped("none was found, and whether one is needed is not known")
     where = f"Found in {token.where}"
     if target.token is None:
-        return _warning(*_split(str(target.notice)))
+        return _warning(*split(str(target.notice)))
     if token.warning is not None:
-        return _warning(f"{where}.", _sentence(token.warning))
+        return _warning(f"{where}.", sentence(token.warning))
     return _ok(f"{where}, and accepted." if found.answered else f"{where}.")
 
 
@@ -285,7 +173,7 @@ def _address(found: Findings) -> _Seen:
     parts = urlsplit(found.target.url)
     where = f"{parts.netloc} answers{' over TLS' if parts.scheme == 'https' else ''}"
     if found.target.notice and found.target.token == found.token.value:
-        return _warning(*_split(found.target.notice))
+        return _warning(*split(found.target.notice))
     explained = {Cause.LOADING}
     if found.dialect.name == "single":  # that is why it is
         explained.add(Cause.UNREADABLE)
@@ -293,7 +181,7 @@ def _address(found: Findings) -> _Seen:
     failed = [each for each in troubles if each is not None and each.cause not in explained]
     if found.answered and failed:
         seen = f"{where}, but {len(failed)} of {len(found.attempts)} requests failed: {failed[-1]}"
-        return _warning(_sentence(seen), f"A run tries again. {_mend(failed[-1])}")
+        return _warning(sentence(seen), f"A run tries again. {mend_of(failed[-1])}")
     return _ok(f"{where}.")
 
 
@@ -329,14 +217,14 @@ def _batching(found: Findings) -> _Seen:
         why = next((n for n in found.notices if "honour batches" in n), "it takes no list of texts")
         why = why.partition("honour batches: ")[2] or why
         return _warning(
-            f"Not honoured: {_sentence(why)}",
+            f"Not honoured: {sentence(why)}",
             f"A run sends one text a request, {wanted} times as many requests. A server that takes "
             "lists (Text Embeddings Inference, the inference toolkit) is faster.",
         )
     if (
         refused := next((n for n in found.notices if "together were refused" in n), None)
     ) is not None:
-        return _warning(_sentence(refused), f"Set --batch-size {largest}.")
+        return _warning(sentence(refused), f"Set --batch-size {largest}.")
     if most is not None and found.config.batch_size != "auto" and most < wanted:
         seen = f"Honoured, with {most} texts in one request at most, as the server tells."
         return _warning(
