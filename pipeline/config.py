@@ -269,10 +269,12 @@ class RunConfig(BaseModel):
         *,
         file: Path | None = None,
         environ: Mapping[str, str],
+        defaults: Mapping[str, Any] | None = None,
     ) -> Self:
         """Merge flags over the environment over a YAML file over the defaults.
 
-        A flag that was not given is absent from `flags`. Raises SettingsError, naming where the
+        A flag that was not given is absent from `flags`; `defaults` stand for settings that have
+        none. Raises SettingsError, naming where the
         value came from.
         """
         from_file = _read_yaml(file) if file else {}
@@ -285,7 +287,7 @@ class RunConfig(BaseModel):
             for key in settings:
                 if key not in cls.model_fields:
                     raise SettingsError(f"{_unknown(key)} It stands in {where}.")
-        return cls(**{**from_file, **from_env, **flags})
+        return cls(**{**(defaults or {}), **from_file, **from_env, **flags})
 
 
 def allowed(key: str) -> str:

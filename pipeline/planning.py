@@ -1,4 +1,4 @@
-"""The plan of a run: what it would send, what that takes and costs. Nothing is sent or written.
+"""The plan of a run: what it would send, what that takes and costs.
 
 The input goes through what a run does before it asks: the same chunks, inputs, keys, look-ups and
 batches, made by the same code.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import opening, runner, storage
+from pipeline import opening, planned, runner, storage
+from pipeline.errors import ClassifyError
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rundir import RunDirectory
@@ -31,16 +33,21 @@ from pipeline.workers import (
 from pipeline.writer import verified_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.opening import Settled
+    from pipeline.probing import Probe
     from pipeline.responses import Item
     from pipeline.workers.resolver import Prepared
 
 # How long one answer takes, from a small model nearby to a large one that is far away and busy.
 GUESSED_LATENCY_S = (0.1, 5.0)
+# What a forecast tells of a probe.
+_MEASURED = (
+    *("requests", "texts", "dialect", "texts_per_request", "in_flight"),
+    *("latency_s", "texts_measured"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Forecast:
     to the endpoint in `requests`, of which `canaries` only find out the dialect. `seconds` are the
     least and the most that it may take; `seconds_are` says in words how far to trust them. `cost`
     is in the currency of the price. A retry goes through the rows with an error alone, which are
-    `retried_rows`.
+    `retried_rows`. `probe` is what was measured, None where nothing was sent. `made_for` is all
+    that these numbers depend on.
     """
 
     state: str
@@ -83,10 +91,14 @@ class Forecast:
     endpoint: str
     model: str | None
     notices: tuple[str, ...]
+    probe: dict[str, Any] | None = None
+    made_for: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        del values["made_for"]
+        return values
 
 
 def forecast(
@@ -96,11 +108,16 @@ def forecast(
     overwrite: bool = False,
     retry_failed: bool = False,
     price: Price | None = None,
+    measure: Callable[[list[Item]], Probe] | None = None,
 ) -> Forecast:
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
+    Sends nothing but what `measure` does, a probe of the endpoint with some of the texts, which is
+    called once all else is well and there are rows to do. Writes nothing: see `keep`.
+
     Raises what the run would before it sends anything: UsageError, OutputBusy where another run
-    works on this output, StoppedEarly for a cache that cannot be read.
+    works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
+    run would end with as the endpoint is.
     """
     opening.check(config)
     directory = RunDirectory.of(config.output)
@@ -109,8 +126,13 @@ def forecast(
     settled = opening.settle(
         config, directory, restart=restart, overwrite=overwrite, retry_failed=retry_failed
     )
-    count = _Count(config, _spill(config.output))
     first_row = _first_row(settled, directory)
+    probe = None
+    if measure is not None and first_row < settled.source.plan.rows:
+        probe = measure(_some_texts(config, settled, first_row))
+        if (failure := probe.failure) is not None:
+            raise failure
+    count = _Count(config, _spill(config.output), probe)
     passed_over: list[str] = []
     if first_row < settled.source.plan.rows:
         with ExitStack() as stack:
@@ -122,7 +144,25 @@ def forecast(
                 stack.enter_context(closing(stores))
                 passed_over = stores.passed_over
             count.go_through(settled, first_row, stores)
-    return _forecast(config, settled, count, first_row, price, tuple(passed_over))
+    made_for = planned.made_for(
+        config, directory, settled.manifest, settled.source.plan, resumed_rows=first_row
+    )
+    return _forecast(config, settled, count, first_row, price, tuple(passed_over), probe, made_for)
+
+
+def keep(found: Forecast) -> str | None:
+    """Leave a forecast in the run directory, for the run to compare with what it takes.
+
+    Gives a notice where that fails, which is no reason to fail. Where nothing is left to do,
+    nothing is written.
+    """
+    if found.resumed_rows >= found.rows:
+        return None
+    try:
+        planned.keep(RunDirectory.of(Path(found.output)), found.made_for, asdict(found))
+    except ClassifyError as error:
+        return f"The run will not be compared with this plan, which could not be kept: {error}"
+    return None
 
 
 def _first_row(settled: Settled, directory: RunDirectory) -> int:
@@ -136,6 +176,20 @@ def _first_row(settled: Settled, directory: RunDirectory) -> int:
     return manifest.parts[good].first_row if good < len(manifest.parts) else manifest.rows
 
 
+def _some_texts(config: RunConfig, settled: Settled, first_row: int) -> list[Item]:
+    """Give the texts of the first chunk that has any to be asked."""
+    keys = keys_of(config)
+    chunks = settled.source.chunks(
+        first_row, max_rows=runner.CHUNK_ROWS, max_bytes=runner.CHUNK_BYTES
+    )
+    with closing(chunks):
+        for chunk in chunks:
+            rows, _ = open_rows(chunk.table, config)
+            if items := prepare(rows, config, keys, first_row=chunk.first_row).items:
+                return items
+    return []
+
+
 def _spill(output: Path) -> Path:
     """Where there is room for files without a name: where the run would write."""
     return next(path for path in output.absolute().parents if path.exists())
@@ -144,10 +198,12 @@ def _spill(output: Path) -> Path:
 class _Count:
     """Counts rows, inputs and requests, chunk by chunk."""
 
-    def __init__(self, config: RunConfig, spill: Path) -> None:
+    def __init__(self, config: RunConfig, spill: Path, probe: Probe | None) -> None:
         self._config = config
         most = dialect_of(stated_dialect(config), config).most_texts
         self.texts_per_request = min(config.texts_per_request, most or config.texts_per_request)
+        if probe is not None:
+            self.texts_per_request = probe.texts_per_request
         self._batcher = Batcher(self.texts_per_request)
         self._seen = Index(spill)
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
@@ -209,11 +265,20 @@ def _forecast(
     first_row: int,
     price: Price | None,
     notices: tuple[str, ...],
+    probe: Probe | None,
+    made_for: dict[str, Any],
 ) -> Forecast:
     # The canary asks for a text alone, which is to be compared with one in a batch.
     canaries = int(stated_dialect(config) == "auto" and count.asked > 1)
+    if probe is not None:
+        canaries = probe.canaries if count.asked > 1 else 0
+        notices += tuple(
+            f"Probe, {check.name}: {check.seen} {check.mend}"
+            for check in probe.checks
+            if check.mend is not None
+        )
     requests = count.requests + canaries
-    seconds, seconds_are = _duration(config, requests)
+    seconds, seconds_are = _duration(config, requests, probe)
     cost = None
     if price is not None:
         cost = price.per_request * requests + price.per_text * (count.asked + canaries)
@@ -238,13 +303,19 @@ def _forecast(
         endpoint=config.endpoint,
         model=config.model_id,
         notices=notices,
+        probe=None if probe is None else {name: getattr(probe, name) for name in _MEASURED},
+        made_for=made_for,
     )
 
 
-def _duration(config: RunConfig, requests: int) -> tuple[tuple[float, float], str]:
+def _duration(
+    config: RunConfig, requests: int, probe: Probe | None
+) -> tuple[tuple[float, float], str]:
     """Give the least and the most seconds that so many requests may take, and why so."""
     if not requests:
         return (0.0, 0.0), "nothing is sent"
+    if probe is not None and probe.latency_s is not None:
+        return _measured_duration(config, requests, probe, probe.latency_s)
     rounds = max(requests / config.concurrency, 1.0)
     least_s, most_s = (round(rounds * latency_s, 1) for latency_s in GUESSED_LATENCY_S)
     guess = (
@@ -259,4 +330,21 @@ def _duration(config: RunConfig, requests: int) -> tuple[tuple[float, float], st
     return (max(rate_s, least_s), most_s), (
         f"a rate of {config.rate:g} requests a second takes {rate_s:g} s; beyond that a guess: "
         f"{guess}"
+    )
+
+
+def _measured_duration(
+    config: RunConfig, requests: int, probe: Probe, latency_s: float
+) -> tuple[tuple[float, float], str]:
+    """Go by the probe, with one request in flight: the endpoint may take many at once, or not."""
+    least_s, most_s = (
+        round(max(rounds * latency_s, requests / (config.rate or float("inf"))), 1)
+        for rounds in (max(requests / probe.in_flight, 1.0), requests)
+    )
+    rate = "" if config.rate is None else f", at a rate of {config.rate:g} requests a second"
+    if probe.throttled:
+        rate += "; longer than that, as it throttled the probe"
+    return (least_s, most_s), (
+        f"by the probe, where one request took {latency_s:.2g} s: the least if {probe.in_flight} "
+        f"at once take no longer, the most if the endpoint works on one at a time{rate}"
     )

@@ -61,6 +61,11 @@ class RunDirectory:
         return self.root / "summary.json"
 
     @property
+    def plan(self) -> Path:
+        """The numbers of a plan, until the run that they are of is complete."""
+        return self.root / "plan.json"
+
+    @property
     def events(self) -> Path:
         """The event log of all attempts."""
         return self.root / "events.jsonl"
@@ -85,7 +90,7 @@ class RunDirectory:
                 storage.fsync_path(path.parent)
 
     def clear(self) -> None:
-        """Remove all that a finished or discarded run leaves; the log and the lock stay."""
+        """Remove all that a finished or discarded run leaves; log, lock and plan stay."""
         storage.remove(self.parts)
         failpoint("clear.parts removed")
         storage.remove(self.scratch)

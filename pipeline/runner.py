@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 import pipeline
-from pipeline import meanings, opening, rundir, storage
+from pipeline import meanings, opening, planned, rundir, storage
 from pipeline.engines import LocalEngine
 from pipeline.errors import (
     EXIT_COMPLETE,
@@ -96,6 +96,7 @@ class Run:
 
             self._metrics_file = MetricsFile(config, self._metrics, fan_out(self._observers))
             self._observers.append(self._metrics_file)
+        self._plan: dict[str, Any] | None = None
         self._engine: Engine | None = None
         self._stopped_by: BaseException | None = None
         self._stop_reading = Stop()
@@ -174,6 +175,14 @@ class Run:
             summary = self._summary(opened, started, None)
             emit(RunEnded(summary["state"], summary["exit_code"], None))
             return summary
+        made_for = planned.made_for(
+            self._config,
+            opened.directory,
+            opened.manifest,
+            opened.source.plan,
+            resumed_rows=opened.manifest.rows,
+        )
+        self._plan = planned.find(opened.directory, made_for)
         log = EventLog(opened.directory.events)
         self._observers.append(log)
         emit = fan_out(self._observers)
@@ -350,6 +359,7 @@ class Run:
         with suppress(OSError):
             directory.clear()
         failpoint("finish.cleared")
+        planned.forget(directory)
 
     def _facts(self, opened: _Opened, state: str) -> dict[str, Any]:
         """What can be said of the rows that are committed."""
@@ -392,6 +402,7 @@ class Run:
             "seconds": round(seconds, 3),
             "rows_per_second": round(metrics.committed_rows / seconds, 1),
             "peak_in_flight": metrics.peak_in_flight,
+            "plan": self._plan,
         }
         return meanings.in_order(found)
 

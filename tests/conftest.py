@@ -59,6 +59,7 @@ class Request:
     headers: dict[str, str]
     answered: bool = False
     answered_at: float | None = None
+    in_list: bool = True
 
 
 @dataclass
@@ -152,12 +153,14 @@ class ScriptedServer:
     async def _handle(self, http: web.Request) -> web.StreamResponse:
         asked = await http.json()
         inputs, parameters = asked["inputs"], asked.get("parameters", {})
-        inputs = inputs if isinstance(inputs, list) else [inputs]
+        in_list = isinstance(inputs, list)
+        inputs = inputs if in_list else [inputs]
         texts = [text if isinstance(text, str) else text["text"] for text in inputs]
         with self._changed:
             request = Request(
-                len(self.requests), time.monotonic(), texts, parameters, dict(http.headers)
-            )
+                len(self.requests), time.monotonic(), texts, parameters, dict(http.headers),
+                in_list=in_list,
+            )  # fmt: skip
             self.requests.append(request)
             self.in_flight += 1
             self.peak_in_flight = max(self.peak_in_flight, self.in_flight)

@@ -6,14 +6,17 @@ import importlib
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import pipeline
 
 _COMMANDS = {
     "run": "Label a table: the job.",
+    "probe": "Try the endpoint with a few requests, and say what to mend.",
     "plan": "Say what a run would send, take and cost.",
     "status": "Say how far a run is.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
+    "completion": "Print the script that makes bash, zsh or fish complete all this.",
 }
 
 
@@ -30,6 +33,15 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands without loading them."""
+        commands = [
+            CompletionItem(name, help=meaning)
+            for name, meaning in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
@@ -43,10 +55,16 @@ def main(**_: Any) -> None:
     \b
     Try it without an account:
       classify run reviews.csv --text review --endpoint local -o labelled.parquet
-    With a model of the Hugging Face Hub (HF_TOKEN holds your token):
+    \b
+    A job, step by step; with a model of the Hugging Face Hub, HF_TOKEN holds your token:
+      classify probe reviews.csv --text review --model org/name -o labelled.parquet
+      classify plan reviews.csv --text review --model org/name -o labelled.parquet
       classify run reviews.csv --text review --model org/name -o labelled.parquet
+      classify status labelled.parquet     from another terminal, while it runs
+      classify report labelled.parquet     afterwards: a page to look at
 
-    The same command again continues what was interrupted, and does nothing once all is done.
+    The same `classify run` again continues what was interrupted, and does nothing once all is done.
+    `classify COMMAND --help` tells more, with examples.
     """
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
 
 from pipeline.errors import UsageError
-from pipeline.events import RunEnded
+from pipeline.events import RunEnded, Waiting
 from pipeline.observers.progress import JsonProgress
+from pipeline.observers.words import Wait, duration
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.errors import ClassifyError
+    from pipeline.events import Event
     from pipeline.observers.progress import Progress
 
 # So many counts are worded one by one.
@@ -40,6 +45,20 @@ def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = Non
     sys.exit(error.exit_code)
 
 
+class Waits:
+    """Says on stderr what is waited for."""
+
+    def __init__(self) -> None:
+        self._wait: Wait | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Say it each time that the endpoint does."""
+        if isinstance(event, Waiting):
+            now = time.monotonic()
+            self._wait = Wait.of(event, now, self._wait)
+            click.echo(f"waiting: {self._wait.announcement(now)}", err=True)
+
+
 def counts(found: dict[str, int]) -> str:
     """Word counts by name, the largest first and the smallest of many together."""
     ordered = sorted(found.items(), key=lambda entry: -entry[1])
@@ -47,3 +66,11 @@ def counts(found: dict[str, int]) -> str:
     if rest := ordered[MOST_COUNTS:]:
         words.append(f"{len(rest):,} others {sum(count for _, count in rest):,}")
     return ", ".join(words)
+
+
+def span(seconds: Sequence[float]) -> str:
+    """Word the least and the most that something may take."""
+    least, most = map(duration, seconds)
+    if 0 < seconds[1] < 1:
+        return "less than 1 s"
+    return most if least == most else f"{least} to {most}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import process
-from pipeline.cli.output import counts, fail, print_json
+from pipeline.cli import complete, process
+from pipeline.cli.output import Waits, counts, fail, print_json, span
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
-from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +22,26 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
-@click.option("-o", "--output", metavar="PATH", help="A .parquet file, or a directory of them.")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    shell_complete=complete.files,
+    help="A .parquet file, or a directory of them.",
+)
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
 @click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
 @click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
 @click.option("--price-per-request", metavar="X", type=float, help="What one request costs.")
 @click.option(
     "--price-per-thousand", metavar="X", type=float, help="What a thousand texts sent cost."
+)
+@click.option(
+    "--probe",
+    "probes",
+    is_flag=True,
+    help="Measure with a handful of requests, as `classify probe` sends them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
 @setting_options
@@ -42,6 +54,7 @@ def plan(
     retry_failed: bool,
     price_per_request: float | None,
     price_per_thousand: float | None,
+    probes: bool,
     as_json: bool,
     config_file: Path | None,
     **settings: Any,
@@ -52,13 +65,16 @@ def plan(
     Examples:
       classify plan reviews.csv --text review --model org/name -o labelled.parquet
       classify plan --config nightly.yaml --price-per-request 0.0005
+      classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
-    Nothing is sent and nothing is written. The whole input is read, since distinct texts are
-    counted and those that are known already looked up, as the run does.
+    The whole input is read, since distinct texts are counted and those that are known already
+    looked up, as the run does. Nothing is sent, unless --probe asks the endpoint a handful of times
+    to measure what a request takes. The plan is kept in OUTPUT.run/plan.json until that run is
+    complete: its summary tells plan and actual side by side.
 
     \b
     Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
-    run works on the output.
+    run works on the output; with --probe also 4 refused by the endpoint and 75 it is down.
     """
     process.end_at_once()
     try:
@@ -67,7 +83,7 @@ def plan(
         process.fit()
         import pyarrow as pa
 
-        from pipeline import planning
+        from pipeline import planning, probing
 
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
@@ -77,7 +93,10 @@ def plan(
             overwrite=overwrite,
             retry_failed=retry_failed,
             price=None if prices is None else planning.Price(*prices),
+            measure=partial(probing.probe, config, Waits()) if probes else None,
         )
+        if notice := planning.keep(found):
+            click.echo(notice, err=True)
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:
@@ -111,7 +130,13 @@ def _lines(found: Forecast) -> Iterator[str]:
     if found.state == "complete":
         yield "The output is complete: `classify run` with the same arguments does nothing."
     else:
-        yield "Nothing was sent. `classify run` with the same arguments does the work."
+        sent = "Nothing was sent."
+        if found.probe is not None:
+            sent = (
+                f"To measure, {found.probe['requests']} requests were sent, with "
+                f"{found.probe['texts']} texts; their answers are not kept."
+            )
+        yield f"{sent} `classify run` with the same arguments does the work."
 
 
 def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
@@ -132,8 +157,6 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
             f"{canary if found.canaries else ''}"
         ),
     )
-    least_s, most_s = found.seconds
-    span = duration(least_s) if least_s == most_s else f"{duration(least_s)} to {duration(most_s)}"
-    yield "duration", f"{span} ({found.seconds_are})"
+    yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
     if found.cost is not None:
         yield "cost", f"{found.cost:,.2f}, without retries"

@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import process
-from pipeline.cli.output import fail, print_json
+from pipeline.cli import complete, process
+from pipeline.cli.output import fail, print_json, span
 from pipeline.cli.settings import load_config, setting_options
 from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
+from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
-@click.option("-o", "--output", metavar="PATH", help="A .parquet file, or a directory of them.")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    shell_complete=complete.files,
+    help="A .parquet file, or a directory of them.",
+)
 @click.option("--restart", is_flag=True, help="Throw away an unfinished run and begin anew.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
 @click.option(
@@ -88,7 +96,25 @@ def run(
         print_json(result.summary)
     else:
         click.echo(str(result))
+        if result.summary["plan"] is not None:
+            click.echo("\n".join(_against_plan(result.summary)))
         if result.summary["errors"]:
             column = config.error_column
             click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
+
+
+def _against_plan(summary: dict[str, Any]) -> Iterator[str]:
+    """Tell plan and actual side by side."""
+    plan = summary["plan"]
+    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
+    rows = [("", "planned", "actual")]
+    for name, key in (("distinct inputs", "distinct_inputs"), ("known already", "cache_hits")):
+        rows.append((name, f"{plan[key]:,}", f"{summary[key]:,}"))
+    rows.append(("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"))
+    rows.append(("duration", span(plan["seconds"]), duration(summary["seconds"])))
+    if plan["cost"] is not None:
+        rows.append(("cost", f"{plan['cost']:,.2f}", ""))
+    width = max(len(planned) for _, planned, _ in rows)
+    for name, planned, actual in rows:
+        yield f"  {name:<17} {planned:<{width}}  {actual}".rstrip()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli import complete
 from pipeline.config import RunConfig, allowed
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if field.annotation is bool:
             option = click.option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning)
         else:
-            option = click.option(flag, metavar=_metavar(key), help=f"{meaning}")
+            option = click.option(
+                flag, metavar=_metavar(key), help=meaning, shell_complete=complete.values
+            )
         command = option(command)
     return click.option(
         "--config",
@@ -37,10 +40,15 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def load_config(config_file: Path | None, flags: dict[str, Any]) -> RunConfig:
-    """Build the settings from flags, environment and file. Raises SettingsError."""
+def load_config(
+    config_file: Path | None, flags: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> RunConfig:
+    """Build the settings from flags, environment and file. Raises SettingsError.
+
+    `defaults` stand for settings that have none.
+    """
     given = {key: value for key, value in flags.items() if value is not None}
-    return RunConfig.load(given, file=config_file, environ=os.environ)
+    return RunConfig.load(given, file=config_file, environ=os.environ, defaults=defaults)
 
 
 def _default(value: Any) -> str:

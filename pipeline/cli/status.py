@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 def status(output: Path, *, as_json: bool) -> None:
     """Say how far the run of OUTPUT is: running, stopped or complete.
 
+    \b
+    Examples:
+      classify status labelled.parquet
+      classify status labelled.parquet --json
+
     OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
     checkpoint of a notebook. Nothing is changed, and a run that works notices nothing.
 

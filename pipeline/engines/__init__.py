@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.engines.local import LocalEngine, check_endpoint
+from pipeline.engines.local import LocalEngine, check_endpoint, open_target
 
 if TYPE_CHECKING:
     from pipeline.workers import Resolved, Revision
 
-__all__ = ["Engine", "LocalEngine", "check_endpoint"]
+__all__ = ["Engine", "LocalEngine", "check_endpoint", "open_target"]
 
 
 class Engine(Protocol):

@@ -31,6 +31,24 @@ def check_endpoint(config: RunConfig) -> None:
         Target.of(config, find_token(config.token_file).value)
 
 
+async def open_target(config: RunConfig, stack: AsyncExitStack, emit: Observer) -> Target:
+    """Settle where requests go; `stack` ends the embedded endpoint, where that is started.
+
+    Raises SettingsError or ClassifyError where it cannot be.
+    """
+    if config.endpoint != "local":
+        token = find_token(config.token_file)
+        target = Target.of(config, token.value)
+        for notice in filter(None, (token.warning, target.notice)):
+            emit(Notice(notice))
+        return target
+    from pipeline.endpoint.process import EndpointProcess
+
+    assert config.model_id is not None
+    process = await stack.enter_async_context(EndpointProcess((config.model_id,)))
+    return Target.of(config, None, process.url)
+
+
 class LocalEngine:
     """A pool, its response store and, for the endpoint `local`, the embedded endpoint.
 
@@ -60,7 +78,7 @@ class LocalEngine:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            target = await self._target(stack)
+            target = await open_target(self._config, stack, self._emit)
             client = await stack.enter_async_context(Client(self._config, target))
             self._pool = Pool(
                 self._config,
@@ -83,19 +101,6 @@ class LocalEngine:
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.__aexit__(*error)  # type: ignore[arg-type]
-
-    async def _target(self, stack: AsyncExitStack) -> Target:
-        if self._config.endpoint != "local":
-            token = find_token(self._config.token_file)
-            target = Target.of(self._config, token.value)
-            for notice in filter(None, (token.warning, target.notice)):
-                self._emit(Notice(notice))
-            return target
-        from pipeline.endpoint.process import EndpointProcess
-
-        assert self._config.model_id is not None
-        process = await stack.enter_async_context(EndpointProcess((self._config.model_id,)))
-        return Target.of(self._config, None, process.url)
 
     async def resolve(self, first_row: int, table: Any) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the pool."""

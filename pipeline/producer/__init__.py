@@ -11,7 +11,7 @@ the rows, `sources` ties these together.
 from pipeline.producer.chunks import Chunk
 from pipeline.producer.files import check_unchanged
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
-from pipeline.producer.sources import FileSource, Source, TableSource, open_source
+from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
 __all__ = [
     "Chunk",
@@ -22,5 +22,6 @@ __all__ = [
     "Source",
     "TableSource",
     "check_unchanged",
+    "first_rows",
     "open_source",
 ]

@@ -139,6 +139,12 @@ def read_batches(
                 yield batch
 
 
+def read_schema(path: str, csv_format: CsvFormat) -> pa.Schema:
+    """Read the header alone: every column is text, as far as that tells. Raises InputError."""
+    with _open_cells(path, csv_format) as cells:
+        return pa.schema([(name, pa.string()) for name in cells.header])
+
+
 class _Cells:
     """The records of one open file: its header, then blocks of rows of equal length."""
 

@@ -63,6 +63,14 @@ def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     return _widened(schema, values), tuple(planned)
 
 
+def read_schema(path: str) -> pa.Schema:
+    """Read the schema of one file from its footer. Raises InputError."""
+    with _open(path) as file:
+        schema = file.schema_arrow
+    check_columns(path, schema)
+    return schema
+
+
 def _collect_values(file: pq.ParquetFile, values: dict[str, set[Any]]) -> None:
     """Add the values of this file's dictionaries with an index of 8 or 16 bits."""
     names = [

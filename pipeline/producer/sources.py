@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,6 +77,38 @@ def open_source(
     if plan is None:
         plan = _settle(paths, csv_format)
     return FileSource(replace(plan, rows=_limited(plan.files, limit)))
+
+
+def first_rows(
+    inputs: Sequence[str],
+    *,
+    max_rows: int,
+    max_bytes: int,
+    delimiter: str = ",",
+    encoding: str = "auto",
+    output: Path | None = None,
+) -> pa.Table:
+    """Read the first rows of an input and nothing after them, so what is wrong there stays unseen.
+
+    They are of one file; of a CSV all columns are text. Raises as `open_source` does.
+    """
+    csv_format = CsvFormat(delimiter, encoding)
+    csv_files.check_format(csv_format)
+    table = pa.table({})
+    for path in files.find_files(inputs, output=output):
+        if files.is_csv(path):
+            schema = csv_files.read_schema(path, csv_format)
+            batches = csv_files.read_batches(path, csv_format, schema, 0)
+        else:
+            schema = parquet_files.read_schema(path)
+            batches = parquet_files.read_batches(path, schema, 0)
+        chunks = rechunk(batches, schema, first_row=0, max_rows=max_rows, max_bytes=max_bytes)
+        with closing(chunks):
+            chunk = next(chunks, None)
+        if chunk is not None:
+            return chunk.table
+        table = schema.empty_table()
+    return table
 
 
 def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:

@@ -13,10 +13,11 @@ from pipeline.errors import SettingsError
 
 
 class Token(NamedTuple):
-    """The token, None where there is none, and a warning about where it was found."""
+    """The token, None where there is none; a warning about where it was found; and where."""
 
     value: str | None
     warning: str | None = None
+    where: str | None = None
 
 
 def find_token(token_file: Path | None = None) -> Token:
@@ -25,7 +26,7 @@ def find_token(token_file: Path | None = None) -> Token:
     Raises SettingsError where `token_file` cannot be read or holds none.
     """
     if token := os.environ.get("HF_TOKEN", "").strip():
-        return Token(_usable(token, "the environment variable HF_TOKEN"))
+        return _found(token, "the environment variable HF_TOKEN")
     if token_file is not None:
         return _from_file(token_file)
     if "google.colab" in sys.modules:
@@ -34,24 +35,24 @@ def find_token(token_file: Path | None = None) -> Token:
             from huggingface_hub import get_token
 
             if token := (get_token() or "").strip():
-                return Token(_usable(token, "the secrets of this notebook"))
+                return _found(token, "the secrets of this notebook")
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     login = Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser()
     try:
         token = login.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return Token(None)
-    return Token(_usable(token, str(login)) if token else None)
+    return _found(token, str(login)) if token else Token(None)
 
 
-def _usable(token: str, where: str) -> str:
-    """Refuse what no header can carry. The message must not repeat it."""
+def _found(token: str, where: str, warning: str | None = None) -> Token:
+    """Give a token. Refuses what no header can carry; the message must not repeat it."""
     if not (token.isascii() and token.isprintable() and len(token.split()) == 1):
         raise SettingsError(
             f"The token in {where} is none: it holds blanks or characters that no request can "
             "carry. Copy it again."
         )
-    return token
+    return Token(token, warning, where)
 
 
 def _from_file(file: Path) -> Token:
@@ -62,7 +63,7 @@ def _from_file(file: Path) -> Token:
         raise SettingsError(f"token_file: {file} cannot be read: {error}.") from None
     if not token:
         raise SettingsError(f"token_file: {file} is empty. It must hold the token.")
-    token = _usable(token, str(file))
+    warning = None
     if mode & (stat.S_IRGRP | stat.S_IROTH):
-        return Token(token, f"{file}: others can read the token in it; run: chmod 600 {file}")
-    return Token(token)
+        warning = f"{file}: others can read the token in it; run: chmod 600 {file}"
+    return _found(token, str(file), warning)

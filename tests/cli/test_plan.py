@@ -1,4 +1,4 @@
-"""`classify plan`: its numbers are those of the run after it; it sends and writes nothing."""
+"""`classify plan`: its numbers are those of the run after it, which tells both; nothing is sent."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pipeline import planning
 from pipeline.cli import main
 from pipeline.config import RunConfig
-from pipeline.errors import OutputBusy, StoppedEarly
+from pipeline.errors import EndpointRefused, OutputBusy, StoppedEarly
 from pipeline.responses import index
 from pipeline.storage import Lock
 
@@ -307,9 +307,295 @@ def test_a_price_that_is_none_is_refused(server, write_csv, arguments, named):
     assert named in ended.stderr
 
 
-def test_the_installed_command_sends_and_writes_nothing(cli, server, write_csv, listing):
+def test_the_installed_command_sends_nothing_and_writes_the_plan_alone(
+    cli, server, write_csv, listing
+):
     source = write_csv("in.csv", TEXTS)
     before = listing()
     ended = cli("plan", source, "--endpoint", server.url, "-o", "new/out.parquet", "--json")
     assert (ended.code, ended.json["rows"], ended.stderr) == (0, len(TEXTS), "")
-    assert (server.requests, listing()) == ([], before)
+    assert server.requests == []
+    directory = "new/out.parquet.run"
+    assert set(listing()) - set(before) == {"new", directory, f"{directory}/plan.json"}
+    # It is no run yet, and keeps none from beginning.
+    status = cli("status", "new/out.parquet", "--json")
+    assert (status.code, status.json["state"]) == (2, "none")
+    ran = cli("run", source, "--endpoint", server.url, "-o", "new/out.parquet", "--json")
+    assert (ran.code, ran.json["plan"]["requests"]) == (0, ran.json["requests"])
+
+
+KEYS = {"distinct_inputs", "cache_hits", "requests", "seconds", "cost"}
+
+
+@pytest.fixture
+def kept(plan, tmp_path):
+    """Plan a job, and keep the plan for the run as the command does."""
+
+    def run(source, output, **settings):
+        found = plan(source, output, **settings)
+        assert planning.keep(found) is None
+        return found
+
+    return run
+
+
+@pytest.fixture
+def kept_file(tmp_path):
+    return tmp_path / "out.parquet.run" / "plan.json"
+
+
+def test_the_summary_tells_the_plan(kept, label, write_csv, tmp_path, kept_file):
+    """With exactly these keys: a page of the run reads them. It is done then, and forgotten."""
+    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
+    price = planning.Price(per_request=0.5)
+    found = kept(source, output, price=price)
+    assert kept_file.exists()
+    summary = label(source, output)
+    assert set(summary["plan"]) == KEYS
+    assert summary["plan"] == {
+        "distinct_inputs": 100, "cache_hits": 0, "requests": 4, "seconds": list(found.seconds),
+        "cost": 2.0,
+    }  # fmt: skip
+    assert json.loads(kept_file.with_name("summary.json").read_bytes())["plan"] == summary["plan"]
+    assert not kept_file.exists()
+    # Nothing to do, and done once more: no plan was made for either.
+    assert label(source, output)["plan"] is None
+    assert label(source, output, overwrite=True)["plan"] is None
+
+
+def test_without_a_plan_there_is_none(label, write_csv, tmp_path):
+    assert label(write_csv("in.csv", TEXTS), tmp_path / "out.parquet")["plan"] is None
+
+
+OTHERS = [
+    ({"top_k": 2}, TEXTS),
+    ({"limit": 10}, TEXTS),
+    ({"batch_size": 7}, TEXTS),
+    ({"concurrency": 3}, TEXTS),
+    ({"rate": 1000}, TEXTS),
+    ({"dedup": False}, TEXTS),
+    ({}, [*TEXTS, "one more"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "texts"), OTHERS, ids=lambda each: str(each)[:20])
+def test_a_plan_of_another_run_is_not_compared(
+    kept, label, write_csv, tmp_path, kept_file, settings, texts
+):
+    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
+    kept(source, output)
+    source.unlink()
+    assert label(write_csv("in.csv", texts), output, **settings)["plan"] is None
+
+
+def test_a_cache_that_was_filled_meanwhile_makes_it_another_run(kept, label, write_csv, tmp_path):
+    cache, output = tmp_path / "answers", tmp_path / "out.parquet"
+    source = write_csv("in.csv", TEXTS)
+    kept(source, output, cache=cache)
+    label(write_csv("other.csv", TEXTS[:9]), tmp_path / "other.parquet", cache=cache)
+    assert label(source, output, cache=cache)["plan"] is None
+
+
+def test_a_cache_that_is_as_it_was_does_not(kept, label, write_csv, tmp_path):
+    cache, output = tmp_path / "answers", tmp_path / "out.parquet"
+    source = write_csv("in.csv", TEXTS)
+    label(write_csv("other.csv", TEXTS[:9]), tmp_path / "other.parquet", cache=cache)
+    kept(source, output, cache=cache)
+    summary = label(source, output, cache=cache)
+    assert summary["plan"]["cache_hits"] == summary["cache_hits"] == 9
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_each_attempt_has_a_plan_of_its_own(kept, label, write_csv, tmp_path, kept_file):
+    """What a stopped run did is no longer to be done: its plan is not that of the next attempt."""
+    source, output = write_csv("in.csv", [f"t {i}" for i in range(160)]), tmp_path / "out.parquet"
+    settings = {"batch_size": 5, "concurrency": 1}
+    whole = kept(source, output, **settings)
+    with pytest.raises(StoppedEarly) as stopped:
+        label(source, output, max_requests=11, **settings)
+    assert stopped.value.summary["plan"]["requests"] == whole.requests == 32
+    with pytest.raises(StoppedEarly) as stopped:
+        label(source, output, max_requests=3, **settings)
+    assert stopped.value.summary["plan"] is None
+    rest = kept(source, output, **settings)
+    summary = label(source, output, **settings)
+    assert summary["plan"]["requests"] == summary["requests"] == rest.requests < 21
+    assert not kept_file.exists()
+
+
+def test_an_attempt_that_came_to_nothing_leaves_the_plan(kept, label, server, write_csv, tmp_path):
+    """Such as one without a token: what there is to do is what it was."""
+    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
+    kept(source, output)
+    server.script = lambda _: server.reply(401, {"error": "no token"})
+    with pytest.raises(EndpointRefused):
+        label(source, output)
+    server.script = lambda _: None
+    assert label(source, output)["plan"]["requests"] == 4
+
+
+def test_a_run_that_is_thrown_away_has_the_plan_for_that(kept, label, write_csv, tmp_path):
+    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, max_requests=1)
+    kept(source, output, restart=True)
+    assert label(source, output, restart=True)["plan"]["requests"] == 4
+
+
+def test_a_retry_has_the_plan_of_a_retry(kept, label, server, write_csv, tmp_path):
+    source, output = write_csv("in.csv", [*TEXTS, "bad"]), tmp_path / "out.parquet"
+    server.script = lambda each: server.reply(400, {"error": "no"}) if "bad" in each.texts else None
+    label(source, output, batch_size=1)
+    server.script = lambda _: None
+    kept(source, output, retry_failed=True)
+    assert label(source, output, retry_failed=True)["plan"]["distinct_inputs"] == 1
+
+
+def test_of_an_output_in_the_place_of_its_input_too(kept, label, tmp_path):
+    path = _table(tmp_path, text=TEXTS)
+    kept(path, path, overwrite=True)
+    assert label(path, path, overwrite=True)["plan"]["requests"] == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"made_for": 1, "plan": 2}'])
+def test_a_plan_that_cannot_be_read_is_none(kept, label, write_csv, tmp_path, kept_file, content):
+    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
+    kept(source, output)
+    kept_file.write_bytes(content)
+    assert label(source, output)["plan"] is None
+
+
+def test_a_plan_that_cannot_be_kept_is_told_all_the_same(cli, server, write_csv, tmp_path):
+    source = write_csv("in.csv", TEXTS)
+    (tmp_path / "out.parquet.run" / "plan.json").mkdir(parents=True)
+    ended = cli("plan", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
+    assert (ended.code, ended.json["asked"]) == (0, 100)
+    assert "could not be kept" in ended.stderr
+    ended = cli("run", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
+    assert (ended.code, ended.json["plan"]) == (0, None)
+
+
+def test_words_of_plan_and_actual(cli, server, write_csv):
+    source = write_csv("in.csv", TEXTS)
+    given = (source, "--endpoint", server.url, "-o", "out.parquet")
+    assert cli("plan", *given, "--price-per-request", "0.5").code == 0
+    server.script = lambda each: server.reply(500) if each.number == 0 else None
+    ended = cli("run", *given)
+    assert ended.code == 0
+    told = " ".join(ended.stdout.split())
+    for words in ("planned actual", "distinct inputs 100 100", "known already 0 0",
+                  "requests 4 5, 1 of them retries", "duration", "cost 2.00"):  # fmt: skip
+        assert words in told
+
+
+@pytest.fixture
+def probed(server, write_csv):
+    """Plan with a probe, through the command; gives what it printed as JSON."""
+
+    def run(texts, *arguments, output="out.parquet"):
+        source = write_csv("in.csv", texts)
+        ended = CliRunner().invoke(
+            main, ["plan", str(source), "--endpoint", server.url, "-o",
+                   str(source.with_name(output)), "--probe", "--json", *arguments],
+        )  # fmt: skip
+        return ended.exit_code, json.loads(ended.stdout)
+
+    return run
+
+
+def test_a_probe_measures_what_a_request_takes(probed, server):
+    server.script = lambda _: server.reply(delay_s=0.05)
+    code, found = probed([f"t {i}" for i in range(3200)], "--concurrency", "10")
+    assert (code, found["requests"], found["canaries"]) == (0, 101, 1)
+    assert found["probe"]["dialect"] == "hf"
+    assert found["probe"]["latency_s"] >= 0.05
+    # What it is, asked of a server that has no such page; the canary; three batches.
+    assert found["probe"]["requests"] == len(server.requests) + 1 == 5
+    least_s, most_s = found["seconds"]
+    assert 0.5 <= least_s < most_s
+    assert most_s == pytest.approx(101 * found["probe"]["latency_s"], rel=0.1)
+    assert "guess" not in found["seconds_are"]
+    assert "probe" in found["seconds_are"]
+
+
+def test_a_probe_finds_the_dialect_that_the_requests_depend_on(probed, server, label, tmp_path):
+    """A server that takes one text a request gets as many as there are texts; the run agrees."""
+
+    def script(each):
+        wrong = {"error": "inputs must be a string"}
+        return server.reply(422, wrong) if each.in_list else None
+
+    server.script = script
+    code, found = probed([f"t {i}" for i in range(40)])
+    assert (code, found["probe"]["dialect"], found["texts_per_request"]) == (0, "single", 1)
+    assert any("Not honoured" in notice for notice in found["notices"])
+    before = len(server.requests)
+    summary = label(tmp_path / "in.csv", tmp_path / "out.parquet", dialect="auto")
+    assert summary["requests"] == len(server.requests) - before == found["requests"]
+    assert summary["plan"]["requests"] == summary["requests"]
+
+
+def test_the_rate_holds_with_a_probe_too(probed):
+    code, found = probed([f"t {i}" for i in range(320)], "--rate", "5")
+    assert code == 0
+    assert found["seconds"] == [2.2, 2.2]
+
+
+def test_where_nothing_is_left_nothing_is_probed(probed, server, label, write_csv, tmp_path):
+    label(write_csv("in.csv", TEXTS), tmp_path / "out.parquet", dialect="auto")
+    before = len(server.requests)
+    code, found = probed(TEXTS)
+    assert (code, found["state"], found["probe"]) == (0, "complete", None)
+    assert len(server.requests) == before
+
+
+def test_an_endpoint_that_throttles_the_probe_makes_no_promise(probed, server):
+    again = {"Retry-After": "0.2"}
+    server.script = lambda each: (
+        server.reply(429, {"error": "slow down"}, again) if each.number == 1 else None
+    )
+    code, found = probed(TEXTS)
+    assert code == 0
+    assert "throttled" in found["seconds_are"]
+
+
+def test_a_retry_is_probed_with_the_rows_that_it_asks_for(
+    probed, label, server, write_csv, tmp_path
+):
+    """The input may be gone by then, or be what the output has replaced."""
+    source, output = write_csv("in.csv", [*TEXTS, "bad"]), tmp_path / "out.parquet"
+    server.script = lambda each: server.reply(400, {"error": "no"}) if "bad" in each.texts else None
+    label(source, output, batch_size=1)
+    server.reset()
+    code, found = probed([*TEXTS, "bad"], "--retry-failed")
+    assert (code, found["requests"]) == (0, 1)
+    assert set(server.texts) == {"bad"}
+
+
+def test_what_is_done_is_not_probed_with(probed, label, server, write_csv, tmp_path, small_chunks):
+    source, output = write_csv("in.csv", [f"t {i}" for i in range(64)]), tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, max_requests=2, batch_size=16, concurrency=1)
+    server.reset()
+    code, found = probed([f"t {i}" for i in range(64)], "--batch-size", "16")
+    assert (code, found["resumed_rows"] > 0) == (0, True)
+    assert set(server.texts) <= {f"t {i}" for i in range(found["resumed_rows"], 64)}
+
+
+def test_a_probe_that_is_refused_ends_the_plan_as_the_run_would(probed, server, kept_file):
+    server.script = lambda _: server.reply(403, {"error": "not yours"})
+    code, found = probed(TEXTS)
+    assert (code, found["exit_code"]) == (4, 4)
+    assert "token: " in found["message"]
+    assert "permission" in found["message"]
+    assert not kept_file.exists()
+    server.script = lambda _: server.reply(502, "bad gateway")
+    assert probed(TEXTS)[0] == 75
+
+
+def test_words_of_a_probe(cli, server, write_csv):
+    source = write_csv("in.csv", TEXTS)
+    ended = cli("plan", source, "--endpoint", server.url, "-o", "out.parquet", "--probe")
+    assert ended.code == 0
+    assert "To measure, 3 requests were sent, with 96 texts" in ended.stdout
+    assert "Nothing was sent" not in ended.stdout

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -205,11 +206,39 @@ def test_the_terminal_is_left_as_it_was_when_a_run_is_refused(server, source, tm
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
 
 
-def test_help_of_every_command():
-    for command in ([], ["run"], ["plan"], ["status"], ["serve"]):
-        ended = CliRunner().invoke(main, [*command, "--help"])
-        assert ended.exit_code == 0
-        assert "Usage:" in ended.stdout
+@pytest.mark.parametrize("command", ["", *main.list_commands(None)])
+def test_the_help_of_every_command_has_examples_that_it_takes(command):
+    ended = CliRunner().invoke(main, [*command.split(), "--help"], env={"COLUMNS": "120"})
+    assert ended.exit_code == 0
+    assert "Usage:" in ended.stdout
+    examples = re.findall(r"^ +(?:[\w ]+: +)?classify ([^(\n]*)", ended.stdout, re.MULTILINE)
+    assert examples
+    for example in examples:
+        name, *words = shlex.split(re.split(r" > | {5}", example)[0].rstrip("\\ "))
+        # The report has a help of its own.
+        if name != "report":
+            main.get_command(None, name).make_context(name, words)
+
+
+def test_the_help_names_the_steps_of_a_job_in_their_order():
+    told = CliRunner().invoke(main, ["--help"]).stdout
+    steps = re.findall(r"^ +classify (\w+) .*labelled.parquet", told, re.MULTILINE)
+    assert steps[1:] == ["probe", "plan", "run", "status", "report"]
+
+
+def test_the_help_waits_for_nothing_heavy():
+    """It imports neither settings nor Arrow nor a network, whatever the machine's speed."""
+    heavy = ("pyarrow", "numpy", "pandas", "aiohttp", "pydantic", "rich", "asyncio", "yaml")
+    program = (
+        "import sys; from pipeline.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        f"print(*[name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert "Usage:" in ended.stdout
+    assert ended.stderr == "\n"
 
 
 def test_the_version(cli):

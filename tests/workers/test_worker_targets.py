@@ -99,39 +99,39 @@ def token_file(tmp_path):
 
 def test_the_environment_goes_before_the_file_and_the_login(login, token_file, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", " hf_environment\n")
-    assert find_token(token_file) == ("hf_environment", None)
+    assert find_token(token_file) == ("hf_environment", None, "the environment variable HF_TOKEN")
 
 
 def test_the_file_goes_before_the_login(login, token_file):
-    assert find_token(token_file) == ("hf_file", None)
+    assert find_token(token_file) == ("hf_file", None, str(token_file))
 
 
 def test_the_login_is_found(login, monkeypatch):
-    assert find_token() == ("hf_login", None)
+    assert find_token()[:2] == ("hf_login", None)
     other = login / "elsewhere"
     other.write_text("hf_elsewhere")
     monkeypatch.setenv("HF_TOKEN_PATH", str(other))
-    assert find_token() == ("hf_elsewhere", None)
+    assert find_token()[:2] == ("hf_elsewhere", None)
 
 
 def test_in_colab_the_notebook_s_secret_is_the_login(login, monkeypatch):
     """Only huggingface_hub can ask for it."""
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret\n")
-    assert find_token() == ("hf_secret", None)
+    assert find_token()[:2] == ("hf_secret", None)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    assert find_token() == ("hf_login", None)
+    assert find_token()[:2] == ("hf_login", None)
 
 
 def test_no_token_anywhere(login):
     (login / "hf" / "token").unlink()
-    assert find_token() == (None, None)
+    assert find_token() == (None, None, None)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
 def test_a_token_file_that_others_can_read_is_warned_of(token_file, login, mode):
     token_file.chmod(mode)
-    value, warning = find_token(token_file)
+    value, warning, _ = find_token(token_file)
     assert value == "hf_file"
     assert "chmod 600" in warning
     assert "hf_file" not in warning

@@ -1,0 +1,117 @@
+"""`classify probe`: whether the endpoint is fit for a run, check by check."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli import complete, process
+from pipeline.cli.output import Waits, fail, print_json
+from pipeline.cli.settings import load_config, setting_options
+from pipeline.errors import ClassifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pipeline.probing import Check, Probe
+
+_NO_INPUT = "(no input)"
+_WIDEST = 110
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
+_SUMS = {
+    "ok": "All is well: a run can begin.",
+    "warning": "A run can begin; see the warnings first.",
+}
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    shell_complete=complete.files,
+    help="Taken as `classify run` does; not touched.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+@setting_options
+def probe(
+    inputs: tuple[str, ...],
+    output: str | None,
+    *,
+    as_json: bool,
+    config_file: Path | None,
+    **settings: Any,
+) -> None:
+    """Try the endpoint with a few requests: what is wrong, and what to do about it.
+
+    \b
+    Examples:
+      classify probe --model org/name
+      classify probe reviews.csv --text review --endpoint https://my-endpoint.example
+      classify probe --config nightly.yaml --json
+
+    Takes the settings of `classify run`, and asks as that would. With INPUT the texts are those of
+    its first rows, otherwise plain ones. A model that is loading is waited for, --max-loading-s at
+    most. At most 8 requests are sent beside those to a loading model; their answers are not kept.
+
+    \b
+    Exit codes: 0 a run can begin, warnings or not; 2 wrong settings or input; 4 refused by the
+    endpoint; 75 the endpoint is down or still loading.
+    """
+    process.end_at_once()
+    try:
+        config = load_config(
+            config_file,
+            {**settings, "input": inputs or None, "output": output},
+            {"input": _NO_INPUT, "output": "probe.parquet"},
+        )
+        process.fit()
+        import pyarrow as pa
+
+        from pipeline import probing
+
+        pa.enable_signal_handlers(False)
+        given = config.input != (_NO_INPUT,)
+        found = probing.probe(config, Waits(), probing.first_texts(config) if given else ())
+    except ClassifyError as error:
+        fail(error, as_json=as_json)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo("\n".join(_lines(found)))
+    sys.exit(found.exit_code)
+
+
+def _lines(found: Probe) -> Iterator[str]:
+    model = f", model {found.model}" if found.model else ""
+    yield f"{found.url}{model}"
+    indent = " " * 22
+    room = min(shutil.get_terminal_size().columns, _WIDEST) - len(indent)
+    for verdict, name, seen, mend in _grouped(found.checks):
+        words = [
+            line
+            for text in (seen, mend or "")
+            for line in textwrap.wrap(text, max(room, 30), break_long_words=False)
+        ]
+        styled = click.style(f"{verdict:<8}", fg=_COLOURS[verdict])
+        yield f"  {styled} {name:<10} " + f"\n{indent}".join(words)
+    loading = f", {found.loading_requests} of them while it loaded" * bool(found.loading_requests)
+    yield f"{found.requests} requests were sent{loading}, with {found.texts} texts in all."
+    yield _SUMS.get(found.state) or f"A run would end with exit code {found.exit_code}."
+
+
+def _grouped(checks: Sequence[Check]) -> Iterator[tuple[str, str, str, str | None]]:
+    """Give verdict, name, what was seen and the mend; what was not seen at all in one."""
+    unseen = [check for check in checks if check.seen == checks[-1].seen]
+    for check in checks if len(unseen) == 1 else [c for c in checks if c not in unseen]:
+        yield check.verdict.value, check.name, check.seen, check.mend
+    if len(unseen) > 1:
+        names = ", ".join(check.name for check in unseen)
+        why = unseen[0].seen.removeprefix("Not seen: ")
+        yield unseen[0].verdict.value, "the rest", f"{names}: {why}", None

@@ -1,0 +1,73 @@
+"""The probe: a few requests to the endpoint, made as a run makes them, and what they mean.
+
+`asking` sends them through the pool of a run and notes what comes of each, `verdicts` words it,
+check by check, and `blame` finds the check that what ended the probe belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from pipeline import runner
+from pipeline.engines import check_endpoint, open_target
+from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, examine
+from pipeline.probing.verdicts import Check, Probe, Verdict, judge
+from pipeline.producer import first_rows
+from pipeline.workers import Clock, check_columns, find_token, keys_of, prepare
+from pipeline.workers.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.config import RunConfig
+    from pipeline.events import Observer
+    from pipeline.responses import Item
+
+__all__ = ["MOST_REQUESTS", "Check", "Probe", "Verdict", "first_texts", "probe"]
+
+# Asked where no input is given; distinct, as a server may remember what it answered.
+_PLAIN = tuple(f"This is plain text number {i}, and it is fine." for i in range(1, 13))
+
+
+def probe(config: RunConfig, emit: Observer, texts: Sequence[Item]) -> Probe:
+    """Ask the endpoint of a run some of these texts, or plain ones where there are none.
+
+    `emit` gets what the pool tells, such as that the model is loading, which is waited for. Raises
+    UsageError before anything is sent; what the endpoint refuses is a verdict.
+    """
+    check_endpoint(config)
+    asked = list(dict.fromkeys(texts))[: ROUNDS * config.texts_per_request]
+    plain = [(text, text) if config.text_pair else text for text in _PLAIN]
+    return asyncio.run(_probe(config, asked or plain, emit, from_input=bool(asked)))
+
+
+def first_texts(config: RunConfig) -> list[Item]:
+    """Give the distinct texts of the first rows of the input, reading nothing after them.
+
+    Raises UsageError for an input that cannot be read so far.
+    """
+    table = first_rows(
+        config.input,
+        max_rows=runner.CHUNK_ROWS,
+        max_bytes=runner.CHUNK_BYTES,
+        delimiter=config.delimiter,
+        encoding=config.encoding,
+        output=config.output,
+    )
+    check_columns(table.schema, config)
+    if not table.num_rows:
+        return []
+    return prepare(table, config, keys_of(config), first_row=0).items
+
+
+async def _probe(
+    config: RunConfig, texts: list[Item], emit: Observer, *, from_input: bool
+) -> Probe:
+    async with AsyncExitStack() as stack:
+        target = await open_target(config, stack, emit)
+        token = Token(None) if config.endpoint == "local" else find_token(config.token_file)
+        return judge(
+            await examine(config, target, token, texts, Clock(), emit, from_input=from_input)
+        )

@@ -1,0 +1,295 @@
+"""What a probe asks, and what it finds: a handful of requests by the pool that a run has."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
+from pipeline.events import Notice, WaitEnded, Waiting, Why
+from pipeline.workers import Client, Pool, Revision, dialect_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from yarl import URL
+
+    from pipeline.config import RunConfig
+    from pipeline.events import Event, Observer
+    from pipeline.responses import Item, Outcome
+    from pipeline.workers import Clock, Target
+    from pipeline.workers.client import Reply
+    from pipeline.workers.dialects import Dialect
+    from pipeline.workers.token import Token
+
+# The most that a probe sends; a loading model is asked more often, until it answers.
+MOST_REQUESTS = 8
+# After so many failures in a row a run would wait for the endpoint, and a probe says that it is
+# down.
+MOST_FAILURES = 3
+_DOWN = (Cause.CONNECTION, Cause.SERVER_ERROR, Cause.OVERLOADED)
+# The longest pause that a probe makes where the endpoint throttles.
+LONGEST_PAUSE_S = 60.0
+# How often a batch is sent, to measure.
+ROUNDS = 3
+# Beyond what any model for text classification takes without truncating it.
+LONG_TEXT = "long " * 10_000
+
+
+@dataclass
+class Attempt:
+    """One request of a probe: with how many texts, how long it took and what came of it.
+
+    `good` is an answer of label and score. `status` is None where no answer came. `while_loading`
+    asks a model that is loading again.
+    """
+
+    method: str
+    texts: int
+    while_loading: bool
+    seconds: float = 0.0
+    status: int | None = None
+    good: bool = False
+    failure: ClassifyError | None = None
+
+    @property
+    def trouble(self) -> Retryable | None:
+        """What a run would try again for; the page that tells of a server need not be there."""
+        optional = self.method == "GET" and self.status is not None
+        return self.failure if isinstance(self.failure, Retryable) and not optional else None
+
+
+class EnoughError(StoppedEarly):
+    """The probe sends nothing more: for `failure`, or, without one, as its requests are used up."""
+
+    def __init__(self, failure: Retryable | None = None) -> None:
+        super().__init__(str(failure or f"The {MOST_REQUESTS} requests of a probe are used up."))
+        self.failure = failure
+
+
+@dataclass
+class Findings:
+    """What a probe saw. `ended` is what stopped it before its end, None where nothing did.
+
+    `outcomes` are those of the texts, in order of their answers. `permits` is how many texts the
+    server works on at once, where it told; `described` says that its page told the dialect.
+    `waited_s` is how long the model was loading. `function_ignored` and `long_text` are what came
+    of the trials of these settings; None where there was none. `before_single` counts the requests
+    with texts before one text a request was tried.
+    """
+
+    config: RunConfig
+    target: Target
+    token: Token
+    from_input: bool
+    dialect: Dialect
+    attempts: list[Attempt] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    revisions: list[str] = field(default_factory=list)
+    permits: int | None = None
+    described: bool = False
+    waited_s: float | None = None
+    function_ignored: bool | None = None
+    long_text: Outcome | None = None
+    ended: ClassifyError | None = None
+    before_single: int = 0
+
+    @property
+    def answered(self) -> list[Attempt]:
+        """The requests that were answered with label and score."""
+        return [attempt for attempt in self.attempts if attempt.good]
+
+
+class _Client(Client):
+    """The client of a run, which notes each request and stops where enough is known."""
+
+    def __init__(self, config: RunConfig, findings: Findings, clock: Clock) -> None:
+        super().__init__(config, findings.target)
+        self._findings = findings
+        self._clock = clock
+        self._next_texts = 0
+        self.loading = False
+
+    def use_single(self) -> None:
+        """From now on, send one text a request."""
+        super().use_single()
+        posts = [each for each in self._findings.attempts if each.method == "POST"]
+        self._findings.before_single = len(posts)
+
+    async def discover(self) -> int | None:
+        """Ask the server what it is; see `Client.discover`."""
+        self._next_texts = 0
+        before, attempts = self.dialect, len(self._findings.attempts)
+        try:
+            self._findings.permits = await super().discover()
+        except ClassifyError as failure:
+            self._note(failure, attempts)
+            raise
+        self._findings.described = self.dialect is not before
+        return self._findings.permits
+
+    async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
+        """Send one request and read its answer; see `Client.ask`."""
+        self._next_texts = len(items)
+        before = len(self._findings.attempts)
+        try:
+            reply = await super().ask(items, wait_for_model=wait_for_model)
+        except ClassifyError as failure:
+            self._note(failure, before)
+            raise
+        self._findings.attempts[-1].good = True
+        if reply.revision is not None and reply.revision not in self._findings.revisions:
+            self._findings.revisions.append(reply.revision)
+        return reply
+
+    def _note(self, failure: ClassifyError, before: int) -> None:
+        """Note why a request failed, if there was one: there were so many `before`."""
+        if len(self._findings.attempts) > before:
+            self._findings.attempts[-1].failure = failure
+
+    async def _exchange(
+        self, method: str, url: URL, body: bytes | None = None, **options: Any
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        self._stop_where_enough()
+        attempt = Attempt(method, self._next_texts, self.loading)
+        self._findings.attempts.append(attempt)
+        with self._timed(attempt):
+            answer = await super()._exchange(method, url, body, **options)
+        attempt.status = answer[0]
+        return answer
+
+    @contextmanager
+    def _timed(self, attempt: Attempt) -> Iterator[None]:
+        started = self._clock.now()
+        try:
+            yield
+        except (Retryable, EndpointRefused) as failure:
+            attempt.failure = failure
+            raise
+        except asyncio.CancelledError:
+            seconds, most_s = self._clock.now() - started, self._config.timeout_s
+            if seconds >= 0.99 * most_s:  # the pool's alarm, which counts from a little before
+                message = f"no answer within {most_s:g} s (timeout_s)"
+                attempt.failure = Retryable(Cause.TIMEOUT, message)
+            raise
+        finally:
+            attempt.seconds = self._clock.now() - started
+
+    def _stop_where_enough(self) -> None:
+        """Raise EnoughError where the requests are used up, or where nobody answers."""
+        attempts = self._findings.attempts
+        causes = [each.trouble and each.trouble.cause for each in attempts[-MOST_FAILURES:]]
+        if causes and (last := attempts[-1].trouble) is not None:
+            # What a server is may be asked of one that has no such page, and never answers.
+            silent = last.cause is Cause.TIMEOUT and attempts[-1].method == "POST"
+            if silent or [cause in _DOWN for cause in causes] == [True] * MOST_FAILURES:
+                raise EnoughError(last)
+        if sum(attempt.good or not attempt.while_loading for attempt in attempts) >= MOST_REQUESTS:
+            raise EnoughError
+
+
+async def examine(
+    config: RunConfig,
+    target: Target,
+    token: Token,
+    texts: Sequence[Item],
+    clock: Clock,
+    emit: Observer,
+    *,
+    from_input: bool,
+) -> Findings:
+    """Ask the endpoint what a run would, and note what comes of it.
+
+    `emit` gets what the pool tells, such as waits.
+    """
+    asked = config.model_copy(
+        update={
+            "concurrency": 1,
+            "max_outage_s": min(config.max_outage_s, LONGEST_PAUSE_S),
+            "max_errors": None,
+        }
+    )
+    found = Findings(config, target, token, from_input, dialect_of(target.dialect, config))
+    async with _Client(asked, found, clock) as client:
+
+        def note(event: Event) -> None:
+            match event:
+                case Notice():
+                    found.notices.append(event.message)
+                case Waiting(reason=Why.LOADING):
+                    client.loading, found.waited_s = True, event.so_far_s
+                case WaitEnded(reason=Why.LOADING):
+                    client.loading, found.waited_s = False, event.seconds
+                case _:
+                    pass
+            emit(event)
+
+        revision = Revision(None, note, allow_drift=config.allow_drift)
+        pool = Pool(asked, client, revision, clock, note)
+        pool.save = lambda _keys, outcomes, _revision: found.outcomes.extend(outcomes)
+        try:
+            async with pool:
+                # So that batches go out though they are not full.
+                pool.input_blocked(blocked=True)
+                await _Questions(found, client, pool, texts).ask()
+        except ClassifyError as reason:
+            found.ended = reason
+        found.dialect = client.dialect
+    return found
+
+
+class _Questions:
+    """What is asked, one after the other."""
+
+    def __init__(self, found: Findings, client: _Client, pool: Pool, texts: Sequence[Item]) -> None:
+        self._found = found
+        self._client = client
+        self._pool = pool
+        self._texts = list(texts)
+        self._config = found.config
+
+    async def ask(self) -> None:
+        """Meet the endpoint as a run does, try what is set, then measure."""
+        size = self._config.texts_per_request
+        if len(self._texts) <= size:
+            size = max(2, -(-len(self._texts) // ROUNDS))
+        first, rest = self._texts[:size], self._texts[size:]
+        (best, *_) = await self._ask(first)
+        if self._config.function_to_apply is not None:
+            await self._try_function(first[0], best)
+        if self._config.truncate:
+            pair = isinstance(first[0], tuple)
+            long = (LONG_TEXT, "short") if pair else LONG_TEXT
+            (self._found.long_text,) = await self._ask([long], trial=True)
+        size = min(size, self._client.dialect.most_texts or size)
+        for _ in range(ROUNDS - 1):
+            batch, rest = rest[:size], rest[size:]
+            if batch:
+                await self._ask(batch)
+
+    async def _try_function(self, text: Item, as_set: Outcome) -> None:
+        """Ask with another function: where the score stays what it was, none is applied."""
+        asked = self._config.function_to_apply
+        other = self._config.model_copy(
+            update={"function_to_apply": "sigmoid" if asked == "none" else "none"}
+        )
+        before = self._client.dialect
+        self._client.dialect = dialect_of(before.name, other)
+        try:
+            (otherwise,) = await self._ask([text], trial=True)
+        finally:
+            self._client.dialect = before
+        self._found.function_ignored = as_set == otherwise
+
+    async def _ask(self, texts: Sequence[Item], *, trial: bool = False) -> list[Outcome]:
+        """Have texts answered; what a trial gives is not counted among the outcomes."""
+        before = list(self._found.outcomes)
+        self._pool.expect()
+        try:
+            return await self._pool.ask(texts, [b""] * len(texts))
+        finally:
+            if trial:
+                self._found.outcomes = before
