@@ -13,6 +13,7 @@ _COMMANDS = {
     "run": "Label a table: the job.",
     "plan": "Say what a run would send, take and cost.",
     "status": "Say how far a run is.",
+    "report": "Write a page on a run: labels, scores, errors, speed.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
 }
 
