@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-transformers bench bench-peers lint format pins clean
+.PHONY: help setup run test test-faults test-transformers images bench bench-peers lint format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ lint: $(INSTALLED) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+images: $(INSTALLED) ## make the images of the README anew, in Chromium
+	$(BIN)/python docs/images/make.py
 
 bench: $(INSTALLED) ## measure against a bare loop and the peers, and write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py

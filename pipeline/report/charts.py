@@ -235,7 +235,9 @@ def latency_chart(history: History) -> ET.Element:
     least = min((each["value"] for each in values), default=1.0)
     if max((each["value"] for each in values), default=1.0) > LOG_FROM * least > 0:
         # Else a cold start leaves a flat line of all others.
-        y = {**y, "title": "seconds, log", "scale": {"type": "log", "nice": False}}
+        ticks = [10.0**power for power in range(-4, 5)]
+        axis = {**y["axis"], "values": ticks, "labelExpr": "format(datum.value, '~r')"}
+        y = {**y, "title": "seconds, log", "scale": {"type": "log", "nice": False}, "axis": axis}
     encoding = {"x": clock.axis("at"), "y": y, "color": colors}
     data = {"data": {"values": values}, "encoding": encoding}
     line = {**data, "mark": {"type": "line", "strokeWidth": 1.5, "aria": False}}

@@ -1,4 +1,4 @@
-"""The page in a real browser: it shows, filters, works by keyboard and in the dark, asks nothing."""
+"""The page in a real browser: it shows, filters, works by keyboard and in the dark."""
 
 import json
 

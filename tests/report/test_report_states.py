@@ -46,16 +46,21 @@ def test_a_stopped_run(shown, words, tiles, label, source, tmp_path):
     assert tiles()["requests"] == "25"
 
 
-def test_a_killed_run(shown, words, tiles, server, start, write_csv, many_texts, tmp_path,
-                      committed, eventually, cli):  # fmt: skip
+@pytest.fixture
+def halfway(server, start, write_csv, many_texts, tmp_path, committed, eventually):
+    """A run that has committed two chunks and waits for the answers to the third; its command."""
     server.script = lambda each: server.reply(hold=each.number >= 16)
-    job = ("run", write_csv("in.csv", many_texts), "--endpoint", server.url, "-o", "out.parquet",
-           "--batch-size", 512, "--concurrency", 1)  # fmt: skip
+    job = ("run", write_csv("in.csv", many_texts), "--endpoint", server.url, "-o", "out.parquet")
+    job = (*job, "--batch-size", 512, "--concurrency", 1)
     running = start(*job)
     server.wait_for(lambda: len(server.requests) == 17)
     eventually(lambda: len(committed(tmp_path / "out.parquet")) == 2)
+    return running, job
 
-    # First while it works.
+
+def test_a_killed_run(shown, words, tiles, server, halfway, tmp_path, cli):
+    """First while it works, then killed, then continued."""
+    running, job = halfway
     shown(tmp_path / "out.parquet")
     assert "This run is not complete: it works right now (labelling)" in words()
     assert tiles()["labelled"] == f"{2 * CHUNK:,}"
