@@ -57,9 +57,17 @@ def behind(table: ET.Element) -> ET.Element:
 
 
 def table(
-    caption: str, names: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int]
+    caption: str,
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Sequence[int],
+    stamped: bool = False,
 ) -> ET.Element:
-    """Give a table; `numbers` are the columns that hold numbers, counted from 0."""
+    """Give a table; `numbers` are the columns that hold numbers, counted from 0.
+
+    Where it is `stamped`, the first column holds times.
+    """
     lines = []
     for row in rows:
         cells: list[Any] = [element("th", element("bdi", row[0]), scope="row")]
@@ -68,7 +76,14 @@ def table(
             cells.append(element("td", words, class_=kind))
         lines.append(element("tr", *cells))
     table = element("table", heading(names, numbers), element("tbody", *lines), aria_label=caption)
-    return element("div", table, class_="table", tabindex=0, role="region", aria_label=caption)
+    return element(
+        "div",
+        table,
+        class_="table stamped" if stamped else "table",
+        tabindex=0,
+        role="region",
+        aria_label=caption,
+    )
 
 
 def heading(names: Sequence[str], numbers: Sequence[int]) -> ET.Element:

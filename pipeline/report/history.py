@@ -146,6 +146,8 @@ def _find_attempts(log: Path, history: History) -> int:
                     history.waits.clear()
                 if not attempts:
                     first_line = number
+                else:
+                    _cut_off(open_waits, attempts[-1])
                 worked_s = attempts[-1].worked_s(attempts[-1].last) if attempts else 0.0
                 attempts.append(Attempt(event["at"], event["at"], worked_s, event["resumed_rows"]))
                 open_waits = {}
@@ -164,7 +166,15 @@ def _find_attempts(log: Path, history: History) -> int:
                 current.message = event["message"]
         current.last = max(current.last, event["at"])
         _note_wait(event, current, history, open_waits)
+    if attempts:
+        _cut_off(open_waits, attempts[-1])
     return first_line
+
+
+def _cut_off(waits: dict[str, Wait], attempt: Attempt) -> None:
+    """A pause that was to last longer ended with its attempt."""
+    for wait in waits.values():
+        wait.to_s = min(wait.to_s, attempt.worked_s(attempt.last))
 
 
 def _is_another_run(before: Attempt, started: Event) -> bool:
@@ -195,9 +205,6 @@ def _note_wait(event: Event, attempt: Attempt, history: History, waits: dict[str
                 known.to_s = max(known.to_s, at + (event["seconds"] or 0.0))
         case "WaitEnded":
             waits.pop(event["reason"], None)
-        case "RunEnded":
-            for wait in waits.values():
-                wait.to_s = min(wait.to_s, at)
 
 
 def _fill_spans(log: Path, first_line: int, history: History) -> None:

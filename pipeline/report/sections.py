@@ -92,8 +92,8 @@ def _lead(facts: Facts, now: float) -> Iterator[ET.Element]:
         again = " in a retry of rows with an error" if status.retry else ""
         yield element(
             "p",
-            f"{status.committed_rows:,} of {status.rows:,} rows are committed{again}. Labels, "
-            "scores and errors below are of these rows only.",
+            f"{status.committed_rows:,} of {status.rows:,} rows are committed{again}. "
+            + ("Labels, scores and errors are of these only." if status.committed_rows else ""),
             class_="lead",
         )
 
@@ -115,7 +115,7 @@ def _tiles(facts: Facts) -> ET.Element:
             duration(facts.seconds) if facts.seconds >= _SHORT_S else f"{facts.seconds:.1f} s",
         ),
     ]
-    if facts.rows_per_second is not None:
+    if facts.rows_per_second:
         tiles.append(("rows a second", f"{facts.rows_per_second:,.0f}"))
     return element(
         "dl",

@@ -49,7 +49,7 @@ def over_time(history: History, facts: Facts) -> ET.Element:
     if history.waits:
         parts.append(_waits(history))
     if len(history.attempts) > 1:
-        parts.append(_attempts(history))
+        parts.append(_attempts(history, works=facts.status.state == "running"))
     return section("Over time", *parts)
 
 
@@ -77,7 +77,7 @@ def _charts_over_time(history: History) -> Iterator[ET.Element]:
     if failed:
         retries = sum(attempt.retries for attempt in history.attempts)
         says = (
-            f"{sum(failed.values()):,} requests failed, and {retries:,} were sent again. By cause: "
+            f"Requests that failed: {sum(failed.values()):,}; retries: {retries:,}. By cause: "
             + ", ".join(f"{cause} {count:,}" for cause, count in sorted(failed.items()))
             + "."
             + (_REFUSED if "row refused" in failed else "")
@@ -106,7 +106,7 @@ def _work_table(history: History, *, is_open: bool) -> ET.Element:
         for span in history.spans
     ]  # fmt: skip
     names = ["time", "texts/s", "median s", "95 % s", "slowest s", "answered", "failed", "retries"]
-    worked = table("Work over time", names, rows, numbers=range(1, len(names)))
+    worked = table("Work over time", names, rows, numbers=range(1, len(names)), stamped=True)
     return worked if is_open else behind(worked)
 
 
@@ -127,14 +127,15 @@ def _waits(history: History) -> ET.Element:
         "figure",
         element("h3", "Waits"),
         element("p", words, class_="note"),
-        table("Waits", names, rows, numbers=()),
+        table("Waits", names, rows, numbers=(), stamped=True),
     )
 
 
-def _attempts(history: History) -> ET.Element:
+def _attempts(history: History, *, works: bool) -> ET.Element:
     rows = []
     for attempt in history.attempts:
-        ended = attempt.message or attempt.state or "killed, or it works"
+        on = works and attempt is history.attempts[-1]
+        ended = attempt.message or attempt.state or ("it works" if on else "killed")
         code = "" if attempt.exit_code is None else str(attempt.exit_code)
         rows.append(
             (clock(attempt.began), duration(attempt.seconds), f"{attempt.committed_rows:,}",
@@ -144,5 +145,5 @@ def _attempts(history: History) -> ET.Element:
     return element(
         "figure",
         element("h3", "Attempts"),
-        table("Attempts", names, rows, numbers=(2, 3, 4, 5)),
+        table("Attempts", names, rows, numbers=(2, 3, 4, 5), stamped=True),
     )

@@ -20,7 +20,8 @@ def shown(browser):
     """Write the report on an output and open it; the page is as quiet as it has to be."""
 
     def show(output, **look):
-        page = write_report(output)
+        """A page given itself is only opened."""
+        page = output if output.suffix == ".html" else write_report(output)
         browser.open(page, **look)
         assert browser.requests == [page.resolve().as_uri()]
         assert browser.complaints == []

@@ -111,6 +111,13 @@ def test_waits(history):
     ]
 
 
+def test_a_pause_ends_with_its_attempt(history):
+    pause = {"reason": "throttled", "detail": "429", "seconds": 60.0}
+    found = history(started(0), (4, "Waiting", pause), (5, "Notice", {"message": "killed then"}),
+                    started(90), (91, "Waiting", pause), ended(93))  # fmt: skip
+    assert [(wait.from_s, wait.to_s) for wait in found.waits] == [(4, 5), (6, 8)]
+
+
 def test_a_log_of_days_is_summed_up(history):
     """A bounded number of spans, which together have all that was done."""
     seconds = 40_000

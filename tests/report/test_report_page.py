@@ -41,6 +41,12 @@ def output(lasting_server, tmp_path_factory):
     return work / "labelled.parquet"
 
 
+@pytest.fixture(scope="module")
+def page(output):
+    """The report on it."""
+    return write_report(output)
+
+
 def rows_shown(browser):
     return browser.eval(
         "Array.from(document.querySelectorAll('.rows tbody tr:not([hidden])'),"
@@ -52,8 +58,8 @@ def count(browser):
     return browser.eval("document.querySelector('.rows output').value")
 
 
-def test_it_shows_what_the_run_did(shown, output, words, tiles):
-    shown(output)
+def test_it_shows_what_the_run_did(shown, page, output, words, tiles):
+    shown(page)
     told, numbers = words(), tiles()
     summary = json.loads((output.parent / "labelled.parquet.run/summary.json").read_text())
     assert "The run is complete. 297 of 300 rows are labelled, 3 carry an error" in told
@@ -68,9 +74,9 @@ def test_it_shows_what_the_run_did(shown, output, words, tiles):
         assert name in told
 
 
-def test_charts_are_drawn_in_full(shown, output):
+def test_charts_are_drawn_in_full(shown, page):
     """Labels, a histogram for each, three over time; nothing of them is cut off at the left."""
-    browser = shown(output)
+    browser = shown(page)
     charts = browser.eval(
         "Array.from(document.querySelectorAll('.chart'), (chart) =>"
         " [chart.querySelectorAll('.mark').length,"
@@ -83,8 +89,8 @@ def test_charts_are_drawn_in_full(shown, output):
         assert left >= 0
 
 
-def test_a_label_is_picked(shown, output, right_answer):
-    browser = shown(output)
+def test_a_label_is_picked(shown, page, right_answer):
+    browser = shown(page)
     everything = rows_shown(browser)
     scores = [float(row[3]) for row in everything]
     assert scores == sorted(scores)
@@ -101,8 +107,8 @@ def test_a_label_is_picked(shown, output, right_answer):
     assert count(browser) == f"{len(shown_rows)} of {len(everything)} rows shown"
 
 
-def test_rows_are_searched(shown, output):
-    browser = shown(output)
+def test_rows_are_searched(shown, page):
+    browser = shown(page)
     everything = rows_shown(browser)
     browser.click("input")
     browser.type("NUMBER 12")
@@ -116,8 +122,8 @@ def test_rows_are_searched(shown, output):
     assert rows_shown(browser) == everything
 
 
-def test_rows_are_sorted(shown, output):
-    browser = shown(output)
+def test_rows_are_sorted(shown, page):
+    browser = shown(page)
     everything = rows_shown(browser)
     browser.click(".rows thead th:first-child button")
     numbers = [int(row[0]) for row in rows_shown(browser)]
@@ -136,9 +142,9 @@ def focused(browser):
     )
 
 
-def test_the_keyboard_reaches_everything(shown, output):
+def test_the_keyboard_reaches_everything(shown, page):
     """From the top to the end by Tab alone, with a focus that is seen at each stop."""
-    browser = shown(output)
+    browser = shown(page)
     stops = []
     for _ in range(60):
         browser.press("Tab")
@@ -156,8 +162,8 @@ def test_the_keyboard_reaches_everything(shown, output):
         assert name or tag in ("SELECT", "INPUT"), tag
 
 
-def test_the_keyboard_goes_through_the_values_of_a_chart(shown, output):
-    browser = shown(output)
+def test_the_keyboard_goes_through_the_values_of_a_chart(shown, page):
+    browser = shown(page)
     for _ in range(2):
         browser.press("Tab")
     assert focused(browser)[1] == "chart"
@@ -175,16 +181,16 @@ def test_the_keyboard_goes_through_the_values_of_a_chart(shown, output):
     assert browser.eval(tip + "()") is True
 
 
-def test_the_mouse_shows_values(shown, output):
-    browser = shown(output)
+def test_the_mouse_shows_values(shown, page):
+    browser = shown(page)
     browser.point_at(".chart .mark")
     assert "rows" in browser.eval("document.querySelector('#tip').textContent")
     assert browser.eval("document.querySelector('#tip').hidden") is False
 
 
-def test_details_open_by_keyboard(shown, output):
+def test_details_open_by_keyboard(shown, page):
     """A chart's numbers are there as a table, and an error's rows as examples."""
-    browser = shown(output)
+    browser = shown(page)
     browser.eval("document.querySelector('td summary').focus()")
     browser.press("Enter", "\r")
     assert "too long: 8" in browser.eval("document.querySelector('td details').innerText")
@@ -211,9 +217,9 @@ def luminance(color):
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "print"])
-def test_text_is_legible(browser, shown, output, look):
+def test_text_is_legible(browser, shown, page, look):
     """In light, in the dark and on paper, charts too: a contrast of 4.5 to 1 at least."""
-    shown(output, dark=look != "light")
+    shown(page, dark=look != "light")
     if look == "print":
         browser.look(dark=True, media="print")
     pairs = {tuple(pair) for pair in browser.eval(COLORS)}
@@ -226,14 +232,14 @@ def test_text_is_legible(browser, shown, output, look):
 
 
 @pytest.mark.parametrize("width", [360, 768, 1400])
-def test_it_fits_the_window(shown, output, width):
-    browser = shown(output, width=width)
+def test_it_fits_the_window(shown, page, width):
+    browser = shown(page, width=width)
     assert browser.eval("document.documentElement.scrollWidth") <= width
 
 
-def test_parts_have_names(shown, output):
+def test_parts_have_names(shown, page):
     """What a screen reader says of charts, tables, fields and sections."""
-    browser = shown(output)
+    browser = shown(page)
     nameless = browser.eval(
         "Array.from(document.querySelectorAll('.chart, section, [role=region]'))"
         ".filter((it) => !it.getAttribute('aria-label')).length"
@@ -246,10 +252,10 @@ def test_parts_have_names(shown, output):
     assert browser.eval("document.documentElement.lang") == "en"
 
 
-def test_without_scripts_the_page_is_read_all_the_same(browser, output):
+def test_without_scripts_the_page_is_read_all_the_same(browser, page):
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        browser.open(write_report(output))
+        browser.open(page)
         tree = browser.call("Accessibility.getFullAXTree")["nodes"]
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
@@ -258,5 +264,5 @@ def test_without_scripts_the_page_is_read_all_the_same(browser, output):
     assert "400 too long: #" in names
 
 
-def test_a_page_is_small(output):
-    assert write_report(output).stat().st_size < 300_000
+def test_a_page_is_small(page):
+    assert page.stat().st_size < 300_000
