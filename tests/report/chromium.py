@@ -172,9 +172,13 @@ class Chromium:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def middle(self, selector: str) -> tuple[float, float]:
+        """Scroll an element into view, and give the place of its middle once that is drawn."""
         x, y = self.eval(
-            f"(() => {{ const it = document.querySelector({json.dumps(selector)});"
-            "it.scrollIntoView({block: 'center'}); const box = it.getBoundingClientRect();"
+            f"(async () => {{ const it = document.querySelector({json.dumps(selector)});"
+            "it.scrollIntoView({block: 'center'});"
+            # A scroll is told of before the next frame.
+            "for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);"
+            "const box = it.getBoundingClientRect();"
             "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         return x, y
