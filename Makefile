@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-transformers bench bench-peers lint docs format pins clean
+.PHONY: help setup run test test-faults test-transformers bench bench-peers lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lint: $(INSTALLED) ## ruff (rules and format) and mypy
 
 docs: $(INSTALLED) ## write the tables of docs/reference from the code
 	$(BIN)/python docs/generate.py
+
+images: $(INSTALLED) ## make the images of the README anew, in Chromium
+	$(BIN)/python docs/images/make.py
 
 bench: $(INSTALLED) ## measure against a bare loop and the peers, and write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py

@@ -199,6 +199,11 @@ def status() -> str:
     return _meanings(meanings.STATUS, Status)
 
 
+def probe() -> str:
+    """The keys of a probe."""
+    return _meanings(meanings.PROBE)
+
+
 def _meanings(known: dict[str, meanings.Meaning], made: type | None = None) -> str:
     """Lay out keys; of a dataclass, exactly the fields that it shows must have a meaning."""
     fields = dataclasses.fields(made) if made else ()
@@ -213,7 +218,7 @@ def _meanings(known: dict[str, meanings.Meaning], made: type | None = None) -> s
 
 MADE: dict[str, Callable[[], str]] = {
     each.__name__: each
-    for each in (settings, commands, codes, tree, columns, metadata, summary, plan, status)
+    for each in (settings, commands, codes, tree, columns, metadata, summary, plan, probe, status)
 }
 
 

@@ -80,6 +80,15 @@ class RunResult:
                 causes[found["values"]] += found["counts"]
         return dict(causes.most_common())
 
+    def report(self, page: str | Path | None = None) -> Path:
+        """Write a page on this run, as `classify report` does, and give its path.
+
+        Raises UsageError where it cannot be written, or the extra `report` is not installed.
+        """
+        from pipeline.report import write_report
+
+        return write_report(self.output, None if page is None else Path(page))
+
     def __str__(self) -> str:
         found = self.summary
         return (

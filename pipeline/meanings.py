@@ -46,6 +46,10 @@ SUMMARY = _table(
     seconds=("seconds", "how long this attempt took, from opening the input to the output"),
     rows_per_second=("per second", "rows that this attempt committed, over `seconds`"),
     peak_in_flight=("count", "the most requests in flight at once"),
+    plan=(
+        "object or null",
+        "what `classify plan` said of it: distinct_inputs, cache_hits, requests, seconds, cost",
+    ),
 )
 
 PLAN = _table(
@@ -68,6 +72,28 @@ PLAN = _table(
     endpoint=("text", "`local`, `hf` or the address, as it was given"),
     model=("text or null", "the model asked for"),
     notices=("list", "what else is worth knowing, in words"),
+    probe=("object or null", "with `--probe`, what was measured"),
+)
+
+PROBE = _table(
+    state=("text", "the worst of the verdicts: `ok`, `warning` or `failed`"),
+    exit_code=("count", "what the command ended with, as a run would"),
+    checks=("list", "of each check `name`, `verdict`, `seen` and `mend` (null where all is well)"),
+    url=("text", "the address that was asked"),
+    model=("text or null", "the model asked for"),
+    dialect=("text or null", "how the endpoint wants to be asked; null where nothing was answered"),
+    requests=("count", "requests that were sent"),
+    loading_requests=("count", "of these, requests that found the model loading"),
+    texts=("count", "texts that they carried"),
+    texts_per_request=("count", "the most texts in a request of a run"),
+    in_flight=("count", "the most requests in flight of a run"),
+    canaries=("count", "requests that only find out how the endpoint wants to be asked"),
+    latency_s=("seconds or null", "median of the requests with most texts"),
+    texts_measured=("count", "texts in such a request"),
+    texts_per_second=("per second or null", "an estimate for a run with these settings"),
+    throttled=("true or false", "whether the endpoint answered 429"),
+    labels=("list", "labels that were seen"),
+    model_revision=("text or null", "the model's revision (`x-sha`)"),
 )
 
 STATUS = _table(

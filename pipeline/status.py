@@ -95,12 +95,7 @@ def status_of(output: Path, *, now: float | None = None) -> Status | None:
     since the epoch. Raises OutputError for a path without a name, ResumeRefused for a manifest
     that is damaged or of another version, StoppedEarly where the disk cannot be read.
     """
-    directory, places = RunDirectory.of(output), [output]
-    if not directory.root.is_dir() and RunDirectory(output).manifest.is_file():
-        directory = RunDirectory(output)
-        # A checkpoint holds its output, any other run directory lies beside it.
-        places = [output / "labelled.parquet"]
-        places += [output.with_suffix("")] if output.suffix == ".run" else []
+    directory, places = located(output)
     while True:
         holder = storage.holder_of(directory.lock)
         manifest = Manifest.load(directory.manifest)
@@ -126,6 +121,20 @@ def status_of(output: Path, *, now: float | None = None) -> Status | None:
     if current or not events:
         return Status(**facts, **_killed(current))
     return Status(**facts, **_stopped(events[-1]), last_attempt=last_attempt)
+
+
+def located(output: Path) -> tuple[RunDirectory, list[Path]]:
+    """Find the run directory of an output, which may be given itself, and where the output may be.
+
+    Raises OutputError for a path without a name.
+    """
+    directory = RunDirectory.of(output)
+    if directory.root.is_dir() or not RunDirectory(output).manifest.is_file():
+        return directory, [output]
+    # A checkpoint holds its output, any other run directory lies beside it.
+    places = [output / "labelled.parquet"]
+    places += [output.with_suffix("")] if output.suffix == ".run" else []
+    return RunDirectory(output), places
 
 
 def _committed(manifest: Manifest | None) -> dict[str, Any]:

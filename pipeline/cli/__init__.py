@@ -15,6 +15,7 @@ _COMMANDS = {
     "probe": "Try the endpoint with a few requests, and say what to mend.",
     "plan": "Say what a run would send, take and cost.",
     "status": "Say how far a run is.",
+    "report": "Write a page on a run: labels, scores, errors, speed.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
     "completion": "Print the script that makes bash, zsh or fish complete all this.",
 }

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from pipeline.events import ChunkLookedUp, Requests
+from pipeline.events import ChunkLookedUp, Requests, RunStarted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,9 +33,11 @@ class EventLog:
             # Unbuffered: a kill loses at most the second that is being summed up.
             self._file = path.open("ab", buffering=0)
         self._tick_at = time.time()
+        self._began = False
         self._causes: Counter[str] = Counter()
         self._seconds: list[float] = []
-        self._inputs = self._failed = 0
+        self._sent = self._retries = self._inputs = self._failed = 0
+        self._limits: dict[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
         """Log one event, or add it to the sum of this second."""
@@ -44,12 +46,24 @@ class EventLog:
                 for (_, cause), count in event.ended.items():
                     self._causes[cause or "ok"] += count
                 self._seconds.extend(event.seconds)
+                self._sent += event.sent
+                self._retries += event.retries
+                self._limits = {
+                    "in_flight": event.in_flight,
+                    "limit": event.limit,
+                    "rate": event.rate,
+                }
                 self._inputs += event.inputs
                 self._failed += event.failed_inputs
                 if time.time() - self._tick_at >= TICK_S:
                     self._tick()
             case ChunkLookedUp():
                 pass
+            case RunStarted():
+                self._tick()
+                # Else it could not be told from one after a kill.
+                self._write("RunStarted", {**asdict(event), "again": self._began})
+                self._began = True
             case _:
                 self._tick()
                 self._write(type(event).__name__, asdict(event))
@@ -67,16 +81,20 @@ class EventLog:
             self._write(
                 "Requests",
                 {
+                    "sent": self._sent,
+                    "retries": self._retries,
+                    **self._limits,
                     "ended": dict(self._causes),
                     "inputs": self._inputs,
                     "failed_inputs": self._failed,
                     "median_s": round(ordered[len(ordered) // 2], 4),
+                    "p95_s": round(ordered[len(ordered) * 95 // 100], 4),
                     "slowest_s": round(ordered[-1], 4),
                 },
             )
             self._causes.clear()
             self._seconds.clear()
-            self._inputs = self._failed = 0
+            self._sent = self._retries = self._inputs = self._failed = 0
         self._tick_at = time.time()
 
     def _write(self, kind: str, facts: dict[str, Any]) -> None:

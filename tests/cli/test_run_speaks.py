@@ -215,9 +215,7 @@ def test_the_help_of_every_command_has_examples_that_it_takes(command):
     assert examples
     for example in examples:
         name, *words = shlex.split(re.split(r" > | {5}", example)[0].rstrip("\\ "))
-        # The report has a help of its own.
-        if name != "report":
-            main.get_command(None, name).make_context(name, words)
+        main.get_command(None, name).make_context(name, words)
 
 
 def test_the_help_names_the_steps_of_a_job_in_their_order():

@@ -64,6 +64,7 @@ def test_the_keys_of_json_have_a_meaning(cli, server, write_csv):
     found = cli("plan", *job, "--price-per-request", "0.5").json
     assert_known(found, meanings.PLAN)
     assert list(found) == list(meanings.PLAN)
+    assert_known(cli("probe", *job).json, meanings.PROBE)
     stopped = cli("run", *job, "--max-requests", "1").json
     assert stopped["state"] == "stopped"
     assert list(stopped) == list(meanings.SUMMARY)

@@ -1,0 +1,48 @@
+"""`classify report`: a page on a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.cli import process
+from pipeline.cli.output import fail
+from pipeline.errors import EXIT_COMPLETE, ClassifyError
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--page",
+    metavar="PAGE.html",
+    type=click.Path(path_type=Path),
+    help="Where to write it.  [default: OUTPUT.html]",
+)
+def report(output: Path, page: Path | None) -> None:
+    """Write a page on the run of OUTPUT: labels, scores, the rows worth a look, errors, speed.
+
+    OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
+    checkpoint of a notebook. The page is one HTML file that loads nothing: open it in a browser,
+    or send it to somebody. Of a run that is not complete it shows what is committed.
+
+    \b
+    Examples:
+      classify report labelled.parquet
+      classify report labelled.parquet -o monday.html
+
+    \b
+    Exit codes: 0 the page is written; 2 there is no run, or it cannot be read.
+    """
+    process.end_at_once()
+    try:
+        process.fit()
+        from pipeline.report import write_report
+
+        written = write_report(output, page)
+    except ClassifyError as error:
+        fail(error, as_json=False)
+    click.echo(f"The report is in {written}")
+    sys.exit(EXIT_COMPLETE)

@@ -1,0 +1,5 @@
+"""The report: one HTML page on a run, for the people who work with its labels."""
+
+from pipeline.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,171 @@
+"""What a report is about: the state of a run, its log, and the rows that are there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pyarrow as pa
+
+from pipeline.errors import OutputError
+from pipeline.report.history import History, read_history
+from pipeline.report.rows import Columns, Found, scan
+from pipeline.status import located, status_of
+from pipeline.writer import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.rundir import RunDirectory
+    from pipeline.status import Status
+
+# A run that is completed meanwhile takes its parts away.
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the page tells; `found` is None where no rows are there to be read.
+
+    `summary` is empty where the last attempt is on, or could not write one. `notes` are sentences
+    that a reader should know before the rest.
+    """
+
+    status: Status
+    history: History
+    software: str
+    columns: Columns | None
+    found: Found | None
+    summary: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def one_attempt(self) -> bool:
+        """Whether the summary speaks for the whole run."""
+        return len(self.history.attempts) < 2 and "requests" in self.summary  # noqa: PLR2004
+
+    @property
+    def requests(self) -> int:
+        """Requests of all attempts."""
+        if self.one_attempt:
+            return int(self.summary["requests"])
+        return sum(attempt.requests for attempt in self.history.attempts)
+
+    @property
+    def retries(self) -> int:
+        """Retries of all attempts."""
+        if self.one_attempt:
+            return int(self.summary["retries"])
+        return sum(attempt.retries for attempt in self.history.attempts)
+
+    @property
+    def seconds(self) -> float:
+        """How long all attempts took."""
+        return float(self.summary["seconds"]) if self.one_attempt else self.history.seconds
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Committed rows over the time of all attempts; None where they took none."""
+        return self.status.committed_rows / self.seconds if self.seconds else None
+
+
+def gather(output: Path) -> Facts:
+    """Read what there is of the run of an output, or of a run directory.
+
+    Raises OutputError where there is no run or its rows cannot be read, ResumeRefused for a
+    damaged manifest, StoppedEarly for a disk that cannot be read.
+    """
+    directory, places = located(output)
+    for attempt in range(_ATTEMPTS):
+        status = status_of(output)
+        if status is None:
+            raise OutputError(
+                f"No run is recorded in {output}.run, so there is nothing to report. Give the path "
+                "that `classify run` has as -o."
+            )
+        try:
+            return _facts(directory, places, status)
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise OutputError(
+                    f"{directory.root}: parts that are recorded are not there. The same "
+                    "`classify run` makes them anew."
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def _facts(directory: RunDirectory, places: Sequence[Path], status: Status) -> Facts:
+    manifest = Manifest.load(directory.manifest)
+    history = read_history(directory.events)
+    if manifest is None:
+        return Facts(status, history, "", None, None)
+    settings = manifest.run.settings
+    columns = Columns(
+        text=settings["text"],
+        text_pair=settings["text_pair"],
+        label=settings["label_column"],
+        score=settings["score_column"],
+        error=settings["error_column"],
+    )
+    notes: list[str] = []
+    files = _files(directory, places, manifest, status, notes)
+    found = None if files is None else _scanned(files, columns)
+    summary = {} if status.state == "running" else _summary(directory)
+    if status.state != "complete" and status.exit_code is None:
+        summary = {}  # of an attempt before the one that was killed
+    return Facts(status, history, manifest.run.software, columns, found, summary, notes)
+
+
+def _files(
+    directory: RunDirectory,
+    places: Sequence[Path],
+    manifest: Manifest,
+    status: Status,
+    notes: list[str],
+) -> list[Path] | None:
+    """The files that hold the rows: the output, or the committed parts of an unfinished run."""
+    if status.state != "complete":
+        return [directory.parts / part.file for part in manifest.parts]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        notes.append("The output is not there any more, so nothing can be told of its rows.")
+        return None
+    files = [place]
+    if place.is_dir():
+        files = [file for file in sorted(place.rglob("[!._]*.parquet")) if file.is_file()]
+    if [file.stat().st_size for file in files] != [size for size, _ in manifest.assembled or []]:
+        notes.append(
+            "The output is no longer what this run wrote. Labels, scores and errors are what it "
+            "holds now; all else is as the run recorded it."
+        )
+    return files
+
+
+def _scanned(files: Sequence[Path], columns: Columns) -> Found:
+    try:
+        return scan(files, columns)
+    except KeyError as error:
+        raise OutputError(
+            f"{_place(files)} has no column {error.args[0]!r}, so it is not what the run wrote. "
+            "Put that back, or label the input anew."
+        ) from None
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        words = str(error).partition("\n")[0]
+        raise OutputError(f"{_place(files)} cannot be read as a labelled table: {words}") from None
+
+
+def _place(files: Sequence[Path]) -> Path | str:
+    return files[0] if len(files) == 1 else files[0].parent
+
+
+def _summary(directory: RunDirectory) -> dict[str, Any]:
+    with suppress(OSError, orjson.JSONDecodeError):
+        found = orjson.loads(directory.summary.read_bytes())
+        if isinstance(found, dict):
+            return found
+    return {}

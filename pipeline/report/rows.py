@@ -1,0 +1,295 @@
+"""What the labelled rows hold, read in one pass over a few columns and in bounded memory.
+
+Ten million rows are read batch by batch. What is kept of them are counts and the numbers of the
+rows worth a look, whose texts are then fetched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+BATCH_ROWS = 65_536
+# A model has a few labels. Those beyond so many are counted together, whatever an endpoint says.
+MOST_LABELS = 1_000
+MOST_CAUSES = 500
+BINS = 25
+LEAST_CERTAIN = 200
+LEAST_CERTAIN_OF_A_LABEL = 50
+EXAMPLES = 5
+TEXT_CHARACTERS = 400
+ERROR_CHARACTERS = 400
+OTHERS = "(other labels)"
+OTHER_CAUSES = "(other causes)"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are looked at."""
+
+    text: str
+    text_pair: str | None
+    label: str
+    score: str
+    error: str
+
+
+@dataclass
+class Row:
+    """A row of the output, counted from 0; long texts are cut, `characters` is how long each is."""
+
+    number: int
+    label: str | None = None
+    score: float | None = None
+    error: str | None = None
+    texts: list[str | None] = field(default_factory=list)
+    characters: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label, how many rows have it, and how many of these have a score in each bin."""
+
+    name: str
+    rows: int
+    bins: list[int]
+
+
+@dataclass
+class Cause:
+    """Errors with the same words, numbers in them aside; `examples` are the first rows."""
+
+    words: str
+    rows: int = 0
+    examples: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the rows hold: labels and causes the most frequent first, `edges` of the bins."""
+
+    rows: int
+    labels: list[Label]
+    edges: list[float]
+    causes: list[Cause]
+    least_certain: list[Row]
+
+
+def scan(files: Sequence[Path], columns: Columns) -> Found:
+    """Read labelled rows. Raises OSError, ArrowException, or KeyError for a missing column."""
+    bins = _Bins.over(*_range(files, columns.score))
+    counts, errors = _Labels(bins), _Errors()
+    rows = 0
+    names = [columns.label, columns.score, columns.error]
+    for batch in _batches(files, names):
+        numbers = np.arange(rows, rows + batch.num_rows)
+        counts.add(batch.column(columns.label), batch.column(columns.score), numbers)
+        errors.add(batch.column(columns.error), numbers)
+        rows += batch.num_rows
+    labels, least_certain = counts.found()
+    causes = errors.found()
+    examples = [row for cause in causes for row in cause.examples]
+    _fetch_texts(files, columns, [*least_certain, *examples])
+    return Found(rows, labels, bins.edges, causes, least_certain)
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Bins of one width for all labels, on round borders."""
+
+    low: float
+    step: float
+    count: int
+
+    @classmethod
+    def over(cls, low: float, high: float) -> _Bins:
+        rough = max((high - low) / BINS, 1e-9)
+        size = 10.0 ** math.floor(math.log10(rough))
+        step = next(size * by for by in (1, 2, 2.5, 5, 10) if size * by >= rough * (1 - 1e-9))
+        if 0 <= low <= high <= 1:
+            step = max(step, 0.01)
+        first = math.floor(low / step + 1e-9)
+        last = max(math.ceil(high / step - 1e-9), first + 1)
+        return cls(first * step, step, last - first)
+
+    @property
+    def edges(self) -> list[float]:
+        return [round(self.low + self.step * i, 12) for i in range(self.count + 1)]
+
+    def of(self, scores: Any) -> Any:
+        places = np.floor((scores - self.low) / self.step + 1e-9)
+        return np.clip(places, 0, self.count - 1).astype(np.int64)
+
+
+class _Labels:
+    """Counts labels and scores, and keeps the least certain rows of each label."""
+
+    def __init__(self, bins: _Bins) -> None:
+        self._bins = bins
+        self._ids: dict[str, int] = {}
+        self._counts = np.zeros(MOST_LABELS + 1, np.int64)
+        self._binned = np.zeros((MOST_LABELS + 1, bins.count), np.int64)
+        self._kept = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+
+    def add(self, labels: Any, scores: Any, numbers: Any) -> None:
+        encoded = pc.dictionary_encode(labels.cast(pa.string()))
+        if not len(encoded.dictionary):
+            return
+        places = np.array([self._id(name) for name in encoded.dictionary.to_pylist()], np.int64)
+        there = labels.is_valid().to_numpy(zero_copy_only=False)
+        ids = places[encoded.indices.drop_null().to_numpy()]
+        values = pc.fill_null(scores, math.nan).to_numpy(zero_copy_only=False)[there]
+        known = ~np.isnan(values)
+        self._counts += np.bincount(ids, minlength=MOST_LABELS + 1)
+        cells = ids[known] * self._bins.count + self._bins.of(values[known])
+        self._binned += np.bincount(cells, minlength=self._binned.size).reshape(self._binned.shape)
+        new = (ids[known], values[known], numbers[there][known])
+        one, two, three = (np.concatenate(pair) for pair in zip(self._kept, new, strict=True))
+        self._kept = _lowest(one, two, three)
+
+    def _id(self, name: str) -> int:
+        if name not in self._ids and len(self._ids) < MOST_LABELS:
+            self._ids[name] = len(self._ids)
+        return self._ids.get(name, MOST_LABELS)
+
+    def found(self) -> tuple[list[Label], list[Row]]:
+        names = {place: name for name, place in self._ids.items()}
+        names[MOST_LABELS] = OTHERS
+        labels = [
+            Label(name, int(self._counts[place]), self._binned[place].tolist())
+            for place, name in names.items()
+            if self._counts[place]
+        ]
+        labels.sort(key=lambda label: (label.name == OTHERS, -label.rows, label.name))
+        of_each = max(LEAST_CERTAIN // max(len(labels), 1), 1)
+        ids, scores, numbers = _lowest(*self._kept, of_each=min(of_each, LEAST_CERTAIN_OF_A_LABEL))
+        rows = [
+            Row(int(number), names[int(place)], float(score))
+            for place, score, number in zip(ids, scores, numbers, strict=True)
+        ]
+        rows.sort(key=lambda row: (row.score or 0.0, row.number))
+        return labels, rows[:LEAST_CERTAIN]
+
+
+def _lowest(
+    ids: Any, scores: Any, numbers: Any, of_each: int = LEAST_CERTAIN_OF_A_LABEL
+) -> tuple[Any, Any, Any]:
+    """Of each id the rows with the lowest scores, the first ones where scores are equal."""
+    order = np.lexsort((numbers, scores, ids))
+    sorted_ids = ids[order]
+    starts = np.flatnonzero(np.r_[True, sorted_ids[1:] != sorted_ids[:-1]]) if len(ids) else ids
+    lengths = np.diff(np.r_[starts, len(ids)])
+    rank = np.arange(len(ids)) - np.repeat(starts, lengths)
+    chosen = order[rank < of_each]
+    return ids[chosen], scores[chosen], numbers[chosen]
+
+
+class _Errors:
+    """Counts errors by their cause, and keeps the first rows of each."""
+
+    def __init__(self) -> None:
+        self._causes: dict[str, Cause] = {}
+
+    def add(self, errors: Any, numbers: Any) -> None:
+        there = errors.is_valid()
+        if not there.true_count:
+            return
+        words = pc.utf8_slice_codeunits(errors.filter(there).cast(pa.string()), 0, ERROR_CHARACTERS)
+        places = numbers[there.to_numpy(zero_copy_only=False)]
+        # All numbers but the status in front are those of a row, such as how long it is.
+        status, rest = (pc.utf8_slice_codeunits(words, *cut) for cut in ((0, 4), (4, 200)))
+        keys = pc.binary_join_element_wise(
+            status, pc.replace_substring_regex(rest, r"\d+", "#"), ""
+        )
+        encoded = pc.dictionary_encode(keys)
+        found = encoded.indices.to_numpy()
+        counts: Counter[int] = Counter(dict(enumerate(np.bincount(found).tolist())))
+        for place, rows in counts.most_common():
+            cause = self._cause(encoded.dictionary[place].as_py())
+            cause.rows += rows
+            wanted = EXAMPLES - len(cause.examples)
+            if wanted > 0:
+                for at in np.flatnonzero(found == place)[:wanted].tolist():
+                    row = Row(int(places[at]), error=words[at].as_py())
+                    cause.examples.append(row)
+
+    def _cause(self, key: str) -> Cause:
+        if key not in self._causes and len(self._causes) >= MOST_CAUSES:
+            key = OTHER_CAUSES
+        return self._causes.setdefault(key, Cause(key))
+
+    def found(self) -> list[Cause]:
+        return sorted(self._causes.values(), key=lambda cause: (-cause.rows, cause.words))
+
+
+def _range(files: Sequence[Path], score: str) -> tuple[float, float]:
+    """The lowest and the highest score, as the statistics of the files have them."""
+    low, high = math.inf, -math.inf
+    for file in files:
+        metadata = pq.read_metadata(file)
+        # A column inside of another one may have the same name, but not the same path.
+        paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        if score not in paths:
+            raise KeyError(score)
+        for group in range(metadata.num_row_groups):
+            found = metadata.row_group(group).column(paths.index(score)).statistics
+            if found is not None and found.has_min_max:
+                low, high = min(low, found.min), max(high, found.max)
+    return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
+
+
+def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[Any]:
+    for file in files:
+        with pq.ParquetFile(file, pre_buffer=False) as opened:
+            _check_columns(opened, names)
+            yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
+
+
+def _check_columns(opened: Any, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in opened.schema_arrow.names:
+            raise KeyError(name)
+
+
+def _fetch_texts(files: Sequence[Path], columns: Columns, rows: Sequence[Row]) -> None:
+    """Put the texts into rows, from the row groups that hold one of them."""
+    names = [columns.text, *([columns.text_pair] if columns.text_pair else [])]
+    wanted: dict[int, list[Row]] = {}
+    for row in rows:
+        wanted.setdefault(row.number, []).append(row)
+    numbers = np.array(sorted(wanted), np.int64)
+    first = 0
+    for file in files:
+        with pq.ParquetFile(file, pre_buffer=False) as opened:
+            _check_columns(opened, names)
+            for group in range(opened.num_row_groups):
+                end = first + opened.metadata.row_group(group).num_rows
+                if len(numbers[(numbers >= first) & (numbers < end)]):
+                    for batch in opened.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                        here = numbers[(numbers >= first) & (numbers < first + batch.num_rows)]
+                        for number in here.tolist():
+                            for row in wanted[number]:
+                                _take_texts(batch, names, number - first, row)
+                        first += batch.num_rows
+                first = end
+
+
+def _take_texts(batch: Any, names: Sequence[str], at: int, row: Row) -> None:
+    for name in names:
+        value = batch.column(name)[at].as_py()
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        whole = None if value is None else str(value)
+        row.texts.append(None if whole is None else whole[:TEXT_CHARACTERS])
+        row.characters.append(len(whole or ""))
