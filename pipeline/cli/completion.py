@@ -14,10 +14,10 @@ def completion(shell: str) -> None:
     """Print the script that makes a shell complete `classify`.
 
     \b
-    To have it in every new shell, add the line to the file:
-      bash  ~/.bashrc   eval "$(classify completion bash)"
-      zsh   ~/.zshrc    eval "$(classify completion zsh)"    (after compinit)
-      fish  run once:   classify completion fish > ~/.config/fish/completions/classify.fish
+    To have it in every new shell:
+      eval "$(classify completion bash)"   # a line for ~/.bashrc
+      eval "$(classify completion zsh)"    # a line for ~/.zshrc, after compinit
+      classify completion fish > ~/.config/fish/completions/classify.fish   # once
 
     Commands, flags, files, the words that a setting takes, and after the input the columns for
     --text are completed then.
