@@ -19,6 +19,9 @@ from pipeline.writer import Manifest, RunRecord, identify, verified_parts
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
 
+# File systems allow 255; the run directory and temporary files take the name with a bit more.
+LONGEST_NAME_BYTES = 230
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -28,10 +31,21 @@ class RunDirectory:
 
     @classmethod
     def of(cls, output: Path) -> RunDirectory:
-        """The run directory beside an output. Raises OutputError for a path without a name."""
+        """The run directory beside an output. Raises OutputError for a name that cannot be one."""
         if not output.name or output.name == "..":
             raise OutputError(
                 f"output: {str(output)!r} names no file. Give a path such as labelled.parquet."
+            )
+        try:
+            length = len(output.name.encode())
+        except UnicodeEncodeError:
+            raise OutputError(
+                f"output: {str(output)!r} is no UTF-8. Choose another name."
+            ) from None
+        if length > LONGEST_NAME_BYTES:
+            raise OutputError(
+                f"output: {output.name[:40]}... is too long a name: {length} bytes, and "
+                f"{LONGEST_NAME_BYTES} leave room for what lies beside it. Choose a shorter one."
             )
         return cls(output.with_name(output.name + ".run"))
 

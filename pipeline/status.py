@@ -239,7 +239,8 @@ def _summary(directory: RunDirectory) -> dict[str, Any]:
     with suppress(OSError, orjson.JSONDecodeError):
         found = orjson.loads(directory.summary.read_bytes())
         names = ("requests", "retries", "responses", "seconds", "rows_per_second")
-        return {name: found.get(name) for name in names}
+        if isinstance(found, dict):
+            return {name: found.get(name) for name in names}
     return {}
 
 
@@ -250,7 +251,8 @@ def _waits(events: Sequence[LoggedEvent]) -> Waits | None:
         match event["event"]:
             case "Waiting":
                 since = event["at"] if waits is None else waits.since
-                waits = Waits(f"{event['reason']}: {event['detail']}", since, event["seconds"])
+                reason = ": ".join(filter(None, (event["reason"], event.get("detail"))))
+                waits = Waits(reason, since, event["seconds"])
             case "WaitEnded":
                 waits = None
             case "Requests" if "ok" in event["ended"]:
@@ -299,7 +301,7 @@ def _last_events(log: Path) -> list[LoggedEvent]:
     for line in lines:
         with suppress(orjson.JSONDecodeError):
             event = orjson.loads(line)
-            if isinstance(event, dict) and {"at", "event"} <= event.keys():
+            if isinstance(event, dict) and "event" in event and type(event.get("at")) is float:
                 events.append(event)
     return events
 

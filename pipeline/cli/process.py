@@ -27,7 +27,7 @@ def end_at_once() -> None:
 
     def end(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
-        message = f"Stopped by {name} before anything was done. Run the same command again.\n"
+        message = f"Stopped by {name} before it was done. Run the same command again.\n"
         os.write(2, message.encode())
         # Not by an exception, which could strike in the middle of an import and be lost there.
         os._exit(128 + number)

@@ -196,7 +196,7 @@ def _note_wait(event: Event, attempt: Attempt, history: History, waits: dict[str
                 since_s = event.get("so_far_s") or 0.0
                 from_s = max(at - since_s, attempt.worked_before_s)
                 known = waits[reason] = Wait(
-                    reason, event["detail"], event["at"] - since_s, from_s, at
+                    reason, event.get("detail", ""), event["at"] - since_s, from_s, at
                 )
                 if len(history.waits) < MOST_WAITS:
                     history.waits.append(known)

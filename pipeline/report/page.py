@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import time
+from contextlib import suppress
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -34,18 +35,20 @@ def write_report(output: Path, page: Path | None = None) -> Path:
     cannot be read, or the page cannot be written.
     """
     check_installed()
+    facts = gather(output)
     page = page or output.with_name(output.name + ".html")
     if page.suffix.lower() not in _SUFFIXES:
         raise OutputError(f"{page}: the report is a page. Give a path that ends with .html.")
     if page.is_dir():
         raise OutputError(f"{page}: is a directory. Give the path of a file for the report.")
-    content = document(_page(gather(output), Path(output)))
+    content = document(_page(facts, Path(output)))
     temp = page.with_name(f".{page.name}.{os.getpid()}.tmp")
     try:
         temp.write_bytes(content)
         temp.replace(page)
     except OSError as error:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):
+            temp.unlink()
         raise OutputError(
             f"{page}: cannot write the report: {error.strerror}. Choose another place with -o."
         ) from None

@@ -242,6 +242,9 @@ def _range(files: Sequence[Path], score: str) -> tuple[float, float]:
         paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         if score not in paths:
             raise KeyError(score)
+        kind = metadata.schema.column(paths.index(score)).physical_type
+        if kind != "DOUBLE":
+            raise pa.ArrowTypeError(f"its column {score!r} holds no scores, but {kind}")
         for group in range(metadata.num_row_groups):
             found = metadata.row_group(group).column(paths.index(score)).statistics
             if found is not None and found.has_min_max:

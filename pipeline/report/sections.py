@@ -130,7 +130,8 @@ def _facts(facts: Facts) -> ET.Element:
         ("output", status.output),
         ("model", status.model),
         ("revision", status.model_revision),
-        ("endpoint", status.endpoint),
+        # The page is sent around; a query may hold a key.
+        ("endpoint", status.endpoint and status.endpoint.partition("?")[0]),
     ]
     if attempts:
         first, last = clock(attempts[0].began), clock(attempts[-1].last)

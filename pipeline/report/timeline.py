@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.observers.words import duration
 from pipeline.report import charts
 from pipeline.report.blocks import behind, clock, figure, section, swatch, table
+from pipeline.report.history import MOST_WAITS
 from pipeline.report.html import element
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.report.facts import Facts
     from pipeline.report.history import History
 
-MOST_WAITS = 100
+MOST_SHOWN = 100
 FEWEST_SPANS = 3
 _REFUSED = " What is refused for a row is halved until that row stands alone."
 
@@ -118,11 +119,13 @@ def _waits(history: History) -> ET.Element:
         words = f"The run waited once, {duration(total_s)}."
     rows = [
         (clock(wait.at), wait.reason, duration(wait.to_s - wait.from_s), wait.detail)
-        for wait in waits[:MOST_WAITS]
+        for wait in waits[:MOST_SHOWN]
     ]
+    if len(waits) == MOST_WAITS:
+        words = f"The run waited at least {len(waits):,} times, {duration(total_s)} in these."
     names = ["since", "for", "how long", "in the endpoint's words"]
-    if len(waits) > MOST_WAITS:
-        words += f" These are the first {MOST_WAITS}."
+    if len(waits) > MOST_SHOWN:
+        words += f" These are the first {MOST_SHOWN}."
     return element(
         "figure",
         element("h3", "Waits"),

@@ -239,7 +239,7 @@ class Pool:
         if not client.knows_dialect:
             permits = await self._until_answered(self._discover)
         if not client.knows_dialect and client.dialect.name == "hf":
-            more = not self._input_ended or self._batcher.waiting
+            more = not self._input_ended or self._expected > 0 or self._batcher.waiting
             verdict = await introduction.check_batching(batch, more_to_come=more)
             self._dialect_settled = True
             for alone, rejection in verdict.rejected:

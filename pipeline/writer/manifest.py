@@ -88,7 +88,7 @@ class Manifest:
         """
         try:
             raw = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise ResumeRefused(f"{path}: cannot read the manifest: {error.strerror}.") from None

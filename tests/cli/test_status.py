@@ -324,3 +324,18 @@ def test_the_output_may_lie_elsewhere(stopped, tmp_path):
     """A run directory that was copied is read where it is."""
     shutil.copytree(tmp_path / "out.parquet.run", tmp_path / "copy.parquet.run")
     assert status_of(tmp_path / "copy.parquet").committed_rows == 48
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("name", [".", "a.csv/x", "x" * 260 + ".parquet", "caf\udce9.parquet"])
+def test_a_path_that_can_be_no_output(cli, write_csv, command, name):
+    """Names without a file, below a file, too long and no UTF-8: a sentence, not a traceback."""
+    write_csv("a.csv", ["one"])
+    ended = cli(command, name)
+    assert ended.code == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_log_of_an_earlier_version_is_read(logged):
+    waiting = (950.0, "Waiting", {"reason": "throttled: 429 slow down", "seconds": 30.0})
+    assert logged((900.0, "RunStarted", {}), waiting).waits.reason == "throttled: 429 slow down"
