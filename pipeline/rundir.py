@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,14 @@ class RunDirectory:
         with storage.writing(self.root):
             for path in (self.root, *missing):
                 storage.fsync_path(path.parent)
+
+    def last_summary(self) -> dict[str, Any]:
+        """Read the summary of the last attempt; empty where it could not write one."""
+        with suppress(OSError, orjson.JSONDecodeError):
+            found = orjson.loads(self.summary.read_bytes())
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def clear(self) -> None:
         """Remove all that a finished or discarded run leaves; log, lock and plan stay."""

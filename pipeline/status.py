@@ -236,12 +236,9 @@ def _stopped(ended: LoggedEvent) -> dict[str, Any]:
 
 def _summary(directory: RunDirectory) -> dict[str, Any]:
     """What the last attempt came to, where it could still write that down."""
-    with suppress(OSError, orjson.JSONDecodeError):
-        found = orjson.loads(directory.summary.read_bytes())
-        names = ("requests", "retries", "responses", "seconds", "rows_per_second")
-        if isinstance(found, dict):
-            return {name: found.get(name) for name in names}
-    return {}
+    found = directory.last_summary()
+    names = ("requests", "retries", "responses", "seconds", "rows_per_second")
+    return {name: found.get(name) for name in names} if found else {}
 
 
 def _waits(events: Sequence[LoggedEvent]) -> Waits | None:

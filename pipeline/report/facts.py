@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pyarrow as pa
 
 from pipeline.errors import OutputError
@@ -113,7 +111,7 @@ def _facts(directory: RunDirectory, places: Sequence[Path], status: Status) -> F
     notes: list[str] = []
     files = _files(directory, places, manifest, status, notes)
     found = None if files is None else _scanned(files, columns)
-    summary = {} if status.state == "running" else _summary(directory)
+    summary = {} if status.state == "running" else directory.last_summary()
     if status.state != "complete" and status.exit_code is None:
         summary = {}  # of an attempt before the one that was killed
     return Facts(status, history, manifest.run.software, columns, found, summary, notes)
@@ -161,11 +159,3 @@ def _scanned(files: Sequence[Path], columns: Columns) -> Found:
 
 def _place(files: Sequence[Path]) -> Path | str:
     return files[0] if len(files) == 1 else files[0].parent
-
-
-def _summary(directory: RunDirectory) -> dict[str, Any]:
-    with suppress(OSError, orjson.JSONDecodeError):
-        found = orjson.loads(directory.summary.read_bytes())
-        if isinstance(found, dict):
-            return found
-    return {}
