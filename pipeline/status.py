@@ -196,7 +196,7 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
     elif recorded["errors"]:
         advice = (
             "The output is there. The same command with --retry-failed asks again for its "
-            f"{recorded['errors']:,} rows with an error."
+            f"{recorded['errors']:,} row{'s' * (recorded['errors'] != 1)} with an error."
         )
     else:
         advice = "Nothing: the output is there, and the same command leaves it as it is."
