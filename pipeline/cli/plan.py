@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import complete, process
+from pipeline.cli import process
 from pipeline.cli.output import Waits, counts, fail, print_json, span
-from pipeline.cli.settings import load_config, setting_options
+from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
 
 if TYPE_CHECKING:
@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files)
-@click.option(
-    "-o",
-    "--output",
-    metavar="PATH",
-    shell_complete=complete.files,
-    help="A .parquet file, or a directory of them.",
-)
+@table_arguments()
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
 @click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
 @click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import complete, process
+from pipeline.cli import process
 from pipeline.cli.output import Waits, fail, print_json
-from pipeline.cli.settings import load_config, setting_options
+from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import ClassifyError
 
 if TYPE_CHECKING:
@@ -30,14 +30,7 @@ _SUMS = {
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files)
-@click.option(
-    "-o",
-    "--output",
-    metavar="PATH",
-    shell_complete=complete.files,
-    help="Taken as `classify run` does; not touched.",
-)
+@table_arguments(output="Taken as `classify run` does; not touched.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 @setting_options
 def probe(

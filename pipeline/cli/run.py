@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import complete, process
+from pipeline.cli import process
 from pipeline.cli.output import fail, print_json, span
-from pipeline.cli.settings import load_config, setting_options
+from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import duration
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files)
-@click.option(
-    "-o",
-    "--output",
-    metavar="PATH",
-    shell_complete=complete.files,
-    help="A .parquet file, or a directory of them.",
-)
+@table_arguments()
 @click.option("--restart", is_flag=True, help="Throw away an unfinished run and begin anew.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
 @click.option(

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 _ELSEWHERE = {"input", "output"}
 
 
+def table_arguments(
+    output: str = "A .parquet file, or a directory of them.",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the argument INPUT and the option -o; `output` is the help of the latter."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        option = click.option(
+            "-o", "--output", metavar="PATH", shell_complete=complete.files, help=output
+        )
+        return click.argument(
+            "inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files
+        )(option(command))
+
+    return add
+
+
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for each setting. Values stay text: RunConfig alone judges them."""
     for key, field in reversed(RunConfig.model_fields.items()):

@@ -31,9 +31,11 @@ _FLAGS = (
 
 
 class Chromium:
-    """One browser with one page. `requests` are addresses that were asked for, `complaints` what
-    the console and the page's errors say, since the last `open`.
-    """  # noqa: D205
+    """One browser with one page.
+
+    `requests` are addresses that were asked for, `complaints` what the console and the page's
+    errors say, since the last `open`.
+    """
 
     def __init__(self) -> None:
         found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
