@@ -240,9 +240,12 @@ class _Count:
             # Half a key tells them apart: one pair in 50 million inputs is mistaken for one with a
             # probability of 1e-4, and that costs a count of one.
             halves = np.frombuffer(b"".join(prepared.keys), np.uint64)[::2]
-            met = self._seen.meet(halves) if len(halves) else {}
-            places = [i for i in range(len(halves)) if i not in met]
-            self._seen.add(halves[places].tolist(), places)
+            is_new = np.ones(len(halves), bool)
+            for found in self._seen.meet(halves):
+                is_new[found.places] = False
+            new = np.flatnonzero(is_new)
+            self._seen.add(halves[new], new.astype(np.uint64))
+            places = new.tolist()
         else:
             places = list(range(len(prepared.keys)))
         self.distinct += len(places)

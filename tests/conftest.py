@@ -433,7 +433,7 @@ def until_stored(tmp_path, eventually):
             return 0
         shutil.copyfile(journal, copy)
         with closing(ResponseStore(copy)) as opened:
-            return sum(len(segment.keys) for segment in opened._index._small)
+            return sum(len(segment.keys) for _, segment in opened._index._large)
 
     def wait(journal: Path, answers: int) -> None:
         eventually(lambda: stored(journal) == answers)

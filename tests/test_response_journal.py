@@ -161,22 +161,24 @@ def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches, loads):
         for number, batch in enumerate(batches):
             positions = list(range(position, position + len(batch)))
             position += len(batch)
+            entries = np.array(batch, np.uint64), np.array(positions, np.uint64)
             if number < loads:
-                found.load(np.array(batch, np.uint64), np.array(positions, np.uint64))
+                found.load(*entries)
             else:
                 if number == loads:
                     found.loaded()
-                found.add(batch, positions)
+                found.add(*entries)
                 met.update(positions)
             truth.update(zip(batch, positions, strict=True))
         found.loaded()
         asked = np.array(sorted({*truth, *range(0, 500, 7)}), np.uint64)
-        answers = found.meet(asked)
-        for i, key in enumerate(asked.tolist()):
-            assert (answers[i][0].position if i in answers else None) == truth.get(key)
-            assert all(e.met == (e.position in met) for e in answers.get(i, ()))
-        again = found.meet(asked)
-        assert all(entry.met for entries in again.values() for entry in entries)
+        newest = {}
+        for part in found.meet(asked):
+            for i, at, was_met in zip(*(each.tolist() for each in part), strict=True):
+                newest.setdefault(asked[i], at)
+                assert was_met == (at in met)
+        assert newest == truth
+        assert all(part.met.all() for part in found.meet(asked))
     finally:
         index.SMALL_ENTRIES, index.SMALL_PER_LARGE = old
 

@@ -1,6 +1,7 @@
 """The response store: what it gives back is exactly what was put, or nothing."""
 
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoppedEarly
 from pipeline.responses import Keys, ResponseStore, ResponseStores
+from pipeline.responses.store import BLOCK_ANSWERS
 
 ANSWER = (("positive", 0.75), ("négatif", 0.25))
 
@@ -105,9 +107,10 @@ def test_revisions_are_kept_with_the_answers(path):
 
 
 def test_any_bit_may_flip_while_the_store_is_open(path, store):
-    """No bit of a stored answer can flip and become a wrong label."""
+    """No bit of a stored answer can flip and become a wrong label, or cost another frame's."""
     key, other = Keys({}).of(["a", "b"])
-    store.put([([key], [ANSWER], "r1"), ([other], [ANSWER[::-1]], "r1")])
+    store.put([([key], [ANSWER], "r1")])
+    store.put([([other], [ANSWER[::-1]], "r1")])
     right = {key: (ANSWER, "r1"), other: (ANSWER[::-1], "r1")}
     good = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
@@ -121,6 +124,39 @@ def test_any_bit_may_flip_while_the_store_is_open(path, store):
             file.seek(at)
             file.write(good[at : at + 1])
     assert _answers(store.get([key, other])) == {0: right[key], 1: right[other]}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), count=st.integers(1, 4 * BLOCK_ANSWERS))
+def test_every_place_of_every_block_is_found(tmp_path_factory, data, count):
+    """Asked for in any order, several times, some of them or all; in memory and after opening."""
+    path = tmp_path_factory.mktemp("store") / "responses.journal"
+    keys = Keys({}).of([f"{i}" for i in range(count)])
+    right = {key: ((f"label {i}", i / 7),) for i, key in enumerate(keys)}
+    cuts = data.draw(st.lists(st.integers(0, count), max_size=3).map(sorted))
+    with closing(ResponseStore(path)) as store:
+        for start, stop in pairwise([0, *cuts, count]):
+            store.put([(keys[start:stop], [right[key] for key in keys[start:stop]], None)])
+        asked = data.draw(st.lists(st.sampled_from(keys), max_size=2 * count))
+        stranger = Keys({}).of(["stranger"])
+        for opened in (store, ResponseStore(path)):
+            found = opened.get([*asked, *stranger])
+            assert {i: known.answer for i, known in found.items()} == {
+                i: right[key] for i, key in enumerate(asked)
+            }
+        opened.close()
+
+
+def test_a_damaged_block_costs_its_own_answers(path):
+    """While the store is open: those in the other blocks of its frame are still known."""
+    keys = Keys({}).of([f"{i}" for i in range(3 * BLOCK_ANSWERS)])
+    with closing(ResponseStore(path)) as store:
+        store.put([(keys, [((f"label {i}", 0.5),) for i in range(len(keys))], None)])
+        content = path.read_bytes()
+        at = content.index(f"label {BLOCK_ANSWERS + 3}".encode())
+        path.write_bytes(content[:at] + b"L" + content[at + 1 :])
+        known = store.get(keys)
+    assert sorted(known) == [i for i in range(len(keys)) if i // BLOCK_ANSWERS != 1]
 
 
 def test_met_is_what_this_opening_put_or_looked_up(path):

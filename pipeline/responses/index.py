@@ -2,10 +2,10 @@
 
 A log-structured index, as small as the job allows: nothing is ever deleted, and it is derived
 from the journal, so it need not survive. New entries go to a dict; a full dict is sorted into a
-segment, full segments are merged into large ones, which live in an unlinked temporary file. What
-stays in memory for good is a Bloom filter of at most 16 bits an entry for each segment, and one
-bit that says whether the entry was met before: 106 MB for 50 million answers. All steps work on
-whole arrays, most of them outside the interpreter's lock.
+small segment, small segments are merged into large ones, which live in an unlinked temporary file.
+What stays in memory for good is a Bloom filter of at most 16 bits an entry for each large segment,
+and one bit that says whether the entry was met before: 106 MB for 50 million answers. All steps
+work on whole arrays, most of them outside the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     Array = np.ndarray[Any, np.dtype[np.uint64]]
@@ -49,76 +48,88 @@ class _Bits:
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 
 
-class _Filter:
-    """A Bloom filter: `maybe` is never wrong about a key that is in it."""
+class _Hashes(NamedTuple):
+    """Two hashes of each key, of which a filter makes as many as it needs: start + i x step."""
 
-    def __init__(self, keys: Array) -> None:
-        count = 1 << max(6, (len(keys) * _BITS_PER_ENTRY).bit_length() - 1)
+    start: Array
+    step: Array
+
+    @classmethod
+    def of(cls, keys: Array) -> _Hashes:
+        return cls(keys >> np.uint64(8), (keys * _MIX) >> np.uint64(20))
+
+
+class _Filter:
+    """A Bloom filter for so many keys: `maybe` never leaves out a key that was added."""
+
+    def __init__(self, entries: int) -> None:
+        count = 1 << max(6, (entries * _BITS_PER_ENTRY).bit_length() - 1)
         self._mask = np.uint64(count - 1)
         self._bits = _Bits(np.zeros(count // 8, np.uint8))
-        # A slice at a time: the probes of all keys take more memory than the filter.
-        for at in range(0, len(keys), _SLICE):
-            for probe in self._probes(keys[at : at + _SLICE]):
-                self._bits.set(probe)
 
-    def maybe(self, keys: Array) -> Any:
-        found = np.ones(len(keys), bool)
-        for probe in self._probes(keys):
-            found &= self._bits.are_set(probe)
+    def add(self, keys: Array) -> None:
+        # A slice at a time: the probes of many keys take more memory than the filter.
+        for at in range(0, len(keys), _SLICE):
+            start, step = _Hashes.of(keys[at : at + _SLICE])
+            for _ in range(_PROBES):
+                self._bits.set(self._numbers(start))
+                start = start + step
+
+    def maybe(self, hashes: _Hashes) -> Any:
+        """Give the indices of the keys that may be in it."""
+        start, step = hashes
+        found = np.arange(len(start))
+        for _ in range(_PROBES):
+            # Most are strangers, and out after the first probe.
+            here = self._bits.are_set(self._numbers(start))
+            found, step = found[here], step[here]
+            start = start[here] + step
         return found
 
-    def _probes(self, keys: Array) -> list[Any]:
-        step = (keys * _MIX) >> np.uint64(20)
-        start = keys >> np.uint64(8)
-        return [
-            ((start + step * np.uint64(i)) & self._mask).astype(np.intp) for i in range(_PROBES)
-        ]
+    def _numbers(self, hashes: Array) -> Any:
+        return (hashes & self._mask).astype(np.intp)
+
+
+class Found(NamedTuple):
+    """What one part of the index has of the keys that were asked for, as arrays of one length.
+
+    `places` are theirs among the keys, `positions` where their answers may be, and `met` tells
+    which entries were met before: added so, or looked up.
+    """
+
+    places: Any
+    positions: Array
+    met: Any
 
 
 class _Segment:
-    """Sorted keys, the position of each, which of them were met, and a filter for strangers.
+    """Sorted keys, the position of each, and which of them were met.
 
     `mapped` is what keys and positions lie in, where that is a file.
     """
 
     def __init__(
-        self, keys: Array, positions: Array, met: Any, mapped: mmap.mmap | None = None
+        self, keys: Array, positions: Array, *, met: bool, mapped: mmap.mmap | None = None
     ) -> None:
         self.keys = keys
         self.positions = positions
         self._mapped = mapped
-        self._filter = _Filter(keys)
-        self._met = _Bits(np.packbits(met, bitorder="little"))
+        self._met = _Bits(np.full(-(-len(keys) // 8), 0xFF if met else 0, np.uint8))
 
-    @property
-    def met(self) -> Any:
-        """For each entry whether it was met."""
-        return self._met.are_set(np.arange(len(self.keys)))
-
-    def meet(self, keys: Array) -> tuple[Any, Array, Any]:
-        """Give the indices into `keys` of those that are here, their positions, which were met."""
-        maybe = np.flatnonzero(self._filter.maybe(keys))
-        if not len(maybe):
-            return maybe, self.positions[:0], maybe
-        places = np.searchsorted(self.keys, keys[maybe])
-        places = np.minimum(places, len(self.keys) - 1)
-        here = self.keys[places] == keys[maybe]
-        places = places[here]
-        met = self._met.are_set(places)
-        self._met.set(places)
-        positions = self.positions[places]
+    def meet(self, keys: Array, maybe: Any) -> Found:
+        """Look for those of the keys at `maybe`."""
+        keys = keys[maybe]
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        here = np.flatnonzero(self.keys[at] == keys)
+        at = at[here]
+        met = self._met.are_set(at)
+        self._met.set(at)
+        found = Found(maybe[here], self.positions[at], met)
         if self._mapped is not None:
             # Each search touches other pages, which would all count as this process's memory in
             # time. They stay in the kernel's cache.
             self._mapped.madvise(mmap.MADV_DONTNEED)
-        return maybe[here], positions, met
-
-
-class Found(NamedTuple):
-    """Where an answer may be, and whether its entry was met before: added so, or looked up."""
-
-    position: int
-    met: bool
+        return found
 
 
 class Index:
@@ -129,10 +140,12 @@ class Index:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        # Added since the index was loaded, so all of them are met.
+        # Added since the index was loaded, so all of them are met; the newest in a dict, the others
+        # in small segments, one filter for all.
         self._newest: dict[int, int] = {}
         self._small: list[_Segment] = []
-        self._large: list[_Segment] = []
+        self._recent = _Filter(SMALL_ENTRIES * SMALL_PER_LARGE)
+        self._large: list[tuple[_Filter, _Segment]] = []
         self._loaded_keys: list[Array] = []
         self._loaded_positions: list[Array] = []
         self._loaded_entries = 0
@@ -143,39 +156,44 @@ class Index:
         self._loaded_positions.append(positions)
         self._loaded_entries += len(keys)
         if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
-            self._large.append(self._take_loaded(on_disk=True))
+            self.loaded()
 
     def loaded(self) -> None:
         """End loading; from now on entries are added and looked up."""
-        if self._loaded_keys:
-            self._small.append(self._take_loaded(on_disk=False))
+        if self._loaded_entries:
+            known = _Filter(self._loaded_entries)
+            for keys in self._loaded_keys:
+                known.add(keys)
+            self._loaded_entries = 0
+            segment = self._merge(self._loaded_keys, self._loaded_positions, met=False)
+            self._large.append((known, segment))
 
-    def add(self, keys: Sequence[int], positions: Sequence[int]) -> None:
+    def add(self, keys: Array, positions: Array) -> None:
         """Add entries that count as met, newer than all before."""
-        self._newest.update(zip(keys, positions, strict=True))
+        self._recent.add(keys)
+        self._newest.update(zip(keys.tolist(), positions.tolist(), strict=True))
         if len(self._newest) >= SMALL_ENTRIES:
             self._seal()
 
-    def meet(self, keys: Array) -> dict[int, list[Found]]:
-        """Give, by index into `keys`, where its answer may be, newest first.
+    def meet(self, keys: Array) -> list[Found]:
+        """Give where the answers of the keys may be, newest first.
 
         All that is found counts as met from then on.
         """
-        found: dict[int, list[Found]] = {}
-        newest = self._newest
-        if newest:
-            for i, key in enumerate(keys.tolist()):
-                if key in newest:
-                    found[i] = [Found(newest[key], met=True)]
-        for segment in (*reversed(self._small), *reversed(self._large)):
-            for i, *entry in zip(*(part.tolist() for part in segment.meet(keys)), strict=True):
-                found.setdefault(i, []).append(Found._make(entry))
+        found = []
+        hashes = _Hashes.of(keys)
+        maybe = self._recent.maybe(hashes)
+        if len(maybe):
+            newest = [self._newest.get(key) for key in keys[maybe].tolist()]
+            here = np.array([position is not None for position in newest], bool)
+            positions = np.array([each for each in newest if each is not None], np.uint64)
+            found.append(Found(maybe[here], positions, np.ones(len(positions), bool)))
+            found += [segment.meet(keys, maybe) for segment in reversed(self._small)]
+        for known, segment in reversed(self._large):
+            maybe = known.maybe(hashes)
+            if len(maybe):
+                found.append(segment.meet(keys, maybe))
         return found
-
-    def _take_loaded(self, *, on_disk: bool) -> _Segment:
-        met = [np.zeros(self._loaded_entries, bool)]
-        self._loaded_entries = 0
-        return self._merge(self._loaded_keys, self._loaded_positions, met, on_disk=on_disk)
 
     def _seal(self) -> None:
         count = len(self._newest)
@@ -183,18 +201,19 @@ class Index:
         positions = np.fromiter(self._newest.values(), np.uint64, count)
         self._newest = {}
         order = np.argsort(keys)
-        self._small.append(_Segment(keys[order], positions[order], np.ones(count, bool)))
+        self._small.append(_Segment(keys[order], positions[order], met=True))
         if len(self._small) >= SMALL_PER_LARGE:
-            parts = [(each.keys, each.positions, each.met) for each in self._small]
+            keys_of = [segment.keys for segment in self._small]
+            positions_of = [segment.positions for segment in self._small]
             self._small.clear()
-            keys_of, positions_of, met_of = map(list, zip(*parts, strict=True))
-            del parts
-            self._large.append(self._merge(keys_of, positions_of, met_of, on_disk=True))
+            self._large.append((self._recent, self._merge(keys_of, positions_of, met=True)))
+            self._recent = _Filter(SMALL_ENTRIES * SMALL_PER_LARGE)
 
-    def _merge(
-        self, keys_of: list[Array], positions_of: list[Array], met_of: list[Any], *, on_disk: bool
-    ) -> _Segment:
-        """Make one segment of entries in the order in which they were added; empties the lists."""
+    def _merge(self, keys_of: list[Array], positions_of: list[Array], *, met: bool) -> _Segment:
+        """Make one segment, in a file, of entries in the order in which they were added.
+
+        Empties the lists.
+        """
         # Each step lets go of what the one before took: this is the peak of a store.
         together = np.concatenate(keys_of)
         keys_of.clear()
@@ -203,11 +222,7 @@ class Index:
         together = np.concatenate(positions_of)
         positions_of.clear()
         positions = together[newest]
-        del together
-        met = np.concatenate(met_of)[newest]
-        del newest
-        if not on_disk:
-            return _Segment(keys, positions, met)
+        del together, newest
         with tempfile.TemporaryFile(dir=self._directory) as file:
             keys.tofile(file)
             positions.tofile(file)
@@ -215,7 +230,7 @@ class Index:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         mapped.madvise(mmap.MADV_RANDOM)
         keys, positions = np.frombuffer(mapped, np.uint64).reshape(2, -1)
-        return _Segment(keys, positions, met, mapped)
+        return _Segment(keys, positions, met=met, mapped=mapped)
 
 
 def _newest_of(keys: Array) -> tuple[Array, Any]:

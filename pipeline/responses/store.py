@@ -2,16 +2,23 @@
 
 The file is a sequence of frames, one a group commit, each
 
-    "CLR1"  u32 length  u32 crc of the payload  u32 crc of these 12 bytes       16 bytes
+    "CLR2"  u32 length  u32 crc of the payload  u32 crc of these 12 bytes       16 bytes
     payload:  u32 count, u32 bytes of revision, revision
               count x u64         first half of each key
-              count x u32         length of each record
-              records             second half of the key, u32 crc and u32 length of the answer,
-                                  the answer as JSON
+              u32 a block         its length
+              blocks              of BLOCK_ANSWERS answers each, the last of what is left
+
+    block:    u32 crc of the rest, u32 count, u32 bytes of JSON
+              count x 8 bytes     second half of each key
+              JSON                the list of the answers
+
+A block is what is read to look up one answer. It is small enough to be read for one alone, and
+large enough that what is done once a block is little an answer: rows that were answered together
+are mostly asked for together.
 
 A kill leaves a torn frame at the end, which is cut off on opening. A frame that is damaged
 elsewhere is passed over: its answers are asked for again, and no wrong one is ever given, since
-every record carries its whole key and a checksum.
+every block has a checksum over the other halves of its keys and its answers.
 
 Several processes may share a file: each appends whole frames under the file's lock, and knows the
 frames of the others from when it opened the file.
@@ -37,8 +44,10 @@ from pipeline.failpoints import end, failpoint, reached
 from pipeline.responses.index import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from pipeline.responses.index import Found
 
     # Keys, their answers, and the model revision that gave them.
     Group = tuple[Sequence[bytes], Sequence["Answer"], str | None]
@@ -55,15 +64,18 @@ class RowError(NamedTuple):
 
 Outcome = Answer | RowError
 
-_MAGIC = b"CLR1"
+_MAGIC = b"CLR2"
 _HEADER = struct.Struct("<4sIII")
 _COUNTS = struct.Struct("<II")
-_RECORD = struct.Struct("<8sII")
+_BLOCK = struct.Struct("<III")
 _FRAME_ANSWERS = 1 << 15
 _LONGEST_FRAME = 1 << 30
 _WINDOW = 1 << 20
-# Answers of one label fit; longer ones take a second read.
-_FIRST_READ = 128
+# A position in the index is where a block begins, and the answer's place in it.
+_PLACE_BITS = 4
+BLOCK_ANSWERS = 1 << _PLACE_BITS
+# A block of answers of one label fits; a longer one takes a second read.
+_FIRST_READ = 2_048
 
 
 class Known(NamedTuple):
@@ -80,7 +92,7 @@ class Known(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """A frame as it was read: keys' first halves, and where in the file each record begins."""
+    """A frame as it was read: keys' first halves, and the position of each answer."""
 
     end: int
     revision: str | None
@@ -99,7 +111,7 @@ class ResponseStore:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._index = Index(path.parent)
-        # Frames by where they begin, for the revision that a record belongs to.
+        # Frames by where they begin, for the revision that a block belongs to.
         self._frame_starts: list[int] = []
         self._frame_revisions: list[str | None] = []
         with storage.reading(path) if read_only else storage.writing(path):
@@ -123,14 +135,20 @@ class ResponseStore:
         if not keys:
             return {}
         first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
-        known = {}
+        known: dict[int, Known] = {}
         with storage.reading(self._path):
-            for i, entries in self._index.meet(first_halves).items():
-                for position, met in entries:
-                    answer = self._record(position, keys[i])
-                    if answer is not None:
-                        known[i] = Known(answer, self._revision_at(position), position, met)
-                        break
+            # A key may have several positions, where another key has the same first half, or an
+            # answer was stored again.
+            for found in self._index.meet(first_halves):
+                for begin, entries in _by_block(found):
+                    second_halves, answers = self._read_block(begin)
+                    revision = self._revision_at(begin)
+                    for i, position, met in entries:
+                        place = position & (BLOCK_ANSWERS - 1)
+                        here = second_halves[8 * place : 8 * place + 8] == keys[i][8:]
+                        if here and i not in known:
+                            answer = tuple([(label, score) for label, score in answers[place]])
+                            known[i] = Known(answer, revision, position, met)
         return known
 
     def put(self, groups: Iterable[Group]) -> None:
@@ -156,28 +174,29 @@ class ResponseStore:
     def _append(
         self, keys: Sequence[bytes], answers: Sequence[Answer], revision: str | None
     ) -> None:
-        pack, crc32, dumps = _RECORD.pack, zlib.crc32, orjson.dumps
-        records = []
-        for key, answer in zip(keys, answers, strict=True):
-            # Into its record at once: orjson's bytes stand in blocks far larger than they are.
-            text = dumps(answer)
-            records.append(pack(key[8:], crc32(text), len(text)) + text)
+        halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+        first_halves, second_halves = halves[:, 0], halves[:, 1].tobytes()
+        blocks = [
+            _packed(second_halves[8 * at : 8 * stop], answers[at:stop])
+            for at in range(0, len(answers), BLOCK_ANSWERS)
+            for stop in [at + BLOCK_ANSWERS]
+        ]
         name = (revision or "").encode()
-        lengths = np.fromiter(map(len, records), "<u4", len(records))
-        first_halves = np.frombuffer(b"".join(keys), "<u8")[::2]
+        lengths = np.fromiter(map(len, blocks), "<u4", len(blocks))
         payload = b"".join(
             (
-                _COUNTS.pack(len(records), len(name)),
+                _COUNTS.pack(len(keys), len(name)),
                 name,
                 first_halves.tobytes(),
                 lengths.tobytes(),
-                *records,
+                *blocks,
             )
         )
         start = self._write(_header(payload) + payload)
-        first_record = start + _HEADER.size + len(payload) - int(lengths.sum())
+        first_block = start + _HEADER.size + len(payload) - int(lengths.sum())
         self._note(start, revision)
-        self._index.add(first_halves.tolist(), _begins(first_record, lengths).tolist())
+        positions = _positions(first_block, lengths, len(keys))
+        self._index.add(first_halves, positions)
 
     def _write(self, frame: bytes) -> int:
         """Append a frame under the file's lock, whole or not at all; gives where it begins."""
@@ -203,23 +222,24 @@ class ResponseStore:
         self._frame_starts.append(start)
         self._frame_revisions.append(revision)
 
-    def _revision_at(self, position: int) -> str | None:
-        return self._frame_revisions[bisect_right(self._frame_starts, position) - 1]
+    def _revision_at(self, begin: int) -> str | None:
+        return self._frame_revisions[bisect_right(self._frame_starts, begin) - 1]
 
-    def _record(self, position: int, key: bytes) -> Answer | None:
-        """Read the answer at a position; None where it is another key's, or damaged."""
-        piece = os.pread(self._file, _FIRST_READ, position)
-        if len(piece) < _RECORD.size:
-            return None
-        rest, crc, length = _RECORD.unpack_from(piece)
-        if rest != key[8:] or length > _LONGEST_FRAME:
-            return None
-        text = piece[_RECORD.size : _RECORD.size + length]
-        if len(text) < length:
-            text = os.pread(self._file, length, position + _RECORD.size)
-        if zlib.crc32(text) != crc:
-            return None
-        return tuple((label, score) for label, score in orjson.loads(text))
+    def _read_block(self, begin: int) -> tuple[bytes, list[Any]]:
+        """Read a block: second halves of keys, and answers; none of them where it is damaged."""
+        piece = os.pread(self._file, _FIRST_READ, begin)
+        if len(piece) < _BLOCK.size:
+            return b"", []
+        crc, count, length = _BLOCK.unpack_from(piece)
+        text_at = _BLOCK.size + 8 * count
+        if count > BLOCK_ANSWERS or length > _LONGEST_FRAME:
+            return b"", []
+        if len(piece) < text_at + length:
+            piece = os.pread(self._file, text_at + length, begin)
+        piece = piece[: text_at + length]
+        if zlib.crc32(memoryview(piece)[4:]) != crc:
+            return b"", []
+        return piece[_BLOCK.size : text_at], orjson.loads(memoryview(piece)[text_at:])
 
     def _load(self, *, cut_torn_tail: bool) -> None:
         """Read all frames into the index; a torn one at the end may be cut off."""
@@ -276,15 +296,33 @@ class ResponseStore:
         at += name_bytes
         # A copy, since the keys would keep the whole payload in memory.
         keys = np.frombuffer(payload, "<u8", count, at).copy()
-        lengths = np.frombuffer(payload, "<u4", count, at + 8 * count)
-        positions = _begins(start + _HEADER.size + at + 12 * count, lengths)
+        at += 8 * count
+        blocks = -(-count // BLOCK_ANSWERS)
+        lengths = np.frombuffer(payload, "<u4", blocks, at)
+        positions = _positions(start + _HEADER.size + at + 4 * blocks, lengths, count)
         return _Frame(start + _HEADER.size + length, name or None, keys, positions)
 
 
-def _begins(first: int, lengths: Any) -> Any:
-    """Give where each record begins, the first one at `first`."""
-    ends = np.cumsum(lengths, dtype=np.uint64) + np.uint64(first)
-    return ends - lengths
+def _by_block(found: Found) -> Iterator[tuple[int, Iterator[tuple[int, int, bool]]]]:
+    """Give where each block begins, and the place, position and `met` of what may be in it."""
+    order = np.argsort(found.positions)
+    entries = zip(*[each[order].tolist() for each in found], strict=True)
+    return groupby(entries, lambda entry: entry[1] >> _PLACE_BITS)
+
+
+def _packed(second_halves: bytes, answers: Sequence[Answer]) -> bytes:
+    """Give a block."""
+    text = orjson.dumps(answers)
+    rest = _BLOCK.pack(0, len(answers), len(text))[4:] + second_halves + text
+    return zlib.crc32(rest).to_bytes(4, "little") + rest
+
+
+def _positions(first_block: int, lengths: Any, count: int) -> Any:
+    """Give the position of each of `count` answers, whose first block begins at `first_block`."""
+    begins = np.cumsum(lengths, dtype=np.uint64) + np.uint64(first_block) - lengths
+    places = np.arange(count, dtype=np.uint64)
+    blocks = (places >> _PLACE_BITS).astype(np.intp)
+    return (begins[blocks] << np.uint64(_PLACE_BITS)) | (places & np.uint64(BLOCK_ANSWERS - 1))
 
 
 def _header(payload: bytes) -> bytes:

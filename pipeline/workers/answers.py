@@ -45,19 +45,17 @@ def _single_labels(answer: list[Any]) -> list[Outcome] | None:
 
     None where anything is otherwise: `_one` reads it then, or says what is wrong with it.
     """
-    if set(map(type, answer)) != {list} or set(map(len, answer)) != {1}:
-        return None
-    found = [entry[0] for entry in answer]
-    if set(map(type, found)) != {dict}:
-        return None
-    labels = [each.get("label") for each in found]
-    scores = [each.get("score") for each in found]
+    try:
+        labels = [found["label"] for (found,) in answer]
+        scores = [found["score"] for (found,) in answer]
+    except (TypeError, ValueError, LookupError):
+        return None  # an entry of another length, or what was found in it is no object
     # What is not finite stays so in a sum.
     if set(map(type, labels)) != {str} or set(map(type, scores)) != {float}:
         return None
-    if not isfinite(sum(scores)):
+    if set(map(type, answer)) != {list} or not isfinite(sum(scores)):
         return None
-    return [(pair,) for pair in zip(labels, scores, strict=True)]
+    return list(zip(zip(labels, scores, strict=True), strict=True))
 
 
 def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:

@@ -10,12 +10,12 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.responses import RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from pipeline.responses import Item, Outcome
 
@@ -45,7 +45,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.outcomes = [None] * len(self.items)
-        self.sizes = list(accumulate(map(size_bytes, self.items), initial=0))
+        self.sizes = list(accumulate(_sizes_bytes(self.items), initial=0))
         self.open_items = len(self.items)
 
 
@@ -57,6 +57,13 @@ def size_bytes(item: Item) -> int:
     if type(item) is str:
         return len(item) if item.isascii() else 4 * len(item)
     return sum(map(size_bytes, item))
+
+
+def _sizes_bytes(items: Sequence[Item]) -> Iterator[int]:
+    """Give `size_bytes` of each input, at once where all are ASCII."""
+    if set(map(type, items)) == {str} and all(map(str.isascii, cast("Sequence[str]", items))):
+        return map(len, items)
+    return map(size_bytes, items)
 
 
 class Batch:
@@ -129,7 +136,7 @@ class Batch:
             job.open_items -= count
             if not job.open_items:
                 job.done.set()
-        return sum([type(outcome) is RowError for outcome in outcomes])
+        return list(map(type, outcomes)).count(RowError)
 
 
 def plain_batch(like: Batch) -> Batch:

@@ -65,7 +65,7 @@ class Hf:
 
     def body(self, items: Sequence[Item]) -> bytes:
         """A list of texts, or of pairs."""
-        inputs = [_input(item) for item in items]
+        inputs = items if type(items[0]) is str else [_input(item) for item in items]
         return orjson.dumps({"inputs": inputs, "parameters": self._parameters})
 
     def read(self, answer: bytes, count: int) -> list[Outcome]:

@@ -160,7 +160,7 @@ class Pool:
             self._jobs.discard(job)
         if job.failure is not None:
             raise job.failure
-        return [outcome for outcome in job.outcomes if outcome is not None]
+        return cast("list[Outcome]", job.outcomes)
 
     def expect(self) -> None:
         """Say that one more `ask` will come, so that it is worth waiting for to fill a batch."""

@@ -201,11 +201,14 @@ def finish(
     config: RunConfig,
 ) -> Resolved:
     """Append the result columns to the rows of a chunk."""
-    good: list[Any] = [None if type(outcome) is RowError else outcome for outcome in outcomes]
-    failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
+    good: Sequence[Any] = outcomes
+    error = pa.nulls(len(outcomes), pa.string())
+    if RowError in set(map(type, outcomes)):
+        good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
+        failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
+        error = pa.array(failed, pa.string())
     label = pa.array([found and found[0][0] for found in good], pa.string())
     score = pa.array([found and found[0][1] for found in good], pa.float64())
-    error = pa.array(failed, pa.string())
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
         good = [None]
@@ -287,11 +290,11 @@ def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
     """Give the distinct inputs in order of appearance, and each row's position among them."""
     encoded = [column.dictionary_encode() for column in columns]
     if len(encoded) == 1:
-        return encoded[0].dictionary.to_pylist(), encoded[0].indices
+        return _texts(encoded[0].dictionary), encoded[0].indices
     width = max(len(encoded[1].dictionary), 1)
     first, second = (one.indices.cast(pa.int64()) for one in encoded)
     both = pc.add(pc.multiply(first, width), second).dictionary_encode()
-    texts, pairs = (one.dictionary.to_pylist() for one in encoded)
+    texts, pairs = (_texts(one.dictionary) for one in encoded)
     items: list[Item] = [
         (texts[code // width], pairs[code % width]) for code in both.dictionary.to_pylist()
     ]
@@ -299,8 +302,14 @@ def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
 
 
 def _as_items(columns: list[Any]) -> list[Item]:
-    values = [column.to_pylist() for column in columns]
+    values = [_texts(column) for column in columns]
     return values[0] if len(values) == 1 else list(zip(*values, strict=True))
+
+
+def _texts(column: Any) -> list[Any]:
+    """Give a column as Python strings; by NumPy, which makes no Arrow scalar of each first."""
+    values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+    return values
 
 
 def _scatter(rows: Any, count: int) -> Any:
