@@ -2,10 +2,10 @@
 
 A log-structured index, as small as the job allows: nothing is ever deleted, and it is derived
 from the journal, so it need not survive. New entries go to a dict; a full dict is sorted into a
-small segment, small segments are merged into large ones, which live in an unlinked temporary file.
-What stays in memory for good is a Bloom filter of at most 16 bits an entry for each large segment,
-and one bit that says whether the entry was met before: 106 MB for 50 million answers. All steps
-work on whole arrays, most of them outside the interpreter's lock.
+small segment, small segments are merged into large ones. These live in unlinked temporary files,
+with their Bloom filters of at most 16 bits an entry, and what was read of them is left to the
+kernel's cache; what stays in memory for good is one bit an entry that says whether it was met
+before. All steps work on whole arrays, most of them outside the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -65,7 +65,15 @@ class _Filter:
     def __init__(self, entries: int) -> None:
         count = 1 << max(6, (entries * _BITS_PER_ENTRY).bit_length() - 1)
         self._mask = np.uint64(count - 1)
-        self._bits = _Bits(np.zeros(count // 8, np.uint8))
+        self._packed = np.zeros(count // 8, np.uint8)
+        self._bits = _Bits(self._packed)
+        self._mapped: mmap.mmap | None = None
+
+    def move_to_disk(self, directory: Path) -> None:
+        """Keep it in an unlinked file from now on; nothing can be added then."""
+        self._mapped = _mapped(directory, self._packed)
+        self._packed = np.frombuffer(self._mapped, np.uint8)
+        self._bits = _Bits(self._packed)
 
     def add(self, keys: Array) -> None:
         # A slice at a time: the probes of many keys take more memory than the filter.
@@ -84,6 +92,7 @@ class _Filter:
             here = self._bits.are_set(self._numbers(start))
             found, step = found[here], step[here]
             start = start[here] + step
+        _let_go(self._mapped)
         return found
 
     def _numbers(self, hashes: Array) -> Any:
@@ -125,10 +134,7 @@ class _Segment:
         met = self._met.are_set(at)
         self._met.set(at)
         found = Found(maybe[here], self.positions[at], met)
-        if self._mapped is not None:
-            # Each search touches other pages, which would all count as this process's memory in
-            # time. They stay in the kernel's cache.
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        _let_go(self._mapped)
         return found
 
 
@@ -165,8 +171,7 @@ class Index:
             for keys in self._loaded_keys:
                 known.add(keys)
             self._loaded_entries = 0
-            segment = self._merge(self._loaded_keys, self._loaded_positions, met=False)
-            self._large.append((known, segment))
+            self._merge(known, self._loaded_keys, self._loaded_positions, met=False)
 
     def add(self, keys: Array, positions: Array) -> None:
         """Add entries that count as met, newer than all before."""
@@ -206,13 +211,15 @@ class Index:
             keys_of = [segment.keys for segment in self._small]
             positions_of = [segment.positions for segment in self._small]
             self._small.clear()
-            self._large.append((self._recent, self._merge(keys_of, positions_of, met=True)))
+            self._merge(self._recent, keys_of, positions_of, met=True)
             self._recent = _Filter(SMALL_ENTRIES * SMALL_PER_LARGE)
 
-    def _merge(self, keys_of: list[Array], positions_of: list[Array], *, met: bool) -> _Segment:
-        """Make one segment, in a file, of entries in the order in which they were added.
+    def _merge(
+        self, known: _Filter, keys_of: list[Array], positions_of: list[Array], *, met: bool
+    ) -> None:
+        """Make a large segment of entries in the order in which they were added; empties the lists.
 
-        Empties the lists.
+        `known` is their filter.
         """
         # Each step lets go of what the one before took: this is the peak of a store.
         together = np.concatenate(keys_of)
@@ -223,14 +230,30 @@ class Index:
         positions_of.clear()
         positions = together[newest]
         del together, newest
-        with tempfile.TemporaryFile(dir=self._directory) as file:
-            keys.tofile(file)
-            positions.tofile(file)
-            file.flush()
-            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        mapped = _mapped(self._directory, keys, positions)
         mapped.madvise(mmap.MADV_RANDOM)
         keys, positions = np.frombuffer(mapped, np.uint64).reshape(2, -1)
-        return _Segment(keys, positions, met=met, mapped=mapped)
+        known.move_to_disk(self._directory)
+        self._large.append((known, _Segment(keys, positions, met=met, mapped=mapped)))
+
+
+def _mapped(directory: Path, *arrays: Any) -> mmap.mmap:
+    """Give a map of a file without a name that holds the arrays, one behind the other."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for array in arrays:
+            array.tofile(file)
+        file.flush()
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def _let_go(mapped: mmap.mmap | None) -> None:
+    """Give back the pages that a search touched.
+
+    Each search touches others, which would all count as this process's memory in time. They stay in
+    the kernel's cache.
+    """
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _newest_of(keys: Array) -> tuple[Array, Any]:
