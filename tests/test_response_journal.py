@@ -101,6 +101,18 @@ def test_another_file_is_refused_and_left_as_it_is(path, content):
     assert path.read_bytes() == content
 
 
+def test_reading_a_small_store_makes_no_file(path, three_frames, monkeypatch):
+    """A cache that is only read may lie where nothing can be written."""
+
+    def refuse(**_):
+        raise PermissionError
+
+    monkeypatch.setattr(index.tempfile, "TemporaryFile", refuse)
+    store = ResponseStore(path, read_only=True)
+    assert len(store.get(KEYS.of(TEXTS))) == len(TEXTS)
+    store.close()
+
+
 def test_the_newest_answer_counts(path):
     """An answer of a newer revision replaces the older one, in memory and after opening."""
     store = ResponseStore(path)

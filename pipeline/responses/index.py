@@ -224,16 +224,20 @@ class Index:
         # Each step lets go of what the one before took: this is the peak of a store.
         together = np.concatenate(keys_of)
         keys_of.clear()
+        entries = len(together)
         keys, newest = _newest_of(together)
         del together
         together = np.concatenate(positions_of)
         positions_of.clear()
         positions = together[newest]
         del together, newest
-        mapped = _mapped(self._directory, keys, positions)
-        mapped.madvise(mmap.MADV_RANDOM)
-        keys, positions = np.frombuffer(mapped, np.uint64).reshape(2, -1)
-        known.move_to_disk(self._directory)
+        mapped = None
+        # What is left of loading is mostly less: no file then, since reading a store writes none.
+        if entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
+            mapped = _mapped(self._directory, keys, positions)
+            mapped.madvise(mmap.MADV_RANDOM)
+            keys, positions = np.frombuffer(mapped, np.uint64).reshape(2, -1)
+            known.move_to_disk(self._directory)
         self._large.append((known, _Segment(keys, positions, met=met, mapped=mapped)))
 
 
