@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,12 +205,21 @@ def test_a_long_answer_takes_a_second_read(path):
     store.close()
 
 
+def _descriptors():
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
 def test_many_answers_survive_in_segments(path, small_segments):
+    """Large segments keep files open, without a name, and no longer than the store is."""
+    open_before = _descriptors()
     store = ResponseStore(path)
     texts = [f"text {i}" for i in range(2000)]
     for start in range(0, 2000, 50):
         store.put([entry(text) for text in texts[start : start + 50]])
     assert len(store.get(KEYS.of(texts))) == 2000
     assert store.get(KEYS.of([f"other {i}" for i in range(2000)])) == {}
+    assert len(_descriptors() - open_before) > 2
+    assert list(path.parent.iterdir()) == [path]
     store.close()
+    assert _descriptors() == open_before
     assert known(path, texts) == {text: entry(text)[1][0] for text in texts}

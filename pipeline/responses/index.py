@@ -173,6 +173,10 @@ class Index:
             self._loaded_entries = 0
             self._merge(known, self._loaded_keys, self._loaded_positions, met=False)
 
+    def close(self) -> None:
+        """Let go of the files: a map keeps its file open for as long as anything refers to it."""
+        self._large.clear()
+
     def add(self, keys: Array, positions: Array) -> None:
         """Add entries that count as met, newer than all before."""
         self._recent.add(keys)

@@ -169,6 +169,7 @@ class ResponseStore:
 
     def close(self) -> None:
         """Close the file; what was put is durable already."""
+        self._index.close()
         os.close(self._file)
 
     def _append(
