@@ -65,15 +65,15 @@ class _Filter:
     def __init__(self, entries: int) -> None:
         count = 1 << max(6, (entries * _BITS_PER_ENTRY).bit_length() - 1)
         self._mask = np.uint64(count - 1)
-        self._packed = np.zeros(count // 8, np.uint8)
-        self._bits = _Bits(self._packed)
+        self.packed = np.zeros(count // 8, np.uint8)
+        self._bits = _Bits(self.packed)
         self._mapped: mmap.mmap | None = None
 
-    def move_to_disk(self, directory: Path) -> None:
-        """Keep it in an unlinked file from now on; nothing can be added then."""
-        self._mapped = _mapped(directory, self._packed)
-        self._packed = np.frombuffer(self._mapped, np.uint8)
-        self._bits = _Bits(self._packed)
+    def move_to(self, mapped: mmap.mmap) -> None:
+        """Lie at the beginning of a map, where `packed` was written; nothing can be added then."""
+        self._mapped = mapped
+        self.packed = np.frombuffer(mapped, np.uint8, len(self.packed))
+        self._bits = _Bits(self.packed)
 
     def add(self, keys: Array) -> None:
         # A slice at a time: the probes of many keys take more memory than the filter.
@@ -238,10 +238,13 @@ class Index:
         mapped = None
         # What is left of loading is mostly less: no file then, since reading a store writes none.
         if entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
-            mapped = _mapped(self._directory, keys, positions)
-            mapped.madvise(mmap.MADV_RANDOM)
-            keys, positions = np.frombuffer(mapped, np.uint64).reshape(2, -1)
-            known.move_to_disk(self._directory)
+            # One map for all, since each keeps a file open.
+            mapped = _mapped(self._directory, known.packed, keys, positions)
+            begin = known.packed.nbytes
+            # A filter is gone through, and the rest touched here and there.
+            mapped.madvise(mmap.MADV_RANDOM, begin - begin % mmap.PAGESIZE)
+            keys, positions = np.frombuffer(mapped, np.uint64, offset=begin).reshape(2, -1)
+            known.move_to(mapped)
         self._large.append((known, _Segment(keys, positions, met=met, mapped=mapped)))
 
 
