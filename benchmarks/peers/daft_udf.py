@@ -18,7 +18,12 @@ class Labels:
     @daft.method(return_dtype=daft.DataType.string())
     async def label(self, text: str) -> str:
         if self.session is None:  # made inside Daft's loop, which has no moment to close it
-            self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY))
+            # Without a timeout: Daft starts a request for each row of a large batch at once, and
+            # the last of them wait longer than any for their connection.
+            self.session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONCURRENCY),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            )
         body = {"inputs": [text], "parameters": {"top_k": 1}}
         async with self.session.post(URL, json=body) as response:
             return (await response.json())[0][0]["label"]
