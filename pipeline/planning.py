@@ -205,6 +205,7 @@ class _Count:
         if probe is not None:
             self.texts_per_request = probe.texts_per_request
         self._batcher = Batcher(self.texts_per_request)
+        self._spill = spill
         self._seen = Index(spill)
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
         self.unsendable: Counter[str] = Counter()
@@ -244,7 +245,8 @@ class _Count:
             for found in self._seen.meet(halves):
                 is_new[found.places] = False
             new = np.flatnonzero(is_new)
-            self._seen.add(halves[new], new.astype(np.uint64))
+            with storage.writing(self._spill):
+                self._seen.add(halves[new], new.astype(np.uint64))
             places = new.tolist()
         else:
             places = list(range(len(prepared.keys)))

@@ -4,8 +4,9 @@ A log-structured index, as small as the job allows: nothing is ever deleted, and
 from the journal, so it need not survive. New entries go to a dict; a full dict is sorted into a
 small segment, small segments are merged into large ones. These live in unlinked temporary files,
 with their Bloom filters of at most 16 bits an entry, and what was read of them is left to the
-kernel's cache; what stays in memory for good is one bit an entry that says whether it was met
-before. All steps work on whole arrays, most of them outside the interpreter's lock.
+kernel's cache. What grows in memory is one bit an entry that says whether it was met before; the
+small segments, their filter, and what is left of loading stay below those of one large segment. All
+steps work on whole arrays, most of them outside the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -167,11 +168,8 @@ class Index:
     def loaded(self) -> None:
         """End loading; from now on entries are added and looked up."""
         if self._loaded_entries:
-            known = _Filter(self._loaded_entries)
-            for keys in self._loaded_keys:
-                known.add(keys)
             self._loaded_entries = 0
-            self._merge(known, self._loaded_keys, self._loaded_positions, met=False)
+            self._merge(self._loaded_keys, self._loaded_positions, met=False)
 
     def close(self) -> None:
         """Let go of the files: a map keeps its file open for as long as anything refers to it."""
@@ -215,15 +213,20 @@ class Index:
             keys_of = [segment.keys for segment in self._small]
             positions_of = [segment.positions for segment in self._small]
             self._small.clear()
-            self._merge(self._recent, keys_of, positions_of, met=True)
+            self._merge(keys_of, positions_of, met=True, known=self._recent)
             self._recent = _Filter(SMALL_ENTRIES * SMALL_PER_LARGE)
 
     def _merge(
-        self, known: _Filter, keys_of: list[Array], positions_of: list[Array], *, met: bool
+        self,
+        keys_of: list[Array],
+        positions_of: list[Array],
+        *,
+        met: bool,
+        known: _Filter | None = None,
     ) -> None:
-        """Make a large segment of entries in the order in which they were added; empties the lists.
+        """Make one segment of entries in the order in which they were added; empties the lists.
 
-        `known` is their filter.
+        `known` is their filter, where there is one.
         """
         # Each step lets go of what the one before took: this is the peak of a store.
         together = np.concatenate(keys_of)
@@ -235,15 +238,18 @@ class Index:
         positions_of.clear()
         positions = together[newest]
         del together, newest
+        if known is None:
+            known = _Filter(len(keys))
+            known.add(keys)
         mapped = None
         # What is left of loading is mostly less: no file then, since reading a store writes none.
         if entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
             # One map for all, since each keeps a file open.
             mapped = _mapped(self._directory, known.packed, keys, positions)
             begin = known.packed.nbytes
-            # A filter is gone through, and the rest touched here and there.
+            # A look-up touches most pages of a filter, and few of the rest.
             mapped.madvise(mmap.MADV_RANDOM, begin - begin % mmap.PAGESIZE)
-            keys, positions = np.frombuffer(mapped, np.uint64, offset=begin).reshape(2, -1)
+            keys, positions = np.frombuffer(mapped, np.uint64, offset=begin).reshape(2, len(keys))
             known.move_to(mapped)
         self._large.append((known, _Segment(keys, positions, met=met, mapped=mapped)))
 
@@ -252,7 +258,7 @@ def _mapped(directory: Path, *arrays: Any) -> mmap.mmap:
     """Give a map of a file without a name that holds the arrays, one behind the other."""
     with tempfile.TemporaryFile(dir=directory) as file:
         for array in arrays:
-            array.tofile(file)
+            file.write(array)  # `tofile` keeps silent where the last bytes do not fit
         file.flush()
         return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 

@@ -175,6 +175,7 @@ class ResponseStore:
     def _append(
         self, keys: Sequence[bytes], answers: Sequence[Answer], revision: str | None
     ) -> None:
+        assert len(keys) == len(answers)
         halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
         first_halves, second_halves = halves[:, 0], halves[:, 1].tobytes()
         blocks = [

@@ -160,6 +160,7 @@ class Pool:
             self._jobs.discard(job)
         if job.failure is not None:
             raise job.failure
+        assert None not in job.outcomes
         return cast("list[Outcome]", job.outcomes)
 
     def expect(self) -> None:
