@@ -240,9 +240,14 @@ class Bench:
         """100 ms of latency at concurrency 64: 640 requests a second would be ideal."""
         table, rows = self.table(76_800)
         with serving(latency_ms=100) as server:
-            runs = [self.ours(table, server, "--batch-size", 1) for _ in range(self.repeats)]
-        rate = median(rows / run.seconds for run in runs)
-        share = rate / 640
+            found = self.alternating(
+                {
+                    "bare loop": partial(self.bare, table, server, 1),
+                    "classify run": partial(self.ours, table, server, "--batch-size", 1),
+                }
+            )
+        rates = {name: median(rows / run.seconds for run in runs) for name, runs in found.items()}
+        share = rates["classify run"] / 640
         self.results.target(
             "100 ms latency, concurrency 64, of 640 requests/s",
             "at least 0.97",
@@ -251,8 +256,8 @@ class Bench:
         )
         self.results.add(
             f"100 ms latency, concurrency 64, {rows:,} rows, one a request",
-            ["requests/s", "of 640"],
-            [[f"{rate:,.1f}", f"{share:.3f}"]],
+            ["", "requests/s", "of 640"],
+            [[name, f"{rate:,.1f}", f"{rate / 640:.3f}"] for name, rate in rates.items()],
         )
 
     def rate(self) -> None:
@@ -437,7 +442,7 @@ class Bench:
 
     def best_peer(self, best: str) -> None:
         """The best peer over a table on which starting is a small part."""
-        table, rows = self.table(200_000)
+        table, rows = self.table(400_000)
         with serving() as server:
             found = self.alternating(
                 {

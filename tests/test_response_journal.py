@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoppedEarly
 from pipeline.responses import Keys, ResponseStore, index
+from pipeline.responses import store as journal
 
 KEYS = Keys({"model": "m"})
 
@@ -219,6 +220,83 @@ def test_a_long_answer_takes_a_second_read(path):
     key = KEYS.of(["x"])[0]
     store.put([([key], [answer], None)])
     assert store.get([key])[0].answer == answer
+    store.close()
+
+
+def test_a_damaged_length_asks_for_no_more_than_the_file(path, monkeypatch):
+    store = ResponseStore(path)
+    store.put([entry("a")])
+    content, size = path.read_bytes(), path.stat().st_size
+    at = content.index(KEYS.of(["a"])[0][8:]) - 4
+    path.write_bytes(content[:at] + (1 << 29).to_bytes(4, "little") + content[at + 4 :])
+    asked, read = [], os.pread
+
+    def pread(file, count, offset):
+        asked.append(count)
+        return read(file, count, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert store.get(KEYS.of(["a"])) == {}
+    assert max(asked) < size + 2_048
+    store.close()
+
+
+def test_a_put_of_several_frames(path, monkeypatch):
+    """Each answer keeps its revision, and is found before and after the store is opened again."""
+    monkeypatch.setattr(journal, "_FRAME_ANSWERS", 20)
+    texts = [f"text {i}" for i in range(90)]
+    store = ResponseStore(path)
+    store.put([entry(text, revision="r1") for text in texts[:55]] + [
+        entry(text, revision="r2") for text in texts[55:]
+    ])  # fmt: skip
+    assert path.read_bytes().count(b"CLR2") == 3 + 2
+    for opened in (store, ResponseStore(path)):
+        found = opened.get(KEYS.of(texts))
+        assert [found[i].answer[0] for i in range(90)] == [entry(text)[1][0][0] for text in texts]
+        assert [found[i].revision for i in range(90)] == ["r1"] * 55 + ["r2"] * 35
+        opened.close()
+
+
+def test_only_the_newest_answers_are_read(path, small_segments, monkeypatch):
+    """An answer that was stored again lies in an older segment too."""
+    texts = [f"text {i}" for i in range(2_000)]
+    store = ResponseStore(path)
+    for revision in ("r1", "r2"):
+        for start in range(0, 2_000, 50):
+            store.put([entry(text, revision=revision) for text in texts[start : start + 50]])
+    blocks, read = [], ResponseStore._read_block
+
+    def read_block(self, begin):
+        blocks.append(begin)
+        return read(self, begin)
+
+    monkeypatch.setattr(ResponseStore, "_read_block", read_block)
+    found = store.get(KEYS.of(texts))
+    assert {known.revision for known in found.values()} == {"r2"}
+    assert len(blocks) == len(set(blocks)) == 2_000 // 50 * 4
+    store.close()
+
+
+def test_a_large_store_is_read_where_nothing_can_be_written(path, small_segments, monkeypatch):
+    """Its index goes where temporary files go: its answers would be paid for again."""
+    texts = [f"text {i}" for i in range(2_000)]
+    store = ResponseStore(path)
+    store.put([entry(text) for text in texts])
+    store.close()
+    access, make, made = os.access, index.tempfile.TemporaryFile, []
+
+    def temporary_file(**where):
+        made.append(where["dir"])
+        return make(**where)
+
+    monkeypatch.setattr(index.tempfile, "TemporaryFile", temporary_file)
+    monkeypatch.setattr(
+        os, "access", lambda at, mode, **more: at != path.parent and access(at, mode, **more)
+    )
+    store = ResponseStore(path, read_only=True)
+    assert len(store.get(KEYS.of(texts))) == 2_000
+    assert made
+    assert set(made) == {None}
     store.close()
 
 

@@ -142,10 +142,10 @@ class _Segment:
 class Index:
     """Maps 64-bit keys to positions; a key that is added again gets the newest position.
 
-    `directory` is where large segments are kept, without a name.
+    `directory` is where large segments are kept, without a name: None for the system's own.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | None) -> None:
         self._directory = directory
         # Added since the index was loaded, so all of them are met; the newest in a dict, the others
         # in small segments, one filter for all.
@@ -254,7 +254,7 @@ class Index:
         self._large.append((known, _Segment(keys, positions, met=met, mapped=mapped)))
 
 
-def _mapped(directory: Path, *arrays: Any) -> mmap.mmap:
+def _mapped(directory: Path | None, *arrays: Any) -> mmap.mmap:
     """Give a map of a file without a name that holds the arrays, one behind the other."""
     with tempfile.TemporaryFile(dir=directory) as file:
         for array in arrays:

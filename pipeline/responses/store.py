@@ -110,7 +110,8 @@ class ResponseStore:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        self._index = Index(path.parent)
+        # Who reads a store may not be allowed to write beside it.
+        self._index = Index(path.parent if os.access(path.parent, os.W_OK) else None)
         # Frames by where they begin, for the revision that a block belongs to.
         self._frame_starts: list[int] = []
         self._frame_revisions: list[str | None] = []
@@ -140,13 +141,15 @@ class ResponseStore:
             # A key may have several positions, where another key has the same first half, or an
             # answer was stored again.
             for found in self._index.meet(first_halves):
-                for begin, entries in _by_block(found):
+                for begin, candidates in _by_block(found):
+                    entries = [entry for entry in candidates if entry[0] not in known]
+                    if not entries:
+                        continue
                     second_halves, answers = self._read_block(begin)
                     revision = self._revision_at(begin)
                     for i, position, met in entries:
                         place = position & (BLOCK_ANSWERS - 1)
-                        here = second_halves[8 * place : 8 * place + 8] == keys[i][8:]
-                        if here and i not in known:
+                        if second_halves[8 * place : 8 * place + 8] == keys[i][8:]:
                             answer = tuple([(label, score) for label, score in answers[place]])
                             known[i] = Known(answer, revision, position, met)
         return known
@@ -237,6 +240,9 @@ class ResponseStore:
         if count > BLOCK_ANSWERS or length > _LONGEST_FRAME:
             return b"", []
         if len(piece) < text_at + length:
+            # Room is made for all that is asked for, so a damaged length may ask for no more.
+            if begin + text_at + length > os.fstat(self._file).st_size:
+                return b"", []
             piece = os.pread(self._file, text_at + length, begin)
         piece = piece[: text_at + length]
         if zlib.crc32(memoryview(piece)[4:]) != crc:

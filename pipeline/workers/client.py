@@ -6,11 +6,12 @@ import ssl
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import aiohttp
 import orjson
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
@@ -95,8 +96,7 @@ class Target:
         return cls(config.endpoint, config.dialect, token)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What a good attempt gave: outcomes in the order of the inputs, and what the server told.
 
     `revision` is the model's (`x-sha`). `pause_s` is how long the server wants no more requests
@@ -227,7 +227,7 @@ class Client:
             async with self._session.request(
                 method,
                 url,
-                data=BytesIO(body) if body and len(body) > AT_ONCE_BYTES else body,
+                data=body and _payload(body),
                 headers=headers,
                 timeout=timeout,
                 # A redirect could carry the token to another host.
@@ -284,10 +284,15 @@ def _as_object(body: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _payload(body: bytes) -> BytesPayload | BytesIO:
+    """Give a body as what aiohttp would make of it, without its search among all kinds."""
+    return BytesPayload(body) if len(body) <= AT_ONCE_BYTES else BytesIO(body)
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Read a body up to the size cap, so that a server gone wrong cannot fill the memory."""
     pieces, size_bytes = [], 0
-    async for piece in response.content.iter_any():
+    while piece := await response.content.readany():
         size_bytes += len(piece)
         if size_bytes > MAX_ANSWER_BYTES:
             response.close()
