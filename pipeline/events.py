@@ -97,7 +97,7 @@ class WaitEnded:
 
 @dataclass(frozen=True, slots=True)
 class PartCommitted:
-    """A chunk is durable: `rows` of it, `errors` without a label."""
+    """A part is durable: `rows` of it, `errors` without a label."""
 
     first_row: int
     rows: int

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,11 +35,12 @@ from pipeline.observers import EventLog, Metrics
 from pipeline.producer import Plan
 from pipeline.responses import ResponseStores
 from pipeline.threads import Stop, in_thread
-from pipeline.workers import Revision, output_schema
+from pipeline.workers import Revision, joined, output_schema
 from pipeline.writer import Manifest, assemble, identify, write_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from pipeline.config import RunConfig
@@ -53,6 +58,12 @@ CHUNK_BYTES = 16 << 20
 # its text, key and answer as Python objects.
 HELD_BYTES = 96 << 20
 ROW_BYTES = 512
+# What is done with rows is Python code in good part, which only one thread at a time can run; each
+# more thread is one more that the others wait for.
+ROW_THREADS = 2
+# So many resolved chunks that wait for their commit are committed together, up to so many bytes.
+PILE = 3
+PART_BYTES = 16 << 20
 
 
 @dataclass
@@ -310,23 +321,26 @@ class Run:
         if config.cache is not None:
             await in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
         store, earlier = opening.stores(config, opened.directory, manifest)
-        async with LocalEngine(
-            config,
-            partial(ResponseStores, store, earlier),
-            revision,
-            emit,
-            allowed_errors=config.allowed_errors(opened.source.plan.rows),
-            requests_sent=self._metrics.requests,
-        ) as engine:
-            self._engine = engine
-            if self._stopped_by is not None:
-                engine.stop(self._stopped_by)
-            try:
-                await _Stream(config, opened, engine, emit, self._stop_reading).flow()
-            finally:
-                self._engine = None
-                if revision.confirmed and manifest.revision is None:
-                    await in_thread(partial(manifest.set_revision, str(revision.current)))
+        with ThreadPoolExecutor(ROW_THREADS, "rows") as threads:
+            async with LocalEngine(
+                config,
+                partial(ResponseStores, store, earlier),
+                revision,
+                emit,
+                allowed_errors=config.allowed_errors(opened.source.plan.rows),
+                threads=threads,
+                requests_sent=self._metrics.requests,
+            ) as engine:
+                self._engine = engine
+                if self._stopped_by is not None:
+                    engine.stop(self._stopped_by)
+                stream = _Stream(config, opened, engine, threads, emit, self._stop_reading)
+                try:
+                    await stream.flow()
+                finally:
+                    self._engine = None
+                    if revision.confirmed and manifest.revision is None:
+                        await in_thread(partial(manifest.set_revision, str(revision.current)))
 
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""
@@ -414,6 +428,11 @@ class _Held(NamedTuple):
     size_bytes: int
 
 
+def _is_resolved(held: _Held) -> bool:
+    task = held.resolving
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 class _Stream:
     """The flow of chunks through the engine into parts.
 
@@ -423,39 +442,49 @@ class _Stream:
     """
 
     def __init__(
-        self, config: RunConfig, opened: _Opened, engine: Engine, emit: Observer, stop: Stop
+        self,
+        config: RunConfig,
+        opened: _Opened,
+        engine: Engine,
+        threads: Executor,
+        emit: Observer,
+        stop: Stop,
     ) -> None:
         self._config = config
         self._opened = opened
         self._engine = engine
+        self._threads = threads
         self._emit = emit
         self._stop_reading = stop
         self._errors = sum(part.errors for part in opened.manifest.parts)
         self._held_bytes = 0
         self._released = asyncio.Event()
         self._full = self._unresolved = False
-        self._resolving: asyncio.Queue[_Held | None] = asyncio.Queue()
+        self._held: deque[_Held] = deque()
+        self._read_to_end = False
+        self._arrived = asyncio.Event()
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
         self._check_errors()
         reader = asyncio.create_task(self._read(), name="reader")
         try:
-            while (held := await self._resolving.get()) is not None:
-                self._tell(unresolved=not held.resolving.done())
-                resolved = await held.resolving
+            while await self._any_held():
+                oldest = self._held[0].resolving
+                self._tell(unresolved=not oldest.done())
+                await asyncio.wait([oldest])
                 self._tell(unresolved=False)
-                await self._commit(resolved)
-                self._held_bytes -= held.size_bytes
+                group = self._due()
+                await self._commit(joined([held.resolving.result() for held in group]))
+                self._held_bytes -= sum(held.size_bytes for held in group)
                 self._released.set()
             await reader
         finally:
             reader.cancel()
             tasks: list[asyncio.Task[Any]] = [reader]
-            while not self._resolving.empty():
-                if (held := self._resolving.get_nowait()) is not None:
-                    held.resolving.cancel()
-                    tasks.append(held.resolving)
+            for held in self._held:
+                held.resolving.cancel()
+                tasks.append(held.resolving)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
@@ -466,18 +495,42 @@ class _Stream:
             while True:
                 await self._engine.hungry()
                 await self._room()
-                chunk = await in_thread(lambda: next(chunks, None), self._stop_reading)
+                chunk = await in_thread(
+                    lambda: next(chunks, None), self._stop_reading, self._threads
+                )
                 if chunk is None:
                     break
                 size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
                 self._held_bytes += size_bytes
                 resolving = asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
-                self._resolving.put_nowait(_Held(resolving, size_bytes))
+                self._held.append(_Held(resolving, size_bytes))
+                self._arrived.set()
         finally:
             chunks.close()
             # Also after a failure to read: the chunks before it are resolved and committed.
             self._engine.no_more_input()
-            self._resolving.put_nowait(None)
+            self._read_to_end = True
+            self._arrived.set()
+
+    async def _any_held(self) -> bool:
+        """Wait for a chunk to commit; gives False after the last one."""
+        while not (self._held or self._read_to_end):
+            self._arrived.clear()
+            await self._arrived.wait()
+        return bool(self._held)
+
+    def _due(self) -> list[_Held]:
+        """Take the oldest chunk, and where commits lag behind all that are resolved after it.
+
+        They become one part, so that a commit's cost (three fsyncs, and as many waits for the
+        interpreter's lock) is shared by the more rows the faster rows come.
+        """
+        resolved = list(takewhile(_is_resolved, self._held))
+        count = 1
+        if len(resolved) >= PILE:
+            sizes = accumulate(held.size_bytes for held in resolved)
+            count = max(1, bisect_right(list(sizes), PART_BYTES))
+        return [self._held.popleft() for _ in range(count)]
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk."""
@@ -513,7 +566,7 @@ class _Stream:
                 opened.manifest.set_revision(str(revision.current))
             opened.manifest.add_part(part)
 
-        await in_thread(write)
+        await in_thread(write, executor=self._threads)
         self._errors += resolved.errors
         self._emit(
             PartCommitted(

@@ -10,6 +10,7 @@ from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Target, find_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
@@ -52,7 +53,8 @@ async def open_target(config: RunConfig, stack: AsyncExitStack, emit: Observer) 
 class LocalEngine:
     """A pool, its response store and, for the endpoint `local`, the embedded endpoint.
 
-    `requests_sent` is how many were sent before, which count towards `max_requests`.
+    `threads` does the work on rows. `requests_sent` is how many were sent before, which count
+    towards `max_requests`.
 
     Entering raises SettingsError or ClassifyError where the endpoint cannot be started, and
     StoppedEarly where the store cannot be used.
@@ -66,12 +68,14 @@ class LocalEngine:
         emit: Observer,
         *,
         allowed_errors: int | None,
+        threads: Executor,
         requests_sent: int = 0,
     ) -> None:
         self._config = config
         self._open_store = open_store
         self._emit = emit
         self._allowed_errors = allowed_errors
+        self._threads = threads
         self._requests_sent = requests_sent
         self.revision = revision
         self._stack = AsyncExitStack()
@@ -95,7 +99,7 @@ class LocalEngine:
             )
             self._pool.save = dedup.save
             await stack.enter_async_context(self._pool)
-            self._resolver = Resolver(self._config, self._pool, dedup)
+            self._resolver = Resolver(self._config, self._pool, dedup, self._threads)
             self._stack = stack.pop_all()
         return self
 

@@ -53,14 +53,15 @@ def rechunk(
     for batch in batches:
         rest = _map_columns(batch, lambda column: _own_dictionary(column, max_bytes))
         while rest.num_rows:
-            count = _fitting_rows(rest, max_rows - rows, max_bytes - size)
-            if count == 0 and not held:
-                count = 1
-            if count:
-                held.append(rest.slice(0, count))
-                rows += count
-                size += _own_bytes(held[-1])
-                rest = rest.slice(count)
+            piece, piece_bytes = _fitting(rest, max_rows - rows, max_bytes - size)
+            if not (piece.num_rows or held):
+                piece = rest.slice(0, 1)
+                piece_bytes = _own_bytes(piece)
+            if piece.num_rows:
+                held.append(piece)
+                rows += piece.num_rows
+                size += piece_bytes
+                rest = rest.slice(piece.num_rows)
             if rest.num_rows or rows == max_rows:
                 yield Chunk(first_row, _joined(held, schema))
                 first_row += rows
@@ -69,12 +70,17 @@ def rechunk(
         yield Chunk(first_row, _joined(held, schema))
 
 
-def _fitting_rows(batch: pa.RecordBatch, rows: int, size: int) -> int:
-    """Count how many of the first `rows` rows have at most `size` bytes together."""
-    rows = min(rows, batch.num_rows)
-    if rows and _own_bytes(batch.slice(0, rows)) <= size:
-        return rows
-    return bisect_right(range(1, rows + 1), size, key=lambda n: _own_bytes(batch.slice(0, n)))
+def _fitting(batch: pa.RecordBatch, rows: int, size: int) -> tuple[pa.RecordBatch, int]:
+    """Give as many of the first `rows` rows as have at most `size` bytes together, and these."""
+    piece = batch.slice(0, rows)
+    piece_bytes = _own_bytes(piece)
+    if piece_bytes > size:
+        fitting = range(1, piece.num_rows + 1)
+        piece = batch.slice(
+            0, bisect_right(fitting, size, key=lambda n: _own_bytes(batch.slice(0, n)))
+        )
+        piece_bytes = _own_bytes(piece)
+    return piece, piece_bytes
 
 
 def _own_bytes(batch: pa.RecordBatch) -> int:

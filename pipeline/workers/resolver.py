@@ -6,22 +6,28 @@ Rows are handled by Arrow, whole columns at a time; Python touches each distinct
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.responses import Item, Keys, Outcome, RowError
+from pipeline.threads import in_thread
 from pipeline.workers.batching import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from pipeline.config import RunConfig
     from pipeline.workers.dedup import Dedup
     from pipeline.workers.pool import Pool
+
+T = TypeVar("T")
 
 PREDICTIONS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
 
@@ -34,6 +40,21 @@ class Resolved:
     table: Any
     errors: int
     labels: dict[str, int]
+
+
+def joined(chunks: Sequence[Resolved]) -> Resolved:
+    """Give chunks that follow on one another as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    labels: Counter[str] = Counter()
+    for chunk in chunks:
+        labels.update(chunk.labels)
+    return Resolved(
+        chunks[0].first_row,
+        pa.concat_tables([chunk.table for chunk in chunks]),
+        errors=sum(chunk.errors for chunk in chunks),
+        labels=dict(labels),
+    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +137,11 @@ class Resolver:
     A chunk that has the result columns already is of a retry: its rows with an error are resolved.
     """
 
-    def __init__(self, config: RunConfig, pool: Pool, dedup: Dedup) -> None:
+    def __init__(
+        self, config: RunConfig, pool: Pool, dedup: Dedup, threads: Executor | None = None
+    ) -> None:
         self._config = config
+        self._threads = threads
         self._pool = pool
         self._dedup = dedup
         self._in_order = asyncio.Lock()
@@ -138,18 +162,21 @@ class Resolver:
         rows, places = open_rows(table, config)
         # One after the other, so that earlier rows are asked for first: they are committed first.
         async with self._in_order:
-            prepared = await asyncio.to_thread(
-                prepare, rows, config, self._keys, first_row=first_row
+            prepared = await self._in_thread(
+                partial(prepare, rows, config, self._keys, first_row=first_row)
             )
         outcomes = await self._dedup.outcomes(
             prepared.items, prepared.keys, self._pool.ask, rows=rows.num_rows
         )
-        found = await asyncio.to_thread(finish, first_row, rows, prepared, outcomes, config)
+        found = await self._in_thread(partial(finish, first_row, rows, prepared, outcomes, config))
         if places is None:
             return found
-        return await asyncio.to_thread(
-            patch, first_row, table, places.to_pylist(), found.table, config
+        return await self._in_thread(
+            partial(patch, first_row, table, places.to_pylist(), found.table, config)
         )
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await in_thread(call, executor=self._threads)
 
 
 def keys_of(config: RunConfig) -> Keys:
@@ -212,11 +239,10 @@ def finish(
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
         good = [None]
-    columns = [
-        label.take(prepared.index),
-        score.take(prepared.index),
-        pc.coalesce(prepared.errors, error.take(prepared.index)),
-    ]
+    columns = [label, score, error]
+    if len(outcomes) < max(table.num_rows, 1):  # or else each row has an outcome of its own
+        columns = [column.take(prepared.index) for column in columns]
+        columns[2] = pc.coalesce(prepared.errors, columns[2])
     if config.wants_predictions:
         lists = [
             found and [{"label": name, "score": value} for name, value in found] for found in good
@@ -260,10 +286,14 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     values = values.cast(pa.large_string())
-    error = pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), _NO_ERROR)
-    too_long = pc.greater(pc.binary_length(values), MAX_REQUEST_BYTES)
-    limit = f"{name} longer than a request may be ({MAX_REQUEST_BYTES:,} bytes)"
-    error = pc.if_else(pc.fill_null(too_long, False), pa.scalar(limit), error)
+    error = pa.nulls(len(values), pa.string())
+    if values.null_count:
+        error = pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), error)
+    lengths = pc.binary_length(values)
+    if (pc.max(lengths).as_py() or 0) > MAX_REQUEST_BYTES:
+        too_long = pc.fill_null(pc.greater(lengths, MAX_REQUEST_BYTES), False)
+        limit = f"{name} longer than a request may be ({MAX_REQUEST_BYTES:,} bytes)"
+        error = pc.if_else(too_long, pa.scalar(limit), error)
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
@@ -272,10 +302,9 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
         error = pc.if_else(
             damaged, pa.scalar(f"{name} is no valid text (not a string, or not UTF-8)"), error
         )
-    return pc.if_else(pc.is_null(error), values, pa.scalar(None, pa.large_string())), error
-
-
-_NO_ERROR = pa.scalar(None, pa.string())
+    if error.null_count < len(error):
+        values = pc.if_else(pc.is_null(error), values, pa.scalar(None, pa.large_string()))
+    return values, error
 
 
 def _is_utf8(value: Any) -> bool:

@@ -105,7 +105,7 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
     rows = size_bytes = 0
     for part in parts:
         stop_point()
-        table = pq.read_table(part, schema=schema, partitioning=None, pre_buffer=False)
+        table = pq.ParquetFile(part, pre_buffer=False).read().cast(schema)
         ends = np.concatenate([[0], np.cumsum(_row_bytes(table))])
         start = 0
         while start < table.num_rows:

@@ -1,4 +1,4 @@
-"""Parts: each resolved chunk as one durable Parquet file in the run directory."""
+"""Parts: a resolved chunk, or a few in a row, as one durable Parquet file in the run directory."""
 
 from __future__ import annotations
 

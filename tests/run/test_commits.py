@@ -1,0 +1,110 @@
+"""Commits: one part a chunk, and one for several chunks where commits lag behind."""
+
+import json
+import sys
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.writer import Manifest
+
+CHUNK_ROWS = 16
+ROWS = 100
+CHUNKS = 7
+TEXTS = [None if i == 40 else f"poison {i}" if i % 31 == 5 else f"text {i}" for i in range(ROWS)]
+
+
+@pytest.fixture
+def runner(small_chunks):
+    return sys.modules["pipeline.runner"]
+
+
+@pytest.fixture
+def source(tmp_path, server):
+    """100 rows with a dictionary that is another one in each part; poison is refused."""
+
+    def refuse(request):
+        if any("poison" in text for text in request.texts):
+            return server.reply(400, {"error": "poison"})
+        return None
+
+    server.script = refuse
+    path = tmp_path / "in.parquet"
+    kinds = pa.array([f"kind {i // 10}" for i in range(ROWS)]).dictionary_encode()
+    pq.write_table(pa.table({"text": TEXTS, "kind": kinds}), path, row_group_size=ROWS)
+    return path
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The rows of each part, in the order of their records."""
+    found = []
+    add = Manifest.add_part
+
+    def adding(manifest, part):
+        found.append((part.first_row, part.rows))
+        add(manifest, part)
+
+    monkeypatch.setattr(Manifest, "add_part", adding)
+    return found
+
+
+@pytest.fixture
+def lagging(monkeypatch, runner):
+    """The first commit goes on until all chunks are resolved."""
+    all_resolved = threading.Semaphore(0)
+    resolver = sys.modules["pipeline.workers.resolver"]
+    finish, write = resolver.finish, runner.write_part
+
+    def finishing(*arguments):
+        found = finish(*arguments)
+        all_resolved.release()
+        return found
+
+    def writing(directory, table, *, first_row, **more):
+        if first_row == 0:
+            for _ in range(CHUNKS):
+                assert all_resolved.acquire(timeout=30)
+        return write(directory, table, first_row=first_row, **more)
+
+    monkeypatch.setattr(resolver, "finish", finishing)
+    monkeypatch.setattr(runner, "write_part", writing)
+
+
+def test_a_part_a_chunk_where_commits_keep_up(label, source, tmp_path, parts, monkeypatch, runner):
+    monkeypatch.setattr(runner, "PILE", CHUNKS + 1)
+    label(source, tmp_path / "out.parquet")
+    assert parts == [(at, min(CHUNK_ROWS, ROWS - at)) for at in range(0, ROWS, CHUNK_ROWS)]
+
+
+@pytest.mark.usefixtures("lagging")
+def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypatch, runner):
+    """The output, its counts and the events are those of a run with a part a chunk."""
+    summary = label(source, tmp_path / "out.parquet")
+    first, second, *_ = found = list(parts)
+    assert first == (0, CHUNK_ROWS)
+    assert second[1] >= (runner.PILE - 1) * CHUNK_ROWS
+    assert sum(rows for _, rows in found) == ROWS
+    log = (tmp_path / "out.parquet.run" / "events.jsonl").read_text().splitlines()
+    told = [event for event in map(json.loads, log) if event["event"] == "PartCommitted"]
+    assert [(event["first_row"], event["rows"]) for event in told] == found
+    monkeypatch.undo()
+    expected = label(source, tmp_path / "expected.parquet")
+    assert summary["labels"] == expected["labels"]
+    assert summary["errors"] == expected["errors"] == sum("text" not in str(t) for t in TEXTS)
+    same = [(tmp_path / name).read_bytes() for name in ("out.parquet", "expected.parquet")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.usefixtures("lagging")
+def test_a_part_has_so_many_bytes_at_most(label, source, tmp_path, parts, monkeypatch, runner):
+    """A chunk that is larger is a part by itself."""
+    monkeypatch.setattr(runner, "PART_BYTES", 2 * CHUNK_ROWS * (runner.ROW_BYTES + 100))
+    label(source, tmp_path / "out.parquet")
+    assert max(rows for _, rows in parts) == 2 * CHUNK_ROWS
+    parts.clear()
+    monkeypatch.setattr(runner, "PART_BYTES", 1)
+    label(source, tmp_path / "again.parquet")
+    assert max(rows for _, rows in parts) == CHUNK_ROWS
