@@ -90,6 +90,7 @@ def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: in
                 break
             writer.write_table(group, row_group_size=group.num_rows)
             rows += group.num_rows
+            del group  # or it is held while the next one is put together
             failpoint("assembly.row group")
     return rows
 
@@ -118,8 +119,9 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
             size_bytes += int(ends[stop] - ends[start])
             start = stop
             if start < table.num_rows or rows == ROW_GROUP_ROWS:
-                yield _whole(pending)
-                pending, rows, size_bytes = [], 0, 0
+                pending = [_whole(pending)]  # the pieces are not held while it is written
+                yield pending.pop()
+                rows = size_bytes = 0
     if pending:
         yield _whole(pending)
 
