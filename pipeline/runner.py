@@ -32,7 +32,7 @@ from pipeline.errors import (
 from pipeline.events import Notice, PartCommitted, RunEnded, RunStarted, fan_out
 from pipeline.failpoints import failpoint
 from pipeline.observers import EventLog, Metrics
-from pipeline.producer import Plan
+from pipeline.producer import Plan, nests_dictionary
 from pipeline.responses import ResponseStores
 from pipeline.threads import Stop, in_thread
 from pipeline.workers import Revision, joined, output_schema
@@ -460,6 +460,9 @@ class _Stream:
         self._held_bytes = 0
         self._released = asyncio.Event()
         self._full = self._unresolved = False
+        # Parquet gives the dictionaries of joined chunks back as one, whose order inside of lists
+        # and structs would tell in the output how they were joined.
+        self._joins = not nests_dictionary(opened.source.plan.schema)
         self._held: deque[_Held] = deque()
         self._read_to_end = False
         self._arrived = asyncio.Event()
@@ -470,14 +473,10 @@ class _Stream:
         reader = asyncio.create_task(self._read(), name="reader")
         try:
             while await self._any_held():
-                oldest = self._held[0].resolving
-                self._tell(unresolved=not oldest.done())
-                await asyncio.wait([oldest])
+                self._tell(unresolved=not self._held[0].resolving.done())
+                await asyncio.wait([self._held[0].resolving])
                 self._tell(unresolved=False)
-                group = self._due()
-                await self._commit(joined([held.resolving.result() for held in group]))
-                self._held_bytes -= sum(held.size_bytes for held in group)
-                self._released.set()
+                await self._commit_group()
             await reader
         finally:
             reader.cancel()
@@ -504,6 +503,7 @@ class _Stream:
                 self._held_bytes += size_bytes
                 resolving = asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
                 self._held.append(_Held(resolving, size_bytes))
+                del chunk, resolving  # or they are held while the next one is waited for
                 self._arrived.set()
         finally:
             chunks.close()
@@ -527,10 +527,17 @@ class _Stream:
         """
         resolved = list(takewhile(_is_resolved, self._held))
         count = 1
-        if len(resolved) >= PILE:
+        if self._joins and len(resolved) >= PILE:
             sizes = accumulate(held.size_bytes for held in resolved)
             count = max(1, bisect_right(list(sizes), PART_BYTES))
         return [self._held.popleft() for _ in range(count)]
+
+    async def _commit_group(self) -> None:
+        """Commit the chunks that are due as one part."""
+        group = self._due()
+        await self._commit(joined([held.resolving.result() for held in group]))
+        self._held_bytes -= sum(held.size_bytes for held in group)
+        self._released.set()
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk."""

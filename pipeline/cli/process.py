@@ -17,11 +17,13 @@ from importlib.abc import MetaPathFinder
 import click
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
-# glibc's mallopt(3): from which size memory is mapped by itself, and so given back when it is free,
-# and how much may be free at the end of the heap. By itself the first rises to 32 MiB, and the
-# columns of a row group are left as holes in the heap.
-_M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 16 << 20
-_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2 << 20
+# glibc's mallopt(3), by the variables that users may set instead: from which size a buffer is
+# mapped by itself, and so given back when it is free, and how much may be free at the heap's end.
+# Left alone, the first rises to 32 MiB, and the columns of a row group stay as holes in the heap.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, 2 << 20),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 16 << 20),
+}
 
 
 def end_at_once() -> None:
@@ -57,9 +59,9 @@ def fit() -> None:
 
     Each row makes a few small objects, none in a cycle: at its defaults the garbage collector
     takes a fifth of a run. Arrow's own allocator keeps what each thread frees; with the system's a
-    run peaks 130 MB lower, at the same speed, and, told to map large buffers, no higher for more
-    rows. Arrow also loads pandas to look whether a list is one of its own, which costs 0.4 s and
-    34 MB and is of no use here: no command hands out a DataFrame.
+    run peaks 130 MB lower, at the same speed, and hardly more for more rows, where that is told to
+    map large buffers. Arrow also loads pandas to look whether a list is one of its own, which costs
+    0.4 s and 34 MB and is of no use here: no command hands out a DataFrame.
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 50, 100)
@@ -69,8 +71,9 @@ def fit() -> None:
         sys.meta_path.insert(0, NoPandas())
         with suppress(AttributeError):  # another libc
             libc = ctypes.CDLL(None)
-            libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-            libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+            for name, (number, size_bytes) in _MALLOC.items():
+                if name not in os.environ:
+                    libc.mallopt(number, size_bytes)
     else:
         context.call_on_close(lambda: gc.set_threshold(*before))
         context.call_on_close(gc.unfreeze)

@@ -10,6 +10,7 @@ the rows, `sources` ties these together.
 
 from pipeline.producer.chunks import Chunk
 from pipeline.producer.files import check_unchanged
+from pipeline.producer.parquet_files import nests_dictionary
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
@@ -23,5 +24,6 @@ __all__ = [
     "TableSource",
     "check_unchanged",
     "first_rows",
+    "nests_dictionary",
     "open_source",
 ]

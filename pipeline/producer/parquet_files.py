@@ -118,7 +118,7 @@ def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.Re
         batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
         rest = range(first, len(groups))
         # pyarrow cannot join nested dictionaries of two row groups in one batch.
-        at_once = [[group] for group in rest] if _nests_dictionary(schema) else [rest]
+        at_once = [[group] for group in rest] if nests_dictionary(schema) else [rest]
         for decoded in itertools.chain.from_iterable(
             file.iter_batches(batch_size=batch_rows, row_groups=groups) for groups in at_once
         ):
@@ -135,7 +135,8 @@ def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.Re
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _nests_dictionary(schema: pa.Schema) -> bool:
+def nests_dictionary(schema: pa.Schema) -> bool:
+    """Whether a column has a dictionary inside a list, a struct or a map."""
     return any(pt.is_nested(kind) and "dictionary<" in str(kind) for kind in schema.types)
 
 

@@ -137,9 +137,7 @@ class Resolver:
     A chunk that has the result columns already is of a retry: its rows with an error are resolved.
     """
 
-    def __init__(
-        self, config: RunConfig, pool: Pool, dedup: Dedup, threads: Executor | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, pool: Pool, dedup: Dedup, threads: Executor) -> None:
         self._config = config
         self._threads = threads
         self._pool = pool

@@ -122,8 +122,10 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
                 pending = [_whole(pending)]  # the pieces are not held while it is written
                 yield pending.pop()
                 rows = size_bytes = 0
+        del table  # or it is held while the next part is read
     if pending:
-        yield _whole(pending)
+        pending = [_whole(pending)]
+        yield pending.pop()
 
 
 def _whole(pieces: Sequence[Any]) -> Any:

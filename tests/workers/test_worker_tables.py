@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pyarrow as pa
@@ -246,14 +247,15 @@ async def test_chunks_are_resolved_together(kit, tmp_path):
             partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, running.pool.stop
         ) as dedup:
             running.pool.save = dedup.save
-            resolver = Resolver(kit.config(batch_size=16), running.pool, dedup)
-            tasks = [
-                asyncio.create_task(resolver.resolve(50 * i, table))
-                for i, table in enumerate(tables)
-            ]
-            await asyncio.sleep(0)
-            running.pool.no_more_input()
-            results = await asyncio.gather(*tasks)
+            with ThreadPoolExecutor(2) as threads:
+                resolver = Resolver(kit.config(batch_size=16), running.pool, dedup, threads)
+                tasks = [
+                    asyncio.create_task(resolver.resolve(50 * i, table))
+                    for i, table in enumerate(tables)
+                ]
+                await asyncio.sleep(0)
+                running.pool.no_more_input()
+                results = await asyncio.gather(*tasks)
         assert [row for result in results for row in rows_of(result.table)] == [
             expected_row(kit, text) for text in texts
         ]
