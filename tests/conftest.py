@@ -368,10 +368,14 @@ def label(server):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Cut chunks of 16 rows, so that a table of few rows has several parts."""
+    """Cut chunks of 16 rows, each a part, so that a table of few rows has several.
+
+    How chunks are joined where commits lag behind depends on the clock; see `test_commits`.
+    """
     import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
 
     monkeypatch.setattr(sys.modules["pipeline.runner"], "CHUNK_ROWS", 16)
+    monkeypatch.setattr(sys.modules["pipeline.runner"], "PILE", 1_000)
 
 
 @pytest.fixture

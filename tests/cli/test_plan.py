@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,9 +135,8 @@ def test_of_a_stopped_run_that_is_thrown_away_all(same, label, write_csv, tmp_pa
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_damaged_part_is_planned_anew(same, label, write_csv, tmp_path, monkeypatch):
+def test_a_damaged_part_is_planned_anew(same, label, write_csv, tmp_path):
     """Its answers are known, so it costs no request."""
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "PILE", 100)  # a part a chunk
     source, output = write_csv("in.csv", [f"t {i}" for i in range(160)]), tmp_path / "out.parquet"
     with pytest.raises(StoppedEarly):
         label(source, output, batch_size=4, concurrency=1, max_requests=20)

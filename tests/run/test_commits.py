@@ -18,8 +18,13 @@ TEXTS = [None if i == 40 else f"poison {i}" if i % 31 == 5 else f"text {i}" for 
 
 
 @pytest.fixture
-def runner(small_chunks):
-    return sys.modules["pipeline.runner"]
+def runner(monkeypatch):
+    """Its module, with chunks of few rows."""
+    import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
+
+    module = sys.modules["pipeline.runner"]
+    monkeypatch.setattr(module, "CHUNK_ROWS", CHUNK_ROWS)
+    return module
 
 
 @pytest.fixture

@@ -232,12 +232,12 @@ def test_restart_drops_a_retry(label, server, source, output, failed, check):
     check()
 
 
-# After which call of which method of the manifest a retry is killed; None is the call after which
-# all rows are committed. Before `set_complete`, the output has its name.
+# After which call of which method of the manifest a retry is killed. Before `set_complete`, the
+# output has its name.
 KILLS = {
     "begun": ("save", 1),
     "a part": ("add_part", 1),
-    "all parts": ("add_part", None),
+    "all parts": ("add_part", 7),
     "assembled": ("set_assembled", 1),
     "renamed": ("set_complete", 0),
     "complete": ("set_complete", 1),
@@ -249,11 +249,11 @@ def test_killed_it_continues(label, server, source, output, failed, check, monke
     name, last = KILLS[kill]
     work, calls = getattr(Manifest, name), itertools.count(1)
 
-    def killing(manifest, *arguments):
+    def killing(*arguments):
         call = next(calls)
-        if last is None or call <= last:
-            work(manifest, *arguments)
-        if manifest.rows == len(TEXTS) + 1 if last is None else call >= last:
+        if call <= last:
+            work(*arguments)
+        if call >= last:
             raise Killed
 
     with monkeypatch.context() as patch:
