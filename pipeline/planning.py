@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import opening, planned, runner, storage
+from pipeline import opening, planned, storage, stream
 from pipeline.errors import ClassifyError
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
@@ -180,7 +180,7 @@ def _some_texts(config: RunConfig, settled: Settled, first_row: int) -> list[Ite
     """Give the texts of the first chunk that has any to be asked."""
     keys = keys_of(config)
     chunks = settled.source.chunks(
-        first_row, max_rows=runner.CHUNK_ROWS, max_bytes=runner.CHUNK_BYTES
+        first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
     )
     with closing(chunks):
         for chunk in chunks:
@@ -215,7 +215,7 @@ class _Count:
         config, keys = self._config, keys_of(self._config)
         revision = opening.revision(config, settled.manifest, lambda _: None)
         chunks = settled.source.chunks(
-            first_row, max_rows=runner.CHUNK_ROWS, max_bytes=runner.CHUNK_BYTES
+            first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
         )
         with closing(chunks):
             for chunk in chunks:

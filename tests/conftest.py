@@ -372,10 +372,10 @@ def small_chunks(monkeypatch):
 
     How chunks are joined where commits lag behind depends on the clock; see `test_commits`.
     """
-    import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
+    from pipeline import stream
 
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "CHUNK_ROWS", 16)
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "PILE", 1_000)
+    monkeypatch.setattr(stream, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(stream, "PILE", 1_000)
 
 
 @pytest.fixture

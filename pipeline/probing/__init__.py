@@ -10,7 +10,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from pipeline import runner
+from pipeline import stream
 from pipeline.engines import check_endpoint, open_target
 from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, examine
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge
@@ -50,8 +50,8 @@ def first_texts(config: RunConfig) -> list[Item]:
     """
     table = first_rows(
         config.input,
-        max_rows=runner.CHUNK_ROWS,
-        max_bytes=runner.CHUNK_BYTES,
+        max_rows=stream.CHUNK_ROWS,
+        max_bytes=stream.CHUNK_BYTES,
         delimiter=config.delimiter,
         encoding=config.encoding,
         output=config.output,

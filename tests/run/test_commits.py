@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import stream
 from pipeline.writer import Manifest
 
 CHUNK_ROWS = 16
@@ -17,14 +18,9 @@ CHUNKS = 7
 TEXTS = [None if i == 40 else f"poison {i}" if i % 31 == 5 else f"text {i}" for i in range(ROWS)]
 
 
-@pytest.fixture
-def runner(monkeypatch):
-    """Its module, with chunks of few rows."""
-    import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
-
-    module = sys.modules["pipeline.runner"]
-    monkeypatch.setattr(module, "CHUNK_ROWS", CHUNK_ROWS)
-    return module
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_ROWS", CHUNK_ROWS)
 
 
 @pytest.fixture
@@ -58,11 +54,11 @@ def parts(monkeypatch):
 
 
 @pytest.fixture
-def lagging(monkeypatch, runner):
+def lagging(monkeypatch):
     """The first commit goes on until all chunks are resolved."""
     resolved = threading.Semaphore(0)
     resolver = sys.modules["pipeline.workers.resolver"]
-    finish, write = resolver.finish, runner.write_part
+    finish, write = resolver.finish, stream.write_part
 
     def finishing(*arguments):
         found = finish(*arguments)
@@ -76,21 +72,21 @@ def lagging(monkeypatch, runner):
         return write(directory, table, first_row=first_row, **more)
 
     monkeypatch.setattr(resolver, "finish", finishing)
-    monkeypatch.setattr(runner, "write_part", writing)
+    monkeypatch.setattr(stream, "write_part", writing)
 
 
-def test_a_part_a_chunk_where_commits_keep_up(label, source, tmp_path, parts, monkeypatch, runner):
-    monkeypatch.setattr(runner, "PILE", CHUNKS + 1)
+def test_a_part_a_chunk_where_commits_keep_up(label, source, tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(stream, "PILE", CHUNKS + 1)
     label(source, tmp_path / "out.parquet")
     assert parts == [(at, min(CHUNK_ROWS, ROWS - at)) for at in range(0, ROWS, CHUNK_ROWS)]
 
 
 @pytest.mark.usefixtures("lagging")
-def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypatch, runner):
+def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypatch):
     """The output, its counts and the events are those of a run with a part a chunk."""
     summary = label(source, tmp_path / "out.parquet")
     found = list(parts)
-    assert max(rows for _, rows in found) >= runner.PILE * CHUNK_ROWS
+    assert max(rows for _, rows in found) >= stream.PILE * CHUNK_ROWS
     assert [first for first, _ in found] == [0, *accumulate(rows for _, rows in found)][:-1]
     assert sum(rows for _, rows in found) == ROWS
     log = (tmp_path / "out.parquet.run" / "events.jsonl").read_text().splitlines()
@@ -105,13 +101,13 @@ def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypat
 
 
 @pytest.mark.usefixtures("lagging")
-def test_a_part_has_so_many_bytes_at_most(label, source, tmp_path, parts, monkeypatch, runner):
+def test_a_part_has_so_many_bytes_at_most(label, source, tmp_path, parts, monkeypatch):
     """A chunk that is larger is a part by itself."""
-    monkeypatch.setattr(runner, "PART_BYTES", 2 * CHUNK_ROWS * (runner.ROW_BYTES + 100))
+    monkeypatch.setattr(stream, "PART_BYTES", 2 * CHUNK_ROWS * (stream.ROW_BYTES + 100))
     label(source, tmp_path / "out.parquet")
     assert max(rows for _, rows in parts) == 2 * CHUNK_ROWS
     parts.clear()
-    monkeypatch.setattr(runner, "PART_BYTES", 1)
+    monkeypatch.setattr(stream, "PART_BYTES", 1)
     label(source, tmp_path / "again.parquet")
     assert max(rows for _, rows in parts) == CHUNK_ROWS
 
@@ -126,7 +122,7 @@ def test_where_a_part_would_show_in_the_output_it_is_a_chunk(label, tmp_path, pa
     label(tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert len(parts) == CHUNKS
     monkeypatch.undo()
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "CHUNK_ROWS", CHUNK_ROWS)
+    monkeypatch.setattr(stream, "CHUNK_ROWS", CHUNK_ROWS)
     label(tmp_path / "in.parquet", tmp_path / "expected.parquet")
     same = [(tmp_path / name).read_bytes() for name in ("out.parquet", "expected.parquet")]
     assert same[0] == same[1]

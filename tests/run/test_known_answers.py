@@ -1,10 +1,9 @@
 """What is known is not asked again, and is counted once: over chunks, attempts and runs."""
 
-import sys
-
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import stream
 from pipeline.errors import StoppedEarly
 
 
@@ -15,9 +14,7 @@ def _labels(output):
 @pytest.fixture
 def little_room(monkeypatch, small_chunks):
     """Hold a few small chunks only between reading and commit."""
-    import pipeline.runner  # noqa: F401 - the package's attribute may be the function of that name
-
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "HELD_BYTES", 100_000)
+    monkeypatch.setattr(stream, "HELD_BYTES", 100_000)
 
 
 def test_a_text_that_comes_again_in_a_later_chunk_counts_once(
@@ -79,9 +76,7 @@ def test_a_chunk_that_is_answered_is_no_reason_for_a_smaller_batch(
     server, label, write_csv, tmp_path, small_chunks, monkeypatch
 ):
     """Room comes with each commit then, so nothing has to go out before its batch is full."""
-    import pipeline.runner  # noqa: F401
-
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "HELD_BYTES", 400_000)
+    monkeypatch.setattr(stream, "HELD_BYTES", 400_000)
     texts = ["known" if i % 16 else f"new {i}" for i in range(16 * 320)]
     summary = label(write_csv("in.csv", texts), tmp_path / "out.parquet", batch_size=8)
     assert 320 / 8 <= summary["requests"] <= 1.4 * 320 / 8

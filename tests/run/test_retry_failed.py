@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
+from pipeline import storage, stream
 from pipeline.errors import (
     EndpointRefused,
     InputError,
@@ -296,8 +296,8 @@ def test_large_rows_and_dictionaries_give_the_same_bytes(
     label, server, tmp_path, monkeypatch, refuse_poison
 ):
     """Where chunks are cut by their bytes, and row groups hold several dictionaries."""
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "CHUNK_ROWS", 500)
-    monkeypatch.setattr(sys.modules["pipeline.runner"], "CHUNK_BYTES", 30_000)
+    monkeypatch.setattr(stream, "CHUNK_ROWS", 500)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 30_000)
     monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_ROWS", 2_048)
     source, rows = tmp_path / "in.parquet", range(6_000)
     table = pa.table(
