@@ -32,11 +32,11 @@ CHUNK_ROWS = 4_096
 CHUNK_BYTES = 16 << 20
 # What is held between reading and commit; a row takes, beside its Arrow data, about so much for
 # its text, key and answer as Python objects.
-HELD_BYTES = 96 << 20
+HELD_BYTES = 64 << 20
 ROW_BYTES = 512
 # So many resolved chunks that wait for their commit are committed together, up to so many bytes.
 PILE = 3
-PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20
 
 
 class _Held(NamedTuple):

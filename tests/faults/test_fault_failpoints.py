@@ -110,14 +110,14 @@ def test_a_crash_at_some_steps(job, record_property, failpoint):
     "failpoint", ["part.written:2", "part.renamed:2", "record.torn:2", "record.fsynced:2"]
 )
 def test_a_crash_where_chunks_are_committed_together(job, record_property, failpoint):
-    """The first commit takes so long that the others wait for it, and become one part."""
+    """The first commit takes so long that others wait for it; as many as fit become one part."""
     work = job(rows=30_000, batch_size=256)
     work.disk["slow"] = [{"match": r"/parts/part-000000000000\.parquet\.tmp$", "seconds": 2}]
     work.crash(failpoint)
     work.disk.clear()
     rows = [part["rows"] for part in work.committed(work.output)]
     assert rows[0] == 4_096
-    assert rows[1:] == ([26_000 - 96] if failpoint == "record.fsynced:2" else [])
+    assert rows[1:] == ([3 * 4_096] if failpoint == "record.fsynced:2" else [])
     work.resume()
     record_property("sent again", work.check())
 
