@@ -168,8 +168,7 @@ def test_processes_that_share_a_file_lose_nothing(path):
 @pytest.fixture
 def small_segments(monkeypatch):
     """Segments small enough that a test fills many of them."""
-    monkeypatch.setattr(index, "SMALL_ENTRIES", 64)
-    monkeypatch.setattr(index, "SMALL_PER_LARGE", 3)
+    monkeypatch.setattr(index, "LARGE_ENTRIES", 192)
 
 
 @settings(max_examples=40)
@@ -180,12 +179,11 @@ def small_segments(monkeypatch):
     loads=st.integers(0, 12),
 )
 def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches, loads):
-    """Through the dict, the small and the large segments, the newest position comes first.
+    """Through the small and the large segments, the newest position comes first.
 
     What is loaded counts as met once it was looked up, and what is added from the start.
     """
-    old = index.SMALL_ENTRIES, index.SMALL_PER_LARGE
-    index.SMALL_ENTRIES, index.SMALL_PER_LARGE = 64, 3
+    old, index.LARGE_ENTRIES = index.LARGE_ENTRIES, 192
     try:
         found, truth, position = index.Index(tmp_path_factory.mktemp("index")), {}, 0
         met = set()
@@ -211,7 +209,7 @@ def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches, loads):
         assert newest == truth
         assert all(part.met.all() for part in found.meet(asked))
     finally:
-        index.SMALL_ENTRIES, index.SMALL_PER_LARGE = old
+        index.LARGE_ENTRIES = old
 
 
 def test_a_long_answer_takes_a_second_read(path):

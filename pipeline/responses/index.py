@@ -1,12 +1,12 @@
 """The index of the journal: where the answer of a key begins, in bounded memory.
 
 A log-structured index, as small as the job allows: nothing is ever deleted, and it is derived
-from the journal, so it need not survive. New entries go to a dict; a full dict is sorted into a
-small segment, small segments are merged into large ones. These live in unlinked temporary files,
-with their Bloom filters of at most 16 bits an entry, and what was read of them is left to the
-kernel's cache. What grows in memory is one bit an entry that says whether it was met before; the
-small segments, their filter, and what is left of loading stay below those of one large segment. All
-steps work on whole arrays, most of them outside the interpreter's lock.
+from the journal, so it need not survive. What is added together is sorted into a small segment;
+these are merged as they come to be of like size, and in the end into large ones. These live in
+unlinked temporary files, with their Bloom filters of at most 16 bits an entry, and what was read of
+them is left to the kernel's cache. What grows in memory is one bit an entry that says whether it
+was met before; the small segments, their filter, and what is left of loading stay below those of
+one large segment. All steps work on whole arrays, most of them outside the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.uint64]]
 
-SMALL_ENTRIES = 1 << 16
 # Not more: to sort what becomes a large segment is the peak of opening a large store.
-SMALL_PER_LARGE = 8
+LARGE_ENTRIES = 1 << 19
 
 _BITS_PER_ENTRY = 16
 _PROBES = 4
@@ -147,11 +146,10 @@ class Index:
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        # Added since the index was loaded, so all of them are met; the newest in a dict, the others
-        # in small segments, one filter for all.
-        self._newest: dict[int, int] = {}
+        # Added since the index was loaded, so all of them are met; one filter for all. Each is at
+        # least twice as long as the next newer one, so there are few, and an entry moves seldom.
         self._small: list[_Segment] = []
-        self._recent = _Filter(SMALL_ENTRIES * SMALL_PER_LARGE)
+        self._recent = _Filter(LARGE_ENTRIES)
         self._large: list[tuple[_Filter, _Segment]] = []
         self._loaded_keys: list[Array] = []
         self._loaded_positions: list[Array] = []
@@ -162,7 +160,7 @@ class Index:
         self._loaded_keys.append(keys)
         self._loaded_positions.append(positions)
         self._loaded_entries += len(keys)
-        if self._loaded_entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
+        if self._loaded_entries >= LARGE_ENTRIES:
             self.loaded()
 
     def loaded(self) -> None:
@@ -177,10 +175,26 @@ class Index:
 
     def add(self, keys: Array, positions: Array) -> None:
         """Add entries that count as met, newer than all before."""
+        if not len(keys):
+            return
         self._recent.add(keys)
-        self._newest.update(zip(keys.tolist(), positions.tolist(), strict=True))
-        if len(self._newest) >= SMALL_ENTRIES:
-            self._seal()
+        self._insert(keys, positions)
+        if sum(len(segment.keys) for segment in self._small) >= LARGE_ENTRIES:
+            keys_of = [segment.keys for segment in self._small]
+            positions_of = [segment.positions for segment in self._small]
+            self._small.clear()
+            self._merge(keys_of, positions_of, met=True, known=self._recent)
+            self._recent = _Filter(LARGE_ENTRIES)
+
+    def _insert(self, keys: Array, positions: Array) -> None:
+        """Make a small segment of these entries and of those that are not much longer."""
+        keys, newest = _newest_of(keys)
+        positions = positions[newest]
+        while self._small and len(self._small[-1].keys) < 2 * len(keys):
+            older = self._small.pop()
+            keys, newest = _newest_of(np.concatenate((older.keys, keys)))
+            positions = np.concatenate((older.positions, positions))[newest]
+        self._small.append(_Segment(keys, positions, met=True))
 
     def meet(self, keys: Array) -> list[Found]:
         """Give where the answers of the keys may be, newest first.
@@ -191,30 +205,12 @@ class Index:
         hashes = _Hashes.of(keys)
         maybe = self._recent.maybe(hashes)
         if len(maybe):
-            newest = [self._newest.get(key) for key in keys[maybe].tolist()]
-            here = np.array([position is not None for position in newest], bool)
-            positions = np.array([each for each in newest if each is not None], np.uint64)
-            found.append(Found(maybe[here], positions, np.ones(len(positions), bool)))
-            found += [segment.meet(keys, maybe) for segment in reversed(self._small)]
+            found = [segment.meet(keys, maybe) for segment in reversed(self._small)]
         for known, segment in reversed(self._large):
             maybe = known.maybe(hashes)
             if len(maybe):
                 found.append(segment.meet(keys, maybe))
         return found
-
-    def _seal(self) -> None:
-        count = len(self._newest)
-        keys = np.fromiter(self._newest.keys(), np.uint64, count)
-        positions = np.fromiter(self._newest.values(), np.uint64, count)
-        self._newest = {}
-        order = np.argsort(keys)
-        self._small.append(_Segment(keys[order], positions[order], met=True))
-        if len(self._small) >= SMALL_PER_LARGE:
-            keys_of = [segment.keys for segment in self._small]
-            positions_of = [segment.positions for segment in self._small]
-            self._small.clear()
-            self._merge(keys_of, positions_of, met=True, known=self._recent)
-            self._recent = _Filter(SMALL_ENTRIES * SMALL_PER_LARGE)
 
     def _merge(
         self,
@@ -243,7 +239,7 @@ class Index:
             known.add(keys)
         mapped = None
         # What is left of loading is mostly less: no file then, since reading a store writes none.
-        if entries >= SMALL_ENTRIES * SMALL_PER_LARGE:
+        if entries >= LARGE_ENTRIES:
             # One map for all, since each keeps a file open.
             mapped = _mapped(self._directory, known.packed, keys, positions)
             begin = known.packed.nbytes
@@ -275,7 +271,11 @@ def _let_go(mapped: mmap.mmap | None) -> None:
 
 def _newest_of(keys: Array) -> tuple[Array, Any]:
     """Sort keys that were added in this order; gives each once, and where it was added last."""
+    order = np.argsort(keys)
+    found = keys[order]
+    if (found[1:] != found[:-1]).all():
+        return found, order
+    # Four times as slow, and hardly ever needed.
     order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    last = np.append(keys[1:] != keys[:-1], True) if len(keys) else np.zeros(0, bool)
-    return (keys, order) if last.all() else (keys[last], order[last])
+    last = np.append(found[1:] != found[:-1], True)
+    return found[last], order[last]

@@ -226,8 +226,7 @@ def test_the_embedded_endpoint_needs_no_canary(plan, write_csv, tmp_path):
 
 def test_distinct_inputs_are_counted_beyond_the_memory(plan, write_csv, tmp_path, monkeypatch):
     """What was met is kept sorted, and in files without a name once there is much of it."""
-    monkeypatch.setattr(index, "SMALL_ENTRIES", 100)
-    monkeypatch.setattr(index, "SMALL_PER_LARGE", 2)
+    monkeypatch.setattr(index, "LARGE_ENTRIES", 200)
     texts = [f"text {i % 7_001}" for i in range(20_000)]
     found = plan(write_csv("in.csv", texts), tmp_path / "out.parquet")
     assert (found.distinct_inputs, found.duplicates) == (7_001, 12_999)
