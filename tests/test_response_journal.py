@@ -212,6 +212,36 @@ def test_the_index_finds_what_a_dict_would(tmp_path_factory, batches, loads):
         index.LARGE_ENTRIES = old
 
 
+def _entries(count, begin=0):
+    numbers = np.arange(begin, begin + count, dtype=np.uint64)
+    return numbers * np.uint64(0x9E3779B97F4A7C15), numbers
+
+
+def test_small_segments_are_few(tmp_path):
+    """What is looked up again is sought in each of them: they are merged as they become alike."""
+    found, rows = index.Index(tmp_path), 0
+    for count in [1] * 300 + [7, 300, 2] * 40:
+        found.add(*_entries(count, rows))
+        rows += count
+        keys, positions = _entries(rows)
+        parts = found.meet(keys)
+        assert len(parts) <= rows.bit_length()
+        assert sum(len(part.places) for part in parts) == rows
+    in_order = np.concatenate([part.positions[np.argsort(part.places)] for part in reversed(parts)])
+    assert (in_order == positions).all()
+
+
+def test_an_add_that_fails_loses_nothing_of_before(tmp_path, monkeypatch):
+    found = index.Index(tmp_path)
+    found.add(*_entries(100))
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_sorted", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            found.add(*_entries(100, 100))
+    (part,) = found.meet(_entries(100)[0])
+    assert (part.positions == np.arange(100)).all()
+
+
 def test_a_long_answer_takes_a_second_read(path):
     store = ResponseStore(path)
     answer = tuple((f"label {i}", i / 3) for i in range(500))

@@ -178,23 +178,20 @@ class Index:
         if not len(keys):
             return
         self._recent.add(keys)
-        self._insert(keys, positions)
-        if sum(len(segment.keys) for segment in self._small) >= LARGE_ENTRIES:
-            keys_of = [segment.keys for segment in self._small]
-            positions_of = [segment.positions for segment in self._small]
+        sizes = [len(segment.keys) for segment in self._small]
+        becomes_large = sum(sizes) + len(keys) >= LARGE_ENTRIES
+        at, entries = len(sizes), len(keys)
+        while at and (becomes_large or sizes[at - 1] < 2 * entries):
+            at -= 1
+            entries += sizes[at]
+        keys_of = [*(segment.keys for segment in self._small[at:]), keys]
+        positions_of = [*(segment.positions for segment in self._small[at:]), positions]
+        if becomes_large:
             self._small.clear()
             self._merge(keys_of, positions_of, met=True, known=self._recent)
             self._recent = _Filter(LARGE_ENTRIES)
-
-    def _insert(self, keys: Array, positions: Array) -> None:
-        """Make a small segment of these entries and of those that are not much longer."""
-        keys, newest = _newest_of(keys)
-        positions = positions[newest]
-        while self._small and len(self._small[-1].keys) < 2 * len(keys):
-            older = self._small.pop()
-            keys, newest = _newest_of(np.concatenate((older.keys, keys)))
-            positions = np.concatenate((older.positions, positions))[newest]
-        self._small.append(_Segment(keys, positions, met=True))
+        else:
+            self._small[at:] = [_Segment(*_sorted(keys_of, positions_of), met=True)]
 
     def meet(self, keys: Array) -> list[Found]:
         """Give where the answers of the keys may be, newest first.
@@ -224,16 +221,8 @@ class Index:
 
         `known` is their filter, where there is one.
         """
-        # Each step lets go of what the one before took: this is the peak of a store.
-        together = np.concatenate(keys_of)
-        keys_of.clear()
-        entries = len(together)
-        keys, newest = _newest_of(together)
-        del together
-        together = np.concatenate(positions_of)
-        positions_of.clear()
-        positions = together[newest]
-        del together, newest
+        entries = sum(map(len, keys_of))
+        keys, positions = _sorted(keys_of, positions_of)
         if known is None:
             known = _Filter(len(keys))
             known.add(keys)
@@ -269,13 +258,21 @@ def _let_go(mapped: mmap.mmap | None) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _newest_of(keys: Array) -> tuple[Array, Any]:
-    """Sort keys that were added in this order; gives each once, and where it was added last."""
-    order = np.argsort(keys)
-    found = keys[order]
-    if (found[1:] != found[:-1]).all():
-        return found, order
-    # Four times as slow, and hardly ever needed.
-    order = np.argsort(keys, kind="stable")
-    last = np.append(found[1:] != found[:-1], True)
-    return found[last], order[last]
+def _sorted(keys_of: list[Array], positions_of: list[Array]) -> tuple[Array, Array]:
+    """Sort entries that were added in this order, each key once, with the position added last.
+
+    Takes at least one entry, and empties the lists: each step lets go of what the one before took,
+    since this is the peak of a store.
+    """
+    together = np.concatenate(keys_of)
+    keys_of.clear()
+    order = np.argsort(together)
+    keys = together[order]
+    del together
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    if len(first) < len(keys):
+        keys, order = keys[first], np.maximum.reduceat(order, first)
+    del first
+    together = np.concatenate(positions_of)
+    positions_of.clear()
+    return keys, together[order]
