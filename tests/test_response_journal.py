@@ -231,6 +231,15 @@ def test_small_segments_are_few(tmp_path):
     assert (in_order == positions).all()
 
 
+def test_few_strangers_pass_a_full_filter():
+    draw = np.random.default_rng(0)
+    known, strangers = draw.integers(0, 2**64, (2, 1 << 15), np.uint64)
+    for sieve, share in ((index._Filter(1 << 15), 0.006), (index._Filter(1 << 16), 0.001)):
+        sieve.add(known)
+        assert len(sieve.maybe(index._Hashed.of(known))) == len(known)
+        assert len(sieve.maybe(index._Hashed.of(strangers))) < share * len(strangers)
+
+
 def test_an_add_that_fails_loses_nothing_of_before(tmp_path, monkeypatch):
     found = index.Index(tmp_path)
     found.add(*_entries(100))
