@@ -231,13 +231,18 @@ def test_small_segments_are_few(tmp_path):
     assert (in_order == positions).all()
 
 
-def test_few_strangers_pass_a_full_filter():
+@pytest.mark.parametrize(
+    ("entries", "share"),
+    [(1 << 15, 0.006), ((1 << 15) + 1, 0.001), ((1 << 15) - 1, 0.006), (1 << 16, 0.001)],
+)
+def test_few_strangers_pass_a_full_filter(monkeypatch, entries, share):
+    monkeypatch.setattr(index, "_SLICE", 1_000)
     draw = np.random.default_rng(0)
     known, strangers = draw.integers(0, 2**64, (2, 1 << 15), np.uint64)
-    for sieve, share in ((index._Filter(1 << 15), 0.006), (index._Filter(1 << 16), 0.001)):
-        sieve.add(known)
-        assert len(sieve.maybe(index._Hashed.of(known))) == len(known)
-        assert len(sieve.maybe(index._Hashed.of(strangers))) < share * len(strangers)
+    sieve = index._Filter(entries)
+    sieve.add(known)
+    assert len(sieve.maybe(index._Hashed.of(known))) == len(known)
+    assert len(sieve.maybe(index._Hashed.of(strangers))) < share * len(strangers)
 
 
 def test_an_add_that_fails_loses_nothing_of_before(tmp_path, monkeypatch):
@@ -247,8 +252,10 @@ def test_an_add_that_fails_loses_nothing_of_before(tmp_path, monkeypatch):
         patch.setattr(index, "_sorted", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             found.add(*_entries(100, 100))
-    (part,) = found.meet(_entries(100)[0])
-    assert (part.positions == np.arange(100)).all()
+    found.add(*_entries(10, 200))
+    (newer, older) = found.meet(_entries(210)[0])
+    assert (older.positions == np.arange(100)).all()
+    assert (newer.positions == np.arange(200, 210)).all()
 
 
 def test_a_long_answer_takes_a_second_read(path):

@@ -3,7 +3,7 @@
 A log-structured index, as small as the job allows: nothing is ever deleted, and it is derived
 from the journal, so it need not survive. What is added together is sorted into a small segment;
 these are merged as they come to be of like size, and in the end into large ones. These live in
-unlinked temporary files, with their Bloom filters of at most 16 bits an entry, and what was read of
+unlinked temporary files, with their Bloom filters of 16 to 32 bits an entry, and what was read of
 them is left to the kernel's cache. What grows in memory is one bit an entry that says whether it
 was met before; the small segments, their filter, and what is left of loading stay below those of
 one large segment. All steps work on whole arrays, most of them outside the interpreter's lock.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Not more: to sort what becomes a large segment is the peak of opening a large store.
 LARGE_ENTRIES = 1 << 19
 
-_BITS_PER_ENTRY = 16
+_LEAST_BITS_PER_ENTRY = 16
 _SLICE = 1 << 16
 
 
@@ -59,7 +59,7 @@ class _Hashed(NamedTuple):
     def of(cls, keys: Array) -> _Hashed:
         # From the top, since the lowest bits choose the word.
         first, second, third = (
-            np.take(_PAIRS, (keys >> np.uint64(shift) & np.uint64(0xFFF)).view(np.intp))
+            np.take(_PAIRS, (keys >> np.uint64(shift) & np.uint64(0xFFF)).view(np.int64))
             for shift in (52, 40, 28)
         )
         return cls(keys, first | second | third)
@@ -69,12 +69,12 @@ class _Filter:
     """A Bloom filter for so many keys: `maybe` never leaves out a key that was added.
 
     All bits of a key lie in one word, which is looked at once (Putze, Sanders, Singler: Cache-,
-    Hash- and Space-Efficient Bloom Filters, 2007). When full, 4 of 1,000 strangers pass. Keys are
+    Hash- and Space-Efficient Bloom Filters, 2007). Of strangers, 4 of 1,000 pass at most. Keys are
     hashes themselves.
     """
 
     def __init__(self, entries: int) -> None:
-        count = 1 << max(0, (entries * _BITS_PER_ENTRY // 64).bit_length() - 1)
+        count = 1 << max(0, (entries * _LEAST_BITS_PER_ENTRY - 1).bit_length() - 6)
         self._mask = np.uint64(count - 1)
         self.words = np.zeros(count, np.uint64)
         self._mapped: mmap.mmap | None = None
@@ -97,7 +97,7 @@ class _Filter:
         return np.flatnonzero((words & hashed.bits) == hashed.bits)
 
     def _places(self, hashed: _Hashed) -> Any:
-        return (hashed.keys & self._mask).view(np.intp)
+        return (hashed.keys & self._mask).view(np.int64)
 
 
 class Found(NamedTuple):
@@ -188,9 +188,9 @@ class Index:
         keys_of = [*(segment.keys for segment in self._small[at:]), keys]
         positions_of = [*(segment.positions for segment in self._small[at:]), positions]
         if becomes_large:
+            known, self._recent = self._recent, _Filter(LARGE_ENTRIES)
             self._small.clear()
-            self._merge(keys_of, positions_of, met=True, known=self._recent)
-            self._recent = _Filter(LARGE_ENTRIES)
+            self._merge(keys_of, positions_of, met=True, known=known)
         else:
             self._small[at:] = [_Segment(*_sorted(keys_of, positions_of), met=True)]
 
@@ -270,10 +270,11 @@ def _sorted(keys_of: list[Array], positions_of: list[Array]) -> tuple[Array, Arr
     order = np.argsort(together)
     keys = together[order]
     del together
-    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    if len(first) < len(keys):
+    differs = keys[1:] != keys[:-1]
+    if not differs.all():
+        first = np.flatnonzero(np.append(True, differs))
         keys, order = keys[first], np.maximum.reduceat(order, first)
-    del first
+        del first
     together = np.concatenate(positions_of)
     positions_of.clear()
     return keys, together[order]
