@@ -143,7 +143,7 @@ class Stream:
         return bool(self._held)
 
     def _due(self) -> list[_Held]:
-        """Take the oldest chunk, and where commits lag behind all that are resolved after it.
+        """Take the oldest chunk, and where commits lag behind as many more as a part has room for.
 
         They become one part, so that a commit's cost (three fsyncs, and as many waits for the
         interpreter's lock) is shared by the more rows the faster rows come.

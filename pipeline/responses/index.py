@@ -43,10 +43,9 @@ class _Bits:
 
 
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
-
-
+_WORD_BIT: Array = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
 # Two bits of a word, by 12 bits of a key.
-_PAIRS = np.array([1 << (i & 63) | 1 << (i >> 6) for i in range(1 << 12)], np.uint64)
+_PAIRS: Array = (_WORD_BIT[:, None] | _WORD_BIT).ravel()
 
 
 class _Hashed(NamedTuple):
@@ -199,11 +198,10 @@ class Index:
 
         All that is found counts as met from then on.
         """
-        found = []
         hashed = _Hashed.of(keys)
         maybe = self._recent.maybe(hashed)
-        if len(maybe):
-            found = [segment.meet(keys, maybe) for segment in reversed(self._small)]
+        small = reversed(self._small) if len(maybe) else ()
+        found = [segment.meet(keys, maybe) for segment in small]
         for known, segment in reversed(self._large):
             maybe = known.maybe(hashed)
             if len(maybe):
