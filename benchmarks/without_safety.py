@@ -17,8 +17,8 @@ from pipeline.cli import console, process
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 sys.meta_path.insert(0, process.NoPandas())
 
-import pipeline.runner  # noqa: E402  (loads what is replaced below)
-from pipeline import storage  # noqa: E402
+import pipeline.job.runner  # noqa: E402  (loads what is replaced below)
+from pipeline.store import disk as storage  # noqa: E402
 
 
 class NoStore:
@@ -42,7 +42,7 @@ def no_sync(_: Any) -> None:
 
 
 if __name__ == "__main__":
-    pipeline.runner.ResponseStores = NoStore
+    pipeline.job.runner.ResponseStores = NoStore
     storage.fsync_path = no_sync
     os.fsync = os.fdatasync = no_sync
     console()

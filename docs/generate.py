@@ -22,9 +22,9 @@ from pipeline import errors, meanings
 from pipeline.cli import main
 from pipeline.config import RunConfig, allowed
 from pipeline.errors import ClassifyError, Interrupted
-from pipeline.planning import Forecast
-from pipeline.status import Status
-from pipeline.workers import result_fields
+from pipeline.job.status import Status
+from pipeline.plan.forecast import Forecast
+from pipeline.rows import result_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -142,7 +142,7 @@ def codes() -> str:
         rows[error.exit_code] = (_name(error), _summary(error))
     for number in (signal.SIGINT, signal.SIGTERM):
         words = f"{number.name} stopped it, and what was answered is kept; resumable."
-        rows[Interrupted("", number).exit_code] = (_name(Interrupted), words)
+        rows[Interrupted("", signal_number=number).exit_code] = (_name(Interrupted), words)
     name, stopped = rows[errors.EXIT_ROWS_FAILED]
     complete = "Complete, but rows carry errors, and `max_errors` does not allow as many."
     rows[errors.EXIT_ROWS_FAILED] = (name, f"{complete} Or stopped: {stopped.lower()}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pipeline.api import RunResult, aclassify, classify, run
     from pipeline.config import RunConfig
     from pipeline.errors import ClassifyError
 
-__version__ = "0.1.0"
 __all__ = ["ClassifyError", "RunConfig", "RunResult", "aclassify", "classify", "run"]
 
 _HOMES = {"ClassifyError": "errors", "RunConfig": "config"}

@@ -19,12 +19,12 @@ import uvloop
 
 from pipeline.config import RunConfig
 from pipeline.errors import ClassifyError, Interrupted, SettingsError, UsageError
+from pipeline.job.runner import Run
 from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
 from pipeline.producer import TableSource
-from pipeline.runner import Run
+from pipeline.rows import check_columns, result_fields
+from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
-from pipeline.threads import Stop, in_thread
-from pipeline.workers import check_columns, result_fields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -317,7 +317,7 @@ def _signals_to(
     def interrupt(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         reason = Interrupted(
-            f"Stopped by {name} after committing what was answered. {advice}", number
+            f"Stopped by {name} after committing what was answered. {advice}", signal_number=number
         )
         with suppress(RuntimeError):  # the loop is closed: the run has ended
             loop.call_soon_threadsafe(job.interrupt, reason)

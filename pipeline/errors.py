@@ -16,14 +16,17 @@
         ├── Retryable                         the endpoint's fault: the same request may succeed
         └── RowsRejected                      the rows' fault: split until the bad row stands alone
 
-Every message says what happened, to which file, row or setting, and what to do.
-A bug is whatever else is raised: exit code 1.
+Every error says `what` happened, to which file, row or setting, and, apart from that, the `fix`:
+what to do. Both are fields, with the data beside them (`status`, `wait_s`, ...), so that nobody has
+to search words for what they mean. A bug is whatever else is raised: exit code 1.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Any
+
+from pipeline.wording import shown
 
 EXIT_COMPLETE = 0
 EXIT_ROWS_FAILED = 3
@@ -32,11 +35,31 @@ EXIT_ROWS_FAILED = 3
 class ClassifyError(Exception):
     """The root of the tree; `exit_code` is what the command line ends with.
 
+    `what` happened and the `fix` are sentences; as a text (`str`) the error is both. A setting in
+    them is written by `pipeline.wording.setting`, and shown as whoever reads it would write it.
     `summary` is the summary of the run that this ended, None where no run had begun.
     """
 
     exit_code: int = 1
     summary: dict[str, Any] | None = None
+
+    def __init__(self, what: str = "", fix: str = "") -> None:
+        super().__init__(what, fix)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return shown(" ".join(filter(None, (self.what, self.fix))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Fields and not arguments, so that any error of the tree crosses a process border whole.
+        return _restored, (type(self), self.__dict__)
+
+
+def _restored(kind: type[ClassifyError], fields: dict[str, Any]) -> ClassifyError:
+    error = kind.__new__(kind)
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(ClassifyError):
@@ -75,8 +98,8 @@ class EndpointRefused(ClassifyError):
 
     exit_code = 4
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, fix: str = "", *, status: int | None = None) -> None:
+        super().__init__(what, fix)
         self.status = status
 
 
@@ -95,8 +118,8 @@ class StoppedEarly(ClassifyError):
 class Interrupted(ClassifyError):
     """A signal stopped the run; `signal_number` is 2 (SIGINT) or 15 (SIGTERM)."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, fix: str = "", *, signal_number: int) -> None:
+        super().__init__(what, fix)
         self.signal_number = signal_number
         # 128 + n is the shell's convention for a process that signal n ended.
         self.exit_code = 128 + signal_number
@@ -115,6 +138,7 @@ class RevisionMoved(ClassifyError):
             "asked for again."
         )
         self.revision = revision
+        self.stored = stored
 
 
 class Cause(StrEnum):
@@ -141,9 +165,9 @@ class Retryable(RequestError):
     """
 
     def __init__(
-        self, cause: Cause, message: str, *, status: int | None = None, wait_s: float | None = None
+        self, cause: Cause, what: str, *, status: int | None = None, wait_s: float | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(what)
         self.cause = cause
         self.status = status
         self.wait_s = wait_s
@@ -152,6 +176,6 @@ class Retryable(RequestError):
 class RowsRejected(RequestError):
     """The server refused the content of the request (400, 413, 422): some row in it is at fault."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, what: str) -> None:
+        super().__init__(what)
         self.status = status

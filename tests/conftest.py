@@ -372,7 +372,7 @@ def small_chunks(monkeypatch):
 
     How chunks are joined where commits lag behind depends on the clock; see `test_commits`.
     """
-    from pipeline import stream
+    from pipeline.job import stream
 
     monkeypatch.setattr(stream, "CHUNK_ROWS", 16)
     monkeypatch.setattr(stream, "PILE", 1_000)

@@ -16,7 +16,7 @@ import pipeline
 import pipeline.api
 from pipeline import aclassify, classify
 from pipeline.errors import InputError, Interrupted, ResumeRefused, SettingsError, StoppedEarly
-from pipeline.runner import Run
+from pipeline.job.runner import Run
 
 TEXTS = ["good", "bad", None, "good", "fine"]
 

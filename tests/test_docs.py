@@ -105,7 +105,7 @@ def test_each_exit_code_is_in_the_table():
         for error in vars(errors).values()
         if isinstance(error, type) and issubclass(error, errors.ClassifyError)
     }
-    signals = {errors.Interrupted("", number).exit_code for number in (2, 15)}
+    signals = {errors.Interrupted("", signal_number=number).exit_code for number in (2, 15)}
     assert documented == sorted({errors.EXIT_COMPLETE, errors.EXIT_ROWS_FAILED} | tree | signals)
 
 

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from pipeline import storage
 from pipeline.errors import OutputBusy, StoppedEarly
+from pipeline.store import disk as storage
 
 
 def test_commit_replaces_the_file_as_a_whole(tmp_path):
@@ -77,7 +77,7 @@ def test_a_lock_is_exclusive_and_names_its_holder(tmp_path):
 def test_a_lock_dies_with_its_owner(tmp_path):
     """SIGKILL leaves the file, which says nothing once nobody holds it."""
     code = (
-        "import sys, pathlib; from pipeline.storage import Lock\n"
+        "import sys, pathlib; from pipeline.store.disk import Lock\n"
         "lock = Lock(pathlib.Path(sys.argv[1])); lock.acquire()\n"
         "print('held', flush=True); sys.stdin.read()"
     )

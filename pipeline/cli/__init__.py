@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-import pipeline
+from pipeline.version import __version__
 
 _COMMANDS = {
     "run": "Label a table: the job.",
@@ -49,7 +49,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(pipeline.__version__, prog_name="classify")
+@click.version_option(__version__, prog_name="classify")
 def main(**_: Any) -> None:
     """Label every row of a table with a text-classification model behind an HTTP endpoint.
 

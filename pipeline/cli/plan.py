@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import process
 from pipeline.cli.output import Waits, counts, fail, print_json, span
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
+from pipeline.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pipeline.planning import Forecast
+    from pipeline.plan.forecast import Forecast
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -76,7 +76,8 @@ def plan(
         process.fit()
         import pyarrow as pa
 
-        from pipeline import planning, probing
+        from pipeline import probing
+        from pipeline.plan import forecast as planning
 
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)

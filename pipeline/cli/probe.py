@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import process
 from pipeline.cli.output import Waits, fail, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import ClassifyError
+from pipeline.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli import process
 from pipeline.cli.output import fail
 from pipeline.errors import EXIT_COMPLETE, ClassifyError
+from pipeline.system import process
 
 
 @click.command()

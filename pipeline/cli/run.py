@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import process
 from pipeline.cli.output import fail, print_json, span
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import duration
+from pipeline.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

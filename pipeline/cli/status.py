@@ -16,7 +16,7 @@ from pipeline.observers.words import duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.status import Status
+    from pipeline.job.status import Status
 
 
 @click.command()
@@ -37,7 +37,7 @@ def status(output: Path, *, as_json: bool) -> None:
     Exit codes: 0 there is a run; 2 there is none, or its record cannot be read.
     """
     try:
-        from pipeline.status import status_of
+        from pipeline.job.status import status_of
 
         found = status_of(output)
     except ClassifyError as error:

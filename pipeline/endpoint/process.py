@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pipeline.endpoint.models import DEFAULT_MODEL
 from pipeline.errors import ClassifyError, SettingsError
-from pipeline.threads import in_thread
+from pipeline.system.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

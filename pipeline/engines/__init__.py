@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.engines.local import LocalEngine, check_endpoint, open_target
 
 if TYPE_CHECKING:
-    from pipeline.workers import Resolved, Revision
+    from pipeline.rows import Resolved, Revision
 
 __all__ = ["Engine", "LocalEngine", "check_endpoint", "open_target"]
 

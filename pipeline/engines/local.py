@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline.client import Client, Target, find_token
 from pipeline.events import Notice
-from pipeline.workers import Client, Clock, Dedup, Pool, Resolver, Target, find_token
+from pipeline.pool import Pool
+from pipeline.rows import Dedup, Resolver
+from pipeline.system.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.responses import ResponseStores
-    from pipeline.workers import Resolved, Revision
+    from pipeline.rows import Resolved, Revision
 
 
 def check_endpoint(config: RunConfig) -> None:

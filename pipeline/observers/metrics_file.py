@@ -27,10 +27,10 @@ from prometheus_client.core import (
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-import pipeline
 from pipeline.errors import EXIT_COMPLETE, OutputBusy
 from pipeline.events import Notice, Requests, RunEnded, RunStarted
-from pipeline.threads import in_thread
+from pipeline.system.threads import in_thread
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class MetricsFile:
         self._tell = tell
         self._output = str(config.output)
         self._info = {
-            "version": pipeline.__version__,
+            "version": __version__,
             # Without the path, which may hold more than is for everybody.
             "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
             "model": config.model_id or "",

@@ -10,20 +10,22 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from pipeline import stream
+from pipeline.client import find_token
+from pipeline.client.token import Token
 from pipeline.engines import check_endpoint, open_target
+from pipeline.job import stream
 from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, examine
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge
 from pipeline.producer import first_rows
-from pipeline.workers import Clock, check_columns, find_token, keys_of, prepare
-from pipeline.workers.token import Token
+from pipeline.rows import check_columns, keys_of, prepare
+from pipeline.system.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.responses import Item
+    from pipeline.outcomes import Item
 
 __all__ = ["MOST_REQUESTS", "Check", "Probe", "Verdict", "first_texts", "probe"]
 

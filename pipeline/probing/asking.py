@@ -7,22 +7,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.client import Client, dialect_of
 from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
 from pipeline.events import Notice, WaitEnded, Waiting, Why
-from pipeline.workers import Client, Pool, Revision, dialect_of
+from pipeline.pool import Pool
+from pipeline.rows import Revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from yarl import URL
 
+    from pipeline.client import Target
+    from pipeline.client.client import Reply
+    from pipeline.client.dialects import Dialect
+    from pipeline.client.token import Token
     from pipeline.config import RunConfig
     from pipeline.events import Event, Observer
-    from pipeline.responses import Item, Outcome
-    from pipeline.workers import Clock, Target
-    from pipeline.workers.client import Reply
-    from pipeline.workers.dialects import Dialect
-    from pipeline.workers.token import Token
+    from pipeline.outcomes import Item, Outcome
+    from pipeline.system.clock import Clock
 
 # The most that a probe sends; a loading model is asked more often, until it answers.
 MOST_REQUESTS = 8

@@ -13,8 +13,8 @@ from pipeline.errors import (
     SettingsError,
     StoppedEarly,
 )
+from pipeline.outcomes import RowError
 from pipeline.probing.asking import EnoughError
-from pipeline.responses import RowError
 
 if TYPE_CHECKING:
     from pipeline.probing.asking import Findings
@@ -44,7 +44,7 @@ def blame(found: Findings) -> tuple[str | None, ClassifyError]:
             reason = EndpointRefused(
                 f"This does not speak the Hugging Face Inference API: {failure}. Check the address "
                 "and the dialect.",
-                failure.status,
+                status=failure.status,
             )
         elif isinstance(reason, EnoughError) and failure is not None:
             reason = EnoughError(failure)

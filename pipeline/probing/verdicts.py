@@ -17,8 +17,8 @@ from pipeline.errors import (
     SettingsError,
     StoppedEarly,
 )
+from pipeline.outcomes import RowError
 from pipeline.probing.blame import blame, mend_of, sentence, split, worded
-from pipeline.responses import RowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

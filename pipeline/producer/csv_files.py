@@ -37,7 +37,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.plan import InputFile
-from pipeline.threads import stop_point
+from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

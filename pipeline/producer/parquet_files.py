@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.producer import files
 from pipeline.producer.plan import InputFile
-from pipeline.threads import stop_point
+from pipeline.store import disk as storage
+from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

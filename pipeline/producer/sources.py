@@ -16,7 +16,7 @@ from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.storable import check_storable
-from pipeline.threads import stop_point
+from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence

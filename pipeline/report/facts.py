@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError
+from pipeline.job.status import located, status_of
 from pipeline.report.history import History, read_history
 from pipeline.report.rows import Columns, Found, scan
-from pipeline.status import located, status_of
 from pipeline.writer import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.rundir import RunDirectory
-    from pipeline.status import Status
+    from pipeline.job.rundir import RunDirectory
+    from pipeline.job.status import Status
 
 # A run that is completed meanwhile takes its parts away.
 _ATTEMPTS = 3

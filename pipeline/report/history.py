@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pipeline import storage
+from pipeline.store import disk as storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

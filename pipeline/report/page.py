@@ -12,12 +12,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pipeline
 from pipeline.errors import OutputError
 from pipeline.report import sections
 from pipeline.report.charts import check_installed
 from pipeline.report.facts import gather
 from pipeline.report.html import document, element, raw
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -82,7 +82,7 @@ def _page(facts: Facts, output: Path) -> ET.Element:
             element(
                 "footer",
                 f"Made {datetime.fromtimestamp(now).astimezone():%Y-%m-%d %H:%M} by "
-                f"classify-pipeline {pipeline.__version__}. Everything is in this file: it loads "
+                f"classify-pipeline {__version__}. Everything is in this file: it loads "
                 "nothing, and sends nothing.",
             ),
             element("div", id="tip", class_="tip", role="status", aria_live="polite", hidden=True),

@@ -8,23 +8,7 @@ and the cache between runs. It maps the digest of an input (never its text) to t
     index     where in the journal each key's answer is; bounded memory, made anew on opening
 """
 
-from pipeline.responses.keys import Item, Keys
-from pipeline.responses.store import (
-    Answer,
-    Known,
-    Outcome,
-    ResponseStore,
-    ResponseStores,
-    RowError,
-)
+from pipeline.responses.keys import Keys
+from pipeline.responses.store import Known, ResponseStore, ResponseStores
 
-__all__ = [
-    "Answer",
-    "Item",
-    "Keys",
-    "Known",
-    "Outcome",
-    "ResponseStore",
-    "ResponseStores",
-    "RowError",
-]
+__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores"]

@@ -14,8 +14,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# The text, or the text and its pair.
-Item = str | tuple[str, str]
+    from pipeline.outcomes import Item
 
 KEY_BYTES = 16
 

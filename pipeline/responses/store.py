@@ -38,31 +38,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import orjson
 
-from pipeline import storage
 from pipeline.errors import StoppedEarly
-from pipeline.failpoints import end, failpoint, reached
 from pipeline.responses.index import Index
+from pipeline.store import disk as storage
+from pipeline.system.failpoints import end, failpoint, reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from pipeline.outcomes import Answer
     from pipeline.responses.index import Found
 
     # Keys, their answers, and the model revision that gave them.
     Group = tuple[Sequence[bytes], Sequence["Answer"], str | None]
-
-# The labels of one input with their scores, best first, as many as `top_k` asked for.
-Answer = tuple[tuple[str, float], ...]
-
-
-class RowError(NamedTuple):
-    """Why an input has no label; the words for the error column."""
-
-    message: str
-
-
-Outcome = Answer | RowError
 
 _MAGIC = b"CLR2"
 _HEADER = struct.Struct("<4sIII")

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from pipeline import storage
-from pipeline.failpoints import failpoint
-from pipeline.threads import stop_point
+from pipeline.store import disk as storage
+from pipeline.system.failpoints import failpoint
+from pipeline.system.threads import stop_point
 from pipeline.writer.parts import COMPRESSION
 
 if TYPE_CHECKING:

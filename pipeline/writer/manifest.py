@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pipeline import storage
 from pipeline.errors import ResumeRefused
-from pipeline.failpoints import failpoint
+from pipeline.store import disk as storage
+from pipeline.system.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

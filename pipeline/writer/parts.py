@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.failpoints import failpoint
+from pipeline.store import disk as storage
+from pipeline.system.failpoints import failpoint
 from pipeline.writer.manifest import PartRecord
 
 if TYPE_CHECKING:

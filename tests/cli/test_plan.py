@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from pipeline import planning
 from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.errors import EndpointRefused, OutputBusy, StoppedEarly
+from pipeline.plan import forecast as planning
 from pipeline.responses import index
-from pipeline.storage import Lock
+from pipeline.store.disk import Lock
 
 # 100 distinct ones: squares modulo a prime.
 TEXTS = [f"text {i * i % 199}" for i in range(200)]

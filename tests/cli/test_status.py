@@ -10,8 +10,8 @@ import pytest
 
 import pipeline
 from pipeline.errors import ResumeRefused, StoppedEarly
-from pipeline.status import status_of
-from pipeline.storage import Lock, holder_of
+from pipeline.job.status import status_of
+from pipeline.store.disk import Lock, holder_of
 
 CHUNK = 4_096
 

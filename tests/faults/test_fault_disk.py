@@ -154,7 +154,7 @@ def test_an_exception_in_the_middle_of_writing(
     pyarrow's writer closes a file with a valid footer when an exception passes through it.
     """
     monkeypatch.setattr("pipeline.writer.assembly.ROW_GROUP_ROWS", 1_024)
-    monkeypatch.setattr("pipeline.stream.CHUNK_ROWS", 1_024)
+    monkeypatch.setattr("pipeline.job.stream.CHUNK_ROWS", 1_024)
     texts = [f"text {i}" for i in range(2_000)]
     source, output = write_csv("in.csv", texts), tmp_path / out
     expected = tmp_path / "undisturbed" / out
@@ -169,7 +169,7 @@ def test_an_exception_in_the_middle_of_writing(
         assert not output.exists()
         monkeypatch.undo()
         monkeypatch.setattr("pipeline.writer.assembly.ROW_GROUP_ROWS", 1_024)
-        monkeypatch.setattr("pipeline.stream.CHUNK_ROWS", 1_024)
+        monkeypatch.setattr("pipeline.job.stream.CHUNK_ROWS", 1_024)
     label(source, output)
     paths = [output] if output.is_file() else sorted(output.iterdir())
     others = [expected] if expected.is_file() else sorted(expected.iterdir())

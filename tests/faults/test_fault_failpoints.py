@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.failpoints import COMMIT_STEPS, NAMES
+from pipeline.system.failpoints import COMMIT_STEPS, NAMES
 
 pytestmark = pytest.mark.fault(2)
 
@@ -60,7 +60,7 @@ def test_every_failpoint_of_the_package_is_listed():
 def test_an_unknown_failpoint_is_refused():
     """A misspelt name in a test would otherwise test nothing."""
     found = subprocess.run(
-        [sys.executable, "-c", "import pipeline.failpoints"],
+        [sys.executable, "-c", "import pipeline.system.failpoints"],
         env={"PIPELINE_FAILPOINT": "part.renmaed"},
         capture_output=True,
         text=True,
@@ -73,7 +73,7 @@ def test_an_unknown_failpoint_is_refused():
 def test_a_failpoint_that_is_not_set_costs_nothing():
     """A commit passes about ten of them, at far less than the price of one fsync."""
     code = (
-        "import timeit; from pipeline.failpoints import failpoint as f\n"
+        "import timeit; from pipeline.system.failpoints import failpoint as f\n"
         "print(min(timeit.repeat(lambda: f('part.renamed'), number=10_000)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.failpoints import NAMES
+from pipeline.system.failpoints import NAMES
 
 pytestmark = [pytest.mark.fault(4), pytest.mark.timeout(300)]
 

@@ -11,7 +11,7 @@ again = {{"endpoint": {url!r}, "checkpoint": "kept", "concurrency": 4, "dialect"
 """
 
 TELL_OF_STOP = """
-from pipeline.runner import Run
+from pipeline.job.runner import Run
 def tell(run, reason, stop=Run.stop):
     stop(run, reason)
     print("stopping", end="")

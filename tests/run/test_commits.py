@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import stream
+from pipeline.job import stream
 from pipeline.writer import Manifest
 
 CHUNK_ROWS = 16
@@ -57,7 +57,7 @@ def parts(monkeypatch):
 def lagging(monkeypatch):
     """The first commit goes on until all chunks are resolved."""
     resolved = threading.Semaphore(0)
-    resolver = sys.modules["pipeline.workers.resolver"]
+    resolver = sys.modules["pipeline.rows.resolver"]
     finish, write = resolver.finish, stream.write_part
 
     def finishing(*arguments):

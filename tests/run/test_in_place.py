@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
 from pipeline.errors import InputError, OutputError, ResumeRefused, StoppedEarly
+from pipeline.store import disk as storage
 from pipeline.writer import Manifest
 
 TEXTS = [f"text {i}" for i in range(100)]

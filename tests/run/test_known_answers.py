@@ -3,8 +3,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import stream
 from pipeline.errors import StoppedEarly
+from pipeline.job import stream
 
 
 def _labels(output):

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage, stream
 from pipeline.errors import (
     EndpointRefused,
     InputError,
@@ -17,6 +16,8 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
+from pipeline.job import stream
+from pipeline.store import disk as storage
 from pipeline.writer import Manifest
 
 TEXTS = [f"poison {i}" if i % 7 == 3 else f"text {i}" for i in range(100)]

@@ -1,0 +1,100 @@
+"""Reading answers: nothing is assumed, a wrong shape is an error and never a label.
+
+The shape follows from the request: with a list and an explicit `top_k`, every server of the
+Hugging Face API answers one list of labels per input. Anything else is unreadable.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import orjson
+
+from pipeline.errors import Cause, Retryable
+from pipeline.outcomes import Answer, Outcome, RowError
+
+NON_FINITE = RowError("the model gave a score that is not a finite number")
+
+
+def read_list(body: bytes) -> list[Any]:
+    """Read a body that must be a JSON list. Raises Retryable (unreadable answer)."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise unreadable(f"not JSON: {excerpt(body)}") from None
+    if type(answer) is not list:
+        raise unreadable(f"not a list: {excerpt(body)}")
+    return answer
+
+
+def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) -> list[Outcome]:
+    """Read the answer to a request of `count` inputs; `top_k` None stands for all labels.
+
+    A score of null is how servers print a non-finite one: an error of that row alone. Raises
+    Retryable (unreadable answer) for everything else that is not one list of labels per input.
+    """
+    if len(answer) != count:
+        raise unreadable(f"{len(answer)} answers for {count} inputs")
+    found = _single_labels(answer) if count > 1 else None  # for one, columns are the longer way
+    return found or [_one(entry, top_k, body) for entry in answer]
+
+
+def _single_labels(answer: list[Any]) -> list[Outcome] | None:
+    """Read an answer of one good label per input, checked column by column.
+
+    None where anything is otherwise: `_one` reads it then, or says what is wrong with it.
+    """
+    try:
+        labels = [found["label"] for (found,) in answer]
+        scores = [found["score"] for (found,) in answer]
+    except (TypeError, ValueError, LookupError):
+        return None  # an entry of another length, or what was found in it is no object
+    # What is not finite stays so in a sum.
+    if set(map(type, labels)) != {str} or set(map(type, scores)) != {float}:
+        return None
+    if set(map(type, answer)) != {list} or not isfinite(sum(scores)):
+        return None
+    return list(zip(zip(labels, scores, strict=True), strict=True))
+
+
+def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:
+    if type(entry) is not list or not entry:
+        raise unreadable(f"not a list of labels for each input: {excerpt(body)}")
+    labels: list[tuple[str, float]] = []
+    finite = True
+    for found in entry:
+        if type(found) is not dict:
+            raise unreadable(f"not label and score: {excerpt(body)}")
+        label, score = found.get("label"), found.get("score", "")
+        if type(label) is not str:
+            raise unreadable(f"a label that is no text: {excerpt(body)}")
+        if type(score) is float and isfinite(score):
+            labels.append((label, score))
+        elif type(score) is int:
+            labels.append((label, float(score)))
+        elif score is None:
+            finite = False
+        else:
+            raise unreadable(f"a score that is no number: {excerpt(body)}")
+    if not finite:
+        return NON_FINITE
+    if len(labels) > 1:
+        labels.sort(key=_by_score)
+    answer: Answer = tuple(labels[:top_k])
+    return answer
+
+
+def _by_score(found: tuple[str, float]) -> float:
+    return -found[1]
+
+
+def unreadable(what: str) -> Retryable:
+    """Give the error for an answer of status 200 that is not what was asked for."""
+    return Retryable(Cause.UNREADABLE, f"the endpoint's answer is {what}", status=200)
+
+
+def excerpt(body: bytes, length: int = 200) -> str:
+    """The beginning of a body, on one line, for messages."""
+    text = " ".join(body[: 4 * length].decode("utf-8", "replace").split())
+    return text if len(text) <= length else text[:length] + "..."

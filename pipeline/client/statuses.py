@@ -1,0 +1,161 @@
+"""What a status means: the one boundary where answers of servers become errors of ours.
+
+Status and error type decide; a message decides only where the protocol leaves nothing else
+(loading against overloaded on 503, a refused account or model behind a 400).
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from pipeline.client.answers import excerpt
+from pipeline.errors import Cause, EndpointRefused, RequestError, Retryable, RowsRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Where the message is all that tells a refusal of the account or the model: a 400 of the
+# serverless API, whose every other 400 is about the rows, and TEI's 424, otherwise a failure of
+# its backend.
+_REFUSED = {
+    400: re.compile(
+        r"token seems invalid|not supported by provider|model .* is not supported", re.IGNORECASE
+    ),
+    424: re.compile(r"is not a classifier", re.IGNORECASE),
+}
+_MEND = {
+    400: "Check the token, and that the model is served here",
+    401: "Check the token in HF_TOKEN",
+    402: "The credits are used up: add some, or wait for the next month, then run again",
+    403: "Give the token the permission for inference, or ask for access to the model",
+    404: "Check the model id, and that it is deployed at this endpoint",
+    410: "This address is no longer served: use the endpoint `hf`",
+    424: "Serve a model for text classification there",
+}
+
+
+def error_of(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: datetime | None = None
+) -> RequestError | EndpointRefused:
+    """Turn an answer that is no success into the error that says what to do about it."""
+    said = _message(body)
+    message = f"{status} {said}"
+    told_by = _REFUSED.get(status)
+    if status in _MEND and (told_by is None or told_by.search(said)):
+        return EndpointRefused(
+            f"The endpoint refuses: {message}. {_MEND[status]}; the run resumes then.",
+            status=status,
+        )
+    match status:
+        case 400 | 413 | 422:
+            return RowsRejected(status, message)
+        case 429:
+            overloaded = _field(body, "error_type") == "Overloaded"
+            cause = Cause.OVERLOADED if overloaded else Cause.THROTTLED
+            return Retryable(cause, message, status=status, wait_s=_hint_s(headers, now))
+        case 503:
+            estimated = _field(body, "estimated_time")
+            loading = estimated is not None or "loading" in said.lower()
+            wait_s = _seconds(estimated) if loading else _hint_s(headers, now)
+            cause = Cause.LOADING if loading else Cause.OVERLOADED
+            return Retryable(cause, message, status=status, wait_s=wait_s)
+        case _ if status >= 500 or status in (204, 408, 424, 425):
+            cause = Cause.UNREADABLE if status == 204 else Cause.SERVER_ERROR
+            return Retryable(cause, message, status=status)
+        case _ if 300 <= status < 400:
+            where = _host(headers.get("Location", ""))
+            return EndpointRefused(
+                f"The endpoint redirects ({status}) to {where}. Redirects are not followed, so "
+                "that the token goes nowhere else: give the final address as `endpoint`.",
+                status=status,
+            )
+        case _:
+            return EndpointRefused(
+                f"The endpoint refuses: {message}. Check its address and that it speaks the "
+                "Hugging Face Inference API.",
+                status=status,
+            )
+
+
+def _host(address: str) -> str:
+    """Scheme, host and port of an address; the rest of it may repeat what was sent."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "an address that is none"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host else "another path of its own"
+
+
+def _field(body: bytes, key: str) -> Any:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return content.get(key) if isinstance(content, dict) else None
+
+
+def _message(body: bytes) -> str:
+    """Find the words of an error: `error` may be a text or a list, some servers say `detail`."""
+    for key in ("error", "detail", "message"):
+        said = _field(body, key)
+        if isinstance(said, list):
+            said = "; ".join(str(part) for part in said)
+        if said:
+            return excerpt(str(said).encode(), 300)
+    return excerpt(body) or "(no message)"
+
+
+def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
+    """Read how long to wait: Retry-After (seconds or a date), else a RateLimit that binds.
+
+    Negative values and garbage are no hint.
+    """
+    after = headers.get("Retry-After")
+    if after is not None:
+        seconds = _seconds(after)
+        if seconds is None:
+            seconds = _until_s(after, now or datetime.now(UTC))
+        if seconds is not None:
+            return seconds
+    return binding_hint_s(headers)
+
+
+def _until_s(date_text: str, now: datetime) -> float | None:
+    try:
+        date = email.utils.parsedate_to_datetime(date_text)
+    except (ValueError, IndexError):
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max((date - now).total_seconds(), 0.0)
+
+
+def binding_hint_s(headers: Mapping[str, str]) -> float | None:
+    """Read for how long nothing remains of the quota.
+
+    RateLimit comes with every answer, and binds only where r is 0.
+    """
+    limit = headers.get("RateLimit")
+    if limit is None:
+        return None
+    remaining, reset = re.search(r"\br=(\d+)", limit), re.search(r"\bt=(\d+)", limit)
+    if remaining and reset and int(remaining[1]) == 0:
+        return float(reset[1])
+    return None
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

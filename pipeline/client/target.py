@@ -1,0 +1,79 @@
+"""The target: where requests go, settled from the settings alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from yarl import URL
+
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+ROUTER = "https://router.huggingface.co/hf-inference/models/"
+OLD_HOST = "api-inference.huggingface.co"
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go, the header that says who asks, and what is known of the server.
+
+    `dialect` is `auto` where nothing is known. `notice` is something to tell the user.
+    """
+
+    url: str
+    dialect: str
+    token: str | None = field(default=None, repr=False)
+    notice: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            URL(self.url)
+        except ValueError as error:
+            raise SettingsError(f"endpoint: {self.url!r} is no address: {error}.") from None
+
+    @classmethod
+    def of(cls, config: RunConfig, token: str | None, embedded_url: str | None = None) -> Target:
+        """Settle the target of a run; `embedded_url` is where the embedded endpoint listens.
+
+        The token goes to https or to this machine only: elsewhere anyone could read it.
+        """
+        if embedded_url is not None:
+            # At its root is the one model that it was started with, whatever path that has.
+            return cls(embedded_url, stated_dialect(config))
+        if config.endpoint == "hf":
+            return cls(ROUTER + quote(config.model or ""), config.dialect, token)
+        parts = urlsplit(config.endpoint)
+        if parts.hostname == OLD_HOST:
+            model = parts.path.removeprefix("/models/").strip("/") or config.model or ""
+            if not model:
+                raise SettingsError(
+                    f"endpoint: {OLD_HOST} is no longer served, and names no model here. Use the "
+                    "endpoint `hf` and name one: --endpoint hf --model org/name."
+                )
+            return cls(
+                ROUTER + model,
+                config.dialect,
+                token,
+                f"{OLD_HOST} is no longer served: requests go to {urlsplit(ROUTER).hostname}. "
+                f"Write `endpoint: hf` and `model: {model}` instead.",
+            )
+        if token and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+            return cls(
+                config.endpoint,
+                config.dialect,
+                None,
+                f"The token is not sent: {parts.hostname} is neither https nor this machine, and "
+                "anyone between could read it.",
+            )
+        return cls(config.endpoint, config.dialect, token)
+
+
+def stated_dialect(config: RunConfig) -> str:
+    """Name the dialect, as far as it is known before anything is sent: `auto` where it is not."""
+    embedded = config.endpoint == "local" and config.dialect == "auto"
+    return "hf" if embedded else config.dialect

@@ -1,0 +1,307 @@
+"""The status of a run: how far it is, read from its directory by another process.
+
+Nothing is written, and a run that works notices nothing. Its files may be read at any instant: the
+manifest and the event log only grow by lines, of which the last may not be whole yet.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from pipeline.errors import EXIT_ROWS_FAILED, EndpointRefused
+from pipeline.job.rundir import RunDirectory
+from pipeline.store import disk as storage
+from pipeline.writer import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    LoggedEvent = dict[str, Any]
+
+# The end of the event log that is read: some thousand events, an hour of a usual run.
+TAIL_BYTES = 1 << 20
+# Over which time the speed is taken. Rows come part by part, so it may be longer for them.
+SPEED_S = 60.0
+SPEED_PARTS = 5
+
+_SAME_COMMAND = "Run the same command again to continue."
+
+
+@dataclass(frozen=True)
+class Waits:
+    """What the whole run waits for, since when (seconds since the epoch), and about how long."""
+
+    reason: str
+    since: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    `state` is `running`, `stopped` or `complete`. Of `rows` (None while the input is read for the
+    first time) `committed_rows` are durable: `labelled` with a label, `errors` without. A `retry`
+    goes through all rows again. While it runs: who works on it `since` when (seconds since the
+    epoch), and at what speed of late; `seconds_left` is None where nobody can say. Afterwards: the
+    `message` and `exit_code` that the last attempt ended with, and what it came to. `next` says in
+    words what to do.
+    """
+
+    output: str
+    run_directory: str
+    state: str
+    doing: str
+    next: str
+    retry: bool
+    rows: int | None
+    committed_rows: int
+    labelled: int
+    errors: int
+    labels: dict[str, int]
+    endpoint: str | None
+    model: str | None
+    model_revision: str | None
+    pid: int | None = None
+    host: str | None = None
+    since: float | None = None
+    waits: Waits | None = None
+    requests_per_second: float | None = None
+    inputs_per_second: float | None = None
+    rows_per_second: float | None = None
+    seconds_left: float | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    last_attempt: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def status_of(output: Path, *, now: float | None = None) -> Status | None:
+    """Say how far the run of an output is; None where there is none.
+
+    A run directory may be given itself, such as the `checkpoint` of a notebook. `now` is seconds
+    since the epoch. Raises OutputError for a path without a name, ResumeRefused for a manifest
+    that is damaged or of another version, StoppedEarly where the disk cannot be read.
+    """
+    directory, places = located(output)
+    while True:
+        holder = storage.holder_of(directory.lock)
+        manifest = Manifest.load(directory.manifest)
+        events = _last_events(directory.events)
+        # Else a run began or ended meanwhile, and these would not fit together.
+        if storage.holder_of(directory.lock) == holder:
+            break
+    if manifest is None and holder is None:
+        return None
+    facts = {"output": str(output), "run_directory": str(directory.root), **_committed(manifest)}
+    ends = [i for i, event in enumerate(events) if event["event"] == "RunEnded"]
+    # Of the attempt that works or was killed; none where the last one could say how it ended.
+    current = events[ends[-1] + 1 :] if ends else events
+    if holder is not None:
+        if holder.since is not None:  # what was logged before is of an attempt that was killed
+            current = [event for event in current if event["at"] >= holder.since]
+        working = _working(facts, current, now or time.time())
+        return Status(**facts, **working, pid=holder.pid, host=holder.host, since=holder.since)
+    last_attempt = _summary(directory)
+    if manifest is not None and manifest.complete is not None:
+        there = any(place.exists() for place in places)
+        return Status(**facts, **_complete(manifest.complete, there), last_attempt=last_attempt)
+    if current or not events:
+        return Status(**facts, **_killed(current))
+    return Status(**facts, **_stopped(events[-1]), last_attempt=last_attempt)
+
+
+def located(output: Path) -> tuple[RunDirectory, list[Path]]:
+    """Find the run directory of an output, which may be given itself, and where the output may be.
+
+    Raises OutputError for a path without a name.
+    """
+    directory = RunDirectory.of(output)
+    if directory.root.is_dir() or not RunDirectory(output).manifest.is_file():
+        return directory, [output]
+    # A checkpoint holds its output, any other run directory lies beside it.
+    places = [output / "labelled.parquet"]
+    places += [output.with_suffix("")] if output.suffix == ".run" else []
+    return RunDirectory(output), places
+
+
+def _committed(manifest: Manifest | None) -> dict[str, Any]:
+    """What is durable, and of which run."""
+    if manifest is None:
+        empty = dict.fromkeys(("rows", "endpoint", "model", "model_revision"))
+        zero = {"committed_rows": 0, "labelled": 0, "errors": 0, "labels": {}}
+        return {**empty, **zero, "retry": False}
+    labels: Counter[str] = Counter()
+    for part in manifest.parts:
+        labels.update(part.labels)
+    errors = sum(part.errors for part in manifest.parts)
+    facts = {
+        "retry": manifest.retry_of is not None,
+        "rows": manifest.run.plan["rows"],
+        "committed_rows": manifest.rows,
+        "labelled": manifest.rows - errors,
+        "errors": errors,
+        "labels": dict(sorted(labels.items())),
+        "endpoint": manifest.run.settings.get("endpoint"),
+        "model": manifest.run.settings.get("model"),
+        "model_revision": manifest.latest_revision,
+    }
+    if manifest.complete is not None:
+        # The parts are gone by now.
+        kept = ("rows", "labelled", "errors", "labels", "model_revision")
+        facts |= {name: manifest.complete[name] for name in kept}
+        facts["committed_rows"] = facts["rows"]
+    return facts
+
+
+def _working(facts: dict[str, Any], events: Sequence[LoggedEvent], now: float) -> dict[str, Any]:
+    """What a run does, and how fast."""
+    waits, speeds = _waits(events), _speeds(events, now)
+    left = (facts["rows"] or 0) - facts["committed_rows"]
+    speed = speeds["rows_per_second"]
+    if not events:
+        doing = "reading the input and what was done before"
+    elif waits is not None:
+        doing = "waiting"
+    else:
+        doing = "labelling" if left else "putting the output together"
+    seconds_left = None
+    if speed and left > 0 and waits is None:
+        seconds_left = round(left / speed, 1)
+    return {
+        "state": "running",
+        "doing": doing,
+        "next": "Nothing: it works.",
+        "waits": waits,
+        **speeds,
+        "seconds_left": seconds_left,
+    }
+
+
+def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
+    if not there:
+        advice = "The output is not there any more; the same command makes it anew."
+    elif recorded["errors"]:
+        advice = (
+            "The output is there. The same command with --retry-failed asks again for its "
+            f"{recorded['errors']:,} row{'s' * (recorded['errors'] != 1)} with an error."
+        )
+    else:
+        advice = "Nothing: the output is there, and the same command leaves it as it is."
+    return {
+        "state": "complete",
+        "doing": "nothing",
+        "next": advice,
+        "exit_code": recorded["exit_code"],
+    }
+
+
+def _killed(events: Sequence[LoggedEvent]) -> dict[str, Any]:
+    seen = f" Its last sign is of {_clock(events[-1]['at'])}." if events else ""
+    return {
+        "state": "stopped",
+        "doing": "nothing",
+        "next": _SAME_COMMAND,
+        "message": f"Killed, or its machine went down: it could not say why it ended.{seen}",
+    }
+
+
+def _stopped(ended: LoggedEvent) -> dict[str, Any]:
+    code = ended["exit_code"]
+    advice = _SAME_COMMAND
+    if code == EndpointRefused.exit_code:
+        advice = "Mend what the endpoint refuses, then run the same command again to continue."
+    elif code == EXIT_ROWS_FAILED:
+        advice = "Mend the cause or raise max_errors, then run the same command again to continue."
+    return {
+        "state": "stopped",
+        "doing": "nothing",
+        "next": advice,
+        "message": ended["message"],
+        "exit_code": code,
+    }
+
+
+def _summary(directory: RunDirectory) -> dict[str, Any]:
+    """What the last attempt came to, where it could still write that down."""
+    found = directory.last_summary()
+    names = ("requests", "retries", "responses", "seconds", "rows_per_second")
+    return {name: found.get(name) for name in names} if found else {}
+
+
+def _waits(events: Sequence[LoggedEvent]) -> Waits | None:
+    """Give what is waited for, until that is told to end or something is answered."""
+    waits = None
+    for event in events:
+        match event["event"]:
+            case "Waiting":
+                since = event["at"] if waits is None else waits.since
+                reason = ": ".join(filter(None, (event["reason"], event.get("detail"))))
+                waits = Waits(reason, since, event["seconds"])
+            case "WaitEnded":
+                waits = None
+            case "Requests" if "ok" in event["ended"]:
+                waits = None
+    return waits
+
+
+def _speeds(events: Sequence[LoggedEvent], now: float) -> dict[str, float | None]:
+    """Requests, inputs and rows a second of late; None where nothing tells."""
+    if not events:
+        return dict.fromkeys(("requests_per_second", "inputs_per_second", "rows_per_second"))
+    began = max(events[0]["at"], now - SPEED_S)
+    span_s = max(now - began, 1.0)
+    told = [event for event in events if event["event"] == "Requests" and event["at"] >= began]
+    inputs = sum(event["inputs"] for event in told) / span_s
+    return {
+        "requests_per_second": round(sum(sum(e["ended"].values()) for e in told) / span_s, 2),
+        "inputs_per_second": round(inputs, 2),
+        # Until the first part is committed, each input stands for one row at least.
+        "rows_per_second": round(_row_speed(events, now) or inputs, 2),
+    }
+
+
+def _row_speed(events: Sequence[LoggedEvent], now: float) -> float | None:
+    """Rows a second over the last parts, or over the last minute where it has more of them."""
+    marks = [event for event in events if event["event"] in ("RunStarted", "PartCommitted")]
+    late = [i for i, event in enumerate(marks) if event["at"] >= now - SPEED_S]
+    first = max(0, min([len(marks) - SPEED_PARTS, *late[:1]]) - 1)
+    parts = [event for event in marks[first + 1 :] if event["event"] == "PartCommitted"]
+    if not parts:
+        return None
+    rows: int = sum(part["rows"] for part in parts)
+    began: float = marks[first]["at"]
+    return rows / max(now - began, 1.0)
+
+
+def _last_events(log: Path) -> list[LoggedEvent]:
+    """Read the end of an event log; lines that are not whole are passed over."""
+    if not log.exists():
+        return []
+    with storage.reading(log), log.open("rb") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size_bytes - TAIL_BYTES))
+        lines = file.read().split(b"\n")[size_bytes > TAIL_BYTES : -1]
+    events = []
+    for line in lines:
+        with suppress(orjson.JSONDecodeError):
+            event = orjson.loads(line)
+            if isinstance(event, dict) and "event" in event and type(event.get("at")) is float:
+                events.append(event)
+    return events
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,214 @@
+"""The stream: chunks are read, resolved several at a time, and committed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from itertools import accumulate, takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.errors import TooManyErrors
+from pipeline.events import PartCommitted
+from pipeline.producer import nests_dictionary
+from pipeline.rows import joined
+from pipeline.system.threads import in_thread
+from pipeline.writer import write_part
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from pipeline.config import RunConfig
+    from pipeline.engines import Engine
+    from pipeline.events import Observer
+    from pipeline.producer import Source
+    from pipeline.rows import Resolved
+    from pipeline.system.threads import Stop
+    from pipeline.writer import Manifest
+
+# Constants, not settings: a run that is continued must cut the same chunks.
+CHUNK_ROWS = 4_096
+CHUNK_BYTES = 16 << 20
+# What is held between reading and commit; a row takes, beside its Arrow data, about so much for
+# its text, key and answer as Python objects.
+HELD_BYTES = 64 << 20
+ROW_BYTES = 512
+# So many resolved chunks that wait for their commit are committed together, up to so many bytes.
+PILE = 3
+PART_BYTES = 8 << 20
+
+
+class _Held(NamedTuple):
+    """A chunk between reading and commit, and about how much memory it takes."""
+
+    resolving: asyncio.Task[Resolved]
+    size_bytes: int
+
+
+def _is_resolved(held: _Held) -> bool:
+    task = held.resolving
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+class Stream:
+    """The flow of chunks through the engine into parts.
+
+    Chunks are resolved several at a time and committed in order, so that the parts never have a
+    gap. Reading goes on while the engine is hungry and what is held between reading and commit
+    stays below HELD_BYTES, which bounds the memory. `parts` is their directory, `threads`
+    does the work on rows, and `stop` ends reading early.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        source: Source,
+        parts: Path,
+        manifest: Manifest,
+        engine: Engine,
+        threads: Executor,
+        emit: Observer,
+        stop: Stop,
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._parts = parts
+        self._manifest = manifest
+        self._engine = engine
+        self._threads = threads
+        self._emit = emit
+        self._stop_reading = stop
+        self._errors = sum(part.errors for part in manifest.parts)
+        self._held_bytes = 0
+        self._released = asyncio.Event()
+        self._full = self._unresolved = False
+        # Parquet gives the dictionaries of joined chunks back as one, whose order inside of lists
+        # and structs would tell in the output how they were joined.
+        self._joins = not nests_dictionary(source.plan.schema)
+        self._held: deque[_Held] = deque()
+        self._read_to_end = False
+        self._arrived = asyncio.Event()
+
+    async def flow(self) -> None:
+        """Stream all rows that are not committed yet. Raises what stopped the run."""
+        self._check_errors()
+        reader = asyncio.create_task(self._read(), name="reader")
+        try:
+            while await self._any_held():
+                self._tell(unresolved=not self._held[0].resolving.done())
+                await asyncio.wait([self._held[0].resolving])
+                self._tell(unresolved=False)
+                await self._commit_group()
+            await reader
+        finally:
+            reader.cancel()
+            tasks: list[asyncio.Task[Any]] = [reader]
+            for held in self._held:
+                held.resolving.cancel()
+                tasks.append(held.resolving)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        chunks = self._source.chunks(
+            self._manifest.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
+        )
+        try:
+            while True:
+                await self._engine.hungry()
+                await self._room()
+                chunk = await in_thread(
+                    lambda: next(chunks, None), self._stop_reading, self._threads
+                )
+                if chunk is None:
+                    break
+                size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
+                self._held_bytes += size_bytes
+                resolving = asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
+                self._held.append(_Held(resolving, size_bytes))
+                del chunk, resolving  # or they are held while the next one is waited for
+                self._arrived.set()
+        finally:
+            chunks.close()
+            # Also after a failure to read: the chunks before it are resolved and committed.
+            self._engine.no_more_input()
+            self._read_to_end = True
+            self._arrived.set()
+
+    async def _any_held(self) -> bool:
+        """Wait for a chunk to commit; gives False after the last one."""
+        while not (self._held or self._read_to_end):
+            self._arrived.clear()
+            await self._arrived.wait()
+        return bool(self._held)
+
+    def _due(self) -> list[_Held]:
+        """Take the oldest chunk, and where commits lag behind as many more as a part has room for.
+
+        They become one part, so that a commit's cost (three fsyncs, and as many waits for the
+        interpreter's lock) is shared by the more rows the faster rows come.
+        """
+        resolved = list(takewhile(_is_resolved, self._held))
+        count = 1
+        if self._joins and len(resolved) >= PILE:
+            sizes = accumulate(held.size_bytes for held in resolved)
+            count = max(1, bisect_right(list(sizes), PART_BYTES))
+        return [self._held.popleft() for _ in range(count)]
+
+    async def _commit_group(self) -> None:
+        """Commit the chunks that are due as one part."""
+        group = self._due()
+        await self._commit(joined([held.resolving.result() for held in group]))
+        self._held_bytes -= sum(held.size_bytes for held in group)
+        self._released.set()
+
+    async def _room(self) -> None:
+        """Wait until there is room for another chunk."""
+        while self._held_bytes >= HELD_BYTES:
+            self._tell(full=True)
+            self._released.clear()
+            await self._released.wait()
+        self._tell(full=False)
+
+    def _tell(self, *, full: bool | None = None, unresolved: bool | None = None) -> None:
+        """Tell the engine whether reading waits for the oldest chunk to be resolved.
+
+        Where it waits for a commit, there is no need to send a batch that is not full.
+        """
+        self._full = self._full if full is None else full
+        self._unresolved = self._unresolved if unresolved is None else unresolved
+        self._engine.input_blocked(self._full and self._unresolved)
+
+    async def _commit(self, resolved: Resolved) -> None:
+        manifest, revision = self._manifest, self._engine.revision
+
+        def write() -> None:
+            part = write_part(
+                self._parts,
+                resolved.table,
+                first_row=resolved.first_row,
+                errors=resolved.errors,
+                labels=resolved.labels,
+                revision=revision.current,
+            )
+            if revision.confirmed and manifest.revision is None:
+                manifest.set_revision(str(revision.current))
+            manifest.add_part(part)
+
+        await in_thread(write, executor=self._threads)
+        self._errors += resolved.errors
+        self._emit(
+            PartCommitted(
+                resolved.first_row, resolved.table.num_rows, resolved.errors, resolved.labels
+            )
+        )
+        self._check_errors()
+
+    def _check_errors(self) -> None:
+        allowed = self._config.allowed_errors(self._source.plan.rows)
+        if allowed is not None and self._errors > allowed:
+            raise TooManyErrors(
+                f"{self._errors} rows failed, more than max_errors allows "
+                f"({self._config.max_errors}). "
+                "What was answered is kept; mend the cause or raise max_errors, then run again."
+            )

@@ -1,0 +1,1 @@
+"""The plan: what a run would send, take and cost."""

@@ -1,0 +1,350 @@
+"""The plan of a run: what it would send, what that takes and costs.
+
+The input goes through what a run does before it asks: the same chunks, inputs, keys, look-ups and
+batches, made by the same code.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.client import dialect_of, stated_dialect
+from pipeline.errors import ClassifyError
+from pipeline.job import opening, stream
+from pipeline.job.rundir import RunDirectory
+from pipeline.plan import kept as planned
+from pipeline.pool.batching import Batcher, Job
+from pipeline.responses import ResponseStores
+from pipeline.responses.index import Index
+from pipeline.rows import keys_of, open_rows, prepare, recall
+from pipeline.store import disk as storage
+from pipeline.writer import verified_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.config import RunConfig
+    from pipeline.job.opening import Settled
+    from pipeline.outcomes import Item
+    from pipeline.probing import Probe
+    from pipeline.rows.inputs import Prepared
+
+# How long one answer takes, from a small model nearby to a large one that is far away and busy.
+GUESSED_LATENCY_S = (0.1, 5.0)
+# What a forecast tells of a probe.
+_MEASURED = (
+    *("requests", "texts", "dialect", "texts_per_request", "in_flight"),
+    *("latency_s", "texts_measured"),
+)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What the endpoint takes, in any currency, for each request and each text of one."""
+
+    per_request: float = 0.0
+    per_text: float = 0.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run with these settings would do now.
+
+    Of `rows`, `resumed_rows` are committed. `unsendable` counts the others that get an error
+    before anything is sent, by that error; the rest has `distinct_inputs`, and `duplicates` are
+    rows that have one of those again. `cache_hits` of the inputs are answered already, `asked` go
+    to the endpoint in `requests`, of which `canaries` only find out the dialect. `seconds` are the
+    least and the most that it may take; `seconds_are` says in words how far to trust them. `cost`
+    is in the currency of the price. A retry goes through the rows with an error alone, which are
+    `retried_rows`. `probe` is what was measured, None where nothing was sent. `made_for` is all
+    that these numbers depend on.
+    """
+
+    state: str
+    rows: int
+    resumed_rows: int
+    retried_rows: int | None
+    unsendable: dict[str, int]
+    distinct_inputs: int
+    duplicates: int
+    cache_hits: int
+    asked: int
+    requests: int
+    canaries: int
+    texts_per_request: int
+    seconds: tuple[float, float]
+    seconds_are: str
+    cost: float | None
+    output: str
+    endpoint: str
+    model: str | None
+    notices: tuple[str, ...]
+    probe: dict[str, Any] | None = None
+    made_for: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = asdict(self)
+        del values["made_for"]
+        return values
+
+
+def forecast(
+    config: RunConfig,
+    *,
+    restart: bool = False,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    price: Price | None = None,
+    measure: Callable[[list[Item]], Probe] | None = None,
+) -> Forecast:
+    """Say what a run would do. Reads the whole input, with the memory of a few chunks.
+
+    Sends nothing but what `measure` does, a probe of the endpoint with some of the texts, which is
+    called once all else is well and there are rows to do. Writes nothing: see `keep`.
+
+    Raises what the run would before it sends anything: UsageError, OutputBusy where another run
+    works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
+    run would end with as the endpoint is.
+    """
+    opening.check(config)
+    directory = RunDirectory.of(config.output)
+    if (holder := storage.holder_of(directory.lock)) is not None:
+        raise storage.busy(directory.lock, holder)
+    settled = opening.settle(
+        config, directory, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+    )
+    first_row = _first_row(settled, directory)
+    probe = None
+    if measure is not None and first_row < settled.source.plan.rows:
+        probe = measure(_some_texts(config, settled, first_row))
+        if (failure := probe.failure) is not None:
+            raise failure
+    count = _Count(config, _spill(config.output), probe)
+    passed_over: list[str] = []
+    if first_row < settled.source.plan.rows:
+        with ExitStack() as stack:
+            stores = None
+            # What else lies there is of a run that is thrown away.
+            if settled.manifest is not None or config.cache is not None:
+                store, earlier = opening.stores(config, directory, settled.manifest)
+                stores = ResponseStores(store, earlier, read_only=True)
+                stack.enter_context(closing(stores))
+                passed_over = stores.passed_over
+            count.go_through(settled, first_row, stores)
+    made_for = planned.made_for(
+        config, directory, settled.manifest, settled.source.plan, resumed_rows=first_row
+    )
+    return _forecast(config, settled, count, first_row, price, tuple(passed_over), probe, made_for)
+
+
+def keep(found: Forecast) -> str | None:
+    """Leave a forecast in the run directory, for the run to compare with what it takes.
+
+    Gives a notice where that fails, which is no reason to fail. Where nothing is left to do,
+    nothing is written.
+    """
+    if found.resumed_rows >= found.rows:
+        return None
+    try:
+        planned.keep(RunDirectory.of(Path(found.output)), found.made_for, asdict(found))
+    except ClassifyError as error:
+        return f"The run will not be compared with this plan, which could not be kept: {error}"
+    return None
+
+
+def _first_row(settled: Settled, directory: RunDirectory) -> int:
+    """Give the first row that is not committed, or whose part is damaged and done again."""
+    manifest, rows = settled.manifest, settled.source.plan.rows
+    if manifest is None:
+        return 0
+    if settled.nothing_to_do or settled.stands:
+        return rows
+    good = verified_parts(directory.parts, manifest.parts)
+    return manifest.parts[good].first_row if good < len(manifest.parts) else manifest.rows
+
+
+def _some_texts(config: RunConfig, settled: Settled, first_row: int) -> list[Item]:
+    """Give the texts of the first chunk that has any to be asked."""
+    keys = keys_of(config)
+    chunks = settled.source.chunks(
+        first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
+    )
+    with closing(chunks):
+        for chunk in chunks:
+            rows, _ = open_rows(chunk.table, config)
+            if items := prepare(rows, config, keys, first_row=chunk.first_row).items:
+                return items
+    return []
+
+
+def _spill(output: Path) -> Path:
+    """Where there is room for files without a name: where the run would write."""
+    return next(path for path in output.absolute().parents if path.exists())
+
+
+class _Count:
+    """Counts rows, inputs and requests, chunk by chunk."""
+
+    def __init__(self, config: RunConfig, spill: Path, probe: Probe | None) -> None:
+        self._config = config
+        most = dialect_of(stated_dialect(config), config).most_texts
+        self.texts_per_request = min(config.texts_per_request, most or config.texts_per_request)
+        if probe is not None:
+            self.texts_per_request = probe.texts_per_request
+        self._batcher = Batcher(self.texts_per_request)
+        self._spill = spill
+        self._seen = Index(spill)
+        self.rows = self.distinct = self.hits = self.asked = self.requests = 0
+        self.unsendable: Counter[str] = Counter()
+
+    def go_through(self, settled: Settled, first_row: int, stores: ResponseStores | None) -> None:
+        """Count what the rows from `first_row` on would take."""
+        config, keys = self._config, keys_of(self._config)
+        revision = opening.revision(config, settled.manifest, lambda _: None)
+        chunks = settled.source.chunks(
+            first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
+        )
+        with closing(chunks):
+            for chunk in chunks:
+                rows, _ = open_rows(chunk.table, config)
+                prepared = prepare(rows, config, keys, first_row=chunk.first_row)
+                self._count_rows(rows.num_rows, prepared)
+                items, new_keys = self._new(prepared)
+                known = recall(stores.get(new_keys), revision)[0] if stores else {}
+                self.hits += len(known)
+                unknown = [i for i in range(len(items)) if i not in known]
+                self._ask([items[i] for i in unknown], [new_keys[i] for i in unknown])
+        self._batcher.close()
+        self._cut()
+
+    def _count_rows(self, rows: int, prepared: Prepared) -> None:
+        self.rows += rows
+        for entry in pc.value_counts(prepared.errors.drop_null()).to_pylist():
+            self.unsendable[entry["values"]] += entry["counts"]
+
+    def _new(self, prepared: Prepared) -> tuple[list[Item], list[bytes]]:
+        """Give the inputs that no chunk before had."""
+        if self._config.dedup:
+            # Half a key tells them apart: one pair in 50 million inputs is mistaken for one with a
+            # probability of 1e-4, and that costs a count of one.
+            halves = np.frombuffer(b"".join(prepared.keys), np.uint64)[::2]
+            is_new = np.ones(len(halves), bool)
+            for found in self._seen.meet(halves):
+                is_new[found.places] = False
+            new = np.flatnonzero(is_new)
+            with storage.writing(self._spill):
+                self._seen.add(halves[new], new.astype(np.uint64))
+            places = new.tolist()
+        else:
+            places = list(range(len(prepared.keys)))
+        self.distinct += len(places)
+        return [prepared.items[i] for i in places], [prepared.keys[i] for i in places]
+
+    def _ask(self, items: Sequence[Item], keys: Sequence[bytes]) -> None:
+        self.asked += len(items)
+        self._batcher.put(Job(items, keys))
+        self._cut()
+
+    def _cut(self) -> None:
+        while self._batcher.take_now() is not None:
+            self.requests += 1
+
+
+def _forecast(
+    config: RunConfig,
+    settled: Settled,
+    count: _Count,
+    first_row: int,
+    price: Price | None,
+    notices: tuple[str, ...],
+    probe: Probe | None,
+    made_for: dict[str, Any],
+) -> Forecast:
+    # The canary asks for a text alone, which is to be compared with one in a batch.
+    canaries = int(stated_dialect(config) == "auto" and count.asked > 1)
+    if probe is not None:
+        canaries = probe.canaries if count.asked > 1 else 0
+        notices += tuple(
+            f"Probe, {check.name}: {check.seen} {check.mend}"
+            for check in probe.checks
+            if check.mend is not None
+        )
+    requests = count.requests + canaries
+    seconds, seconds_are = _duration(config, requests, probe)
+    cost = None
+    if price is not None:
+        cost = price.per_request * requests + price.per_text * (count.asked + canaries)
+    unsendable = dict(sorted(count.unsendable.items()))
+    return Forecast(
+        state="complete" if settled.nothing_to_do else "planned",
+        rows=settled.source.plan.rows,
+        resumed_rows=first_row,
+        retried_rows=count.rows if settled.retries else None,
+        unsendable=unsendable,
+        distinct_inputs=count.distinct,
+        duplicates=count.rows - sum(unsendable.values()) - count.distinct,
+        cache_hits=count.hits,
+        asked=count.asked,
+        requests=requests,
+        canaries=canaries,
+        texts_per_request=count.texts_per_request,
+        seconds=seconds,
+        seconds_are=seconds_are,
+        cost=cost,
+        output=str(config.output),
+        endpoint=config.endpoint,
+        model=config.model_id,
+        notices=notices,
+        probe=None if probe is None else {name: getattr(probe, name) for name in _MEASURED},
+        made_for=made_for,
+    )
+
+
+def _duration(
+    config: RunConfig, requests: int, probe: Probe | None
+) -> tuple[tuple[float, float], str]:
+    """Give the least and the most seconds that so many requests may take, and why so."""
+    if not requests:
+        return (0.0, 0.0), "nothing is sent"
+    if probe is not None and probe.latency_s is not None:
+        return _measured_duration(config, requests, probe, probe.latency_s)
+    rounds = max(requests / config.concurrency, 1.0)
+    least_s, most_s = (round(rounds * latency_s, 1) for latency_s in GUESSED_LATENCY_S)
+    guess = (
+        f"{config.concurrency} in flight, each answered within {GUESSED_LATENCY_S[0]:g} to "
+        f"{GUESSED_LATENCY_S[1]:g} s"
+    )
+    if config.rate is None:
+        return (least_s, most_s), f"a guess: {guess}"
+    rate_s = round(requests / config.rate, 1)
+    if rate_s >= most_s:
+        return (rate_s, rate_s), f"what a rate of {config.rate:g} requests a second takes"
+    return (max(rate_s, least_s), most_s), (
+        f"a rate of {config.rate:g} requests a second takes {rate_s:g} s; beyond that a guess: "
+        f"{guess}"
+    )
+
+
+def _measured_duration(
+    config: RunConfig, requests: int, probe: Probe, latency_s: float
+) -> tuple[tuple[float, float], str]:
+    """Go by the probe, with one request in flight: the endpoint may take many at once, or not."""
+    least_s, most_s = (
+        round(max(rounds * latency_s, requests / (config.rate or float("inf"))), 1)
+        for rounds in (max(requests / probe.in_flight, 1.0), requests)
+    )
+    rate = "" if config.rate is None else f", at a rate of {config.rate:g} requests a second"
+    if probe.throttled:
+        rate += "; longer than that, as it throttled the probe"
+    return (least_s, most_s), (
+        f"by the probe, where one request took {latency_s:.2g} s: the least if {probe.in_flight} "
+        f"at once take no longer, the most if the endpoint works on one at a time{rate}"
+    )

@@ -1,0 +1,148 @@
+"""Concurrency that follows the endpoint: as many requests in flight as help, and no more.
+
+Additive increase, multiplicative decrease (as TCP's congestion control), on three signals:
+
+- a good answer while the limit was used to the full raises it: by a quarter a round trip until
+  the first decrease ("slow start", gentle since a burst into an unknown rate limit is answered
+  with 429s), by one a round trip after it;
+- a 429, an overload or a timeout lowers it to 70%, at most once a round trip, since the answers
+  of one round trip all tell of the same moment;
+- latency that rises while throughput does not: requests only queue at the server, where they eat
+  their own timeout. By Little's law `throughput x unloaded latency` requests keep the server
+  busy; the limit sinks towards twice that, and never below `QUEUE_FLOOR`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.system.clock import Clock
+
+START = 4.0
+SLOW_START_GAIN = 0.25
+DECREASE = 0.7
+# Latency may rise to this many times the unloaded one before the limit sinks.
+LATENCY_RATIO = 3.0
+LATENCY_DECREASE = 0.8
+# Near the level of the last refusal the limit rises by a tenth a round trip.
+NEAR_CEILING = 0.1
+# A busy client inflates the latencies it measures; below this many they are no evidence.
+QUEUE_FLOOR = 16.0
+# The unloaded latency may change with the texts, so an old minimum fades a little each window.
+FADE = 1.001
+# Answers that are averaged before latency is judged.
+WINDOW = 64
+
+
+class AdaptiveLimit:
+    """A semaphore whose size follows the endpoint, between 1 and `most`."""
+
+    def __init__(self, most: int, clock: Clock) -> None:
+        self._most = float(most)
+        self._clock = clock
+        self._limit = min(START, self._most)
+        self._in_flight = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._slow_start = True
+        self._queueing = False
+        self._ceiling = float("inf")
+        self._round_trip_s = 0.0
+        self._decreased_at = float("-inf")
+        self._unloaded_s = float("inf")
+        self._window_began = clock.now()
+        self._window_s: list[float] = []
+
+    @property
+    def limit(self) -> int:
+        """How many may be in flight now."""
+        return int(self._limit)
+
+    @property
+    def in_flight(self) -> int:
+        """How many are."""
+        return self._in_flight
+
+    def cap(self, most: int) -> None:
+        """Lower the maximum for good: the server told how much it takes."""
+        self._most = max(1.0, min(self._most, float(most)))
+        self._limit = min(self._limit, self._most)
+
+    async def acquire(self) -> None:
+        """Wait for a permit; first come, first served."""
+        if self._in_flight < int(self._limit) and not self._waiters:
+            self._in_flight += 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.release()  # the permit was handed over just before the cancellation
+            raise
+
+    def release(self) -> None:
+        """Give the permit back."""
+        self._in_flight -= 1
+        self._hand_over()
+
+    def succeeded(self, seconds: float) -> None:
+        """Learn from a good answer that took so long."""
+        used_up = self._in_flight >= int(self._limit) and not self._queueing
+        self._round_trip_s = (
+            seconds if not self._round_trip_s else (0.9 * self._round_trip_s + 0.1 * seconds)
+        )
+        self._judge_latency(seconds)
+        if used_up and self._limit < self._most:
+            self._limit = min(self._limit + self._gain(), self._most)
+            self._hand_over()
+
+    def overloaded(self) -> None:
+        """Learn from a 429, an overload or a timeout."""
+        now = self._clock.now()
+        self._slow_start = False
+        if now - self._decreased_at >= self._round_trip_s:
+            self._decreased_at = now
+            self._ceiling = min(self._limit, self._in_flight)
+            self._limit = max(1.0, min(self._limit, self._in_flight) * DECREASE)
+
+    def _gain(self) -> float:
+        """How much one good answer raises the limit.
+
+        It is little where the limit would reach the level at which the endpoint refused last:
+        finding out again costs refusals.
+        """
+        if self._slow_start:
+            return SLOW_START_GAIN
+        if self._limit > self._ceiling:
+            self._ceiling = float("inf")  # it takes more by now
+        near = int(self._limit) + 1 >= self._ceiling
+        return (NEAR_CEILING if near else 1.0) / self._limit
+
+    def _judge_latency(self, seconds: float) -> None:
+        self._window_s.append(seconds)
+        if len(self._window_s) < WINDOW:
+            return
+        now = self._clock.now()
+        # Quartile and median: a few fast answers (a server's cache) or slow ones are no queue.
+        ordered_s = sorted(self._window_s)
+        quartile_s, median_s = ordered_s[WINDOW // 4], ordered_s[WINDOW // 2]
+        throughput = WINDOW / max(now - self._window_began, 1e-9)
+        self._unloaded_s = min(self._unloaded_s * FADE, quartile_s)
+        enough = max(2 * throughput * self._unloaded_s, QUEUE_FLOOR)
+        self._queueing = median_s > LATENCY_RATIO * self._unloaded_s and self._limit > enough
+        if self._queueing:
+            self._slow_start = False
+            self._limit = max(enough, self._limit * LATENCY_DECREASE)
+        self._window_s.clear()
+        self._window_began = now
+
+    def _hand_over(self) -> None:
+        while self._waiters and self._in_flight < int(self._limit):
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self._in_flight += 1
+                waiter.set_result(None)

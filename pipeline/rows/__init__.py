@@ -1,0 +1,22 @@
+"""Rows: a chunk becomes its distinct inputs, and their outcomes the columns of its rows."""
+
+from pipeline.rows.dedup import Dedup, recall
+from pipeline.rows.drift import Revision
+from pipeline.rows.inputs import keys_of, open_rows, prepare
+from pipeline.rows.resolver import Resolver
+from pipeline.rows.results import Resolved, check_columns, joined, output_schema, result_fields
+
+__all__ = [
+    "Dedup",
+    "Resolved",
+    "Resolver",
+    "Revision",
+    "check_columns",
+    "joined",
+    "keys_of",
+    "open_rows",
+    "output_schema",
+    "prepare",
+    "recall",
+    "result_fields",
+]

@@ -1,0 +1,236 @@
+"""Each input is asked once: what is in flight is waited for, what was answered is looked up."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import repeat
+from operator import attrgetter
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+from pipeline.events import ChunkLookedUp, Notice
+from pipeline.outcomes import RowError
+from pipeline.system.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from pipeline.events import Observer
+    from pipeline.outcomes import Answer, Item, Outcome
+    from pipeline.responses import Known, ResponseStores
+    from pipeline.responses.store import Group
+    from pipeline.rows.drift import Revision
+
+    Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
+
+T = TypeVar("T")
+
+# From the beginning of one group commit to that of the next. An answer that comes just after a
+# commit began is durable one interval and one write later: within 0.5 s, which users are promised,
+# where the disk takes no more than a quarter of a second.
+GROUP_COMMIT_S = 0.25
+# Inputs that failed are remembered for the run, so that a duplicate of a bad row costs nothing.
+# Past this many, a duplicate is asked again.
+MOST_FAILED = 100_000
+
+
+@dataclass(eq=False)
+class _Claim:
+    """The inputs that one chunk asks for, on behalf of every chunk that has them too."""
+
+    keys: Sequence[bytes] = ()
+    outcomes: Sequence[Outcome] = ()
+    failure: BaseException | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def outcome(self, key: bytes) -> Outcome:
+        await self.done.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[bytes, Outcome]:
+        # Most claims are never asked.
+        return dict(zip(self.keys, self.outcomes, strict=True))
+
+
+def recall(
+    stores: Sequence[dict[int, Known]], revision: Revision
+) -> tuple[dict[int, Outcome], set[int]]:
+    """Give what may be used of what the stores know, by place, and which places were met before."""
+    for stored in stores:
+        told = [found for found in stored.values() if found.revision is not None]
+        if told:
+            revision.assume(str(max(told, key=attrgetter("position")).revision))
+            break
+    known: dict[int, Outcome] = {}
+    repeated: set[int] = set()
+    for stored in stores:
+        repeated.update(i for i, found in stored.items() if found.met)
+        for i, found in stored.items():
+            if i not in known and revision.accepts(found.revision):
+                known[i] = found.answer
+    return known, repeated
+
+
+class Dedup:
+    """Stands between the chunks and the pool; `async with` opens and closes the store.
+
+    All methods belong to the event loop; the store is used in a thread of its own. `on_failure`
+    gets the error of a group commit that failed: the run must stop then.
+    """
+
+    def __init__(
+        self,
+        open_store: Callable[[], ResponseStores],
+        emit: Observer,
+        revision: Revision,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._open_store = open_store
+        self._emit = emit
+        self._revision = revision
+        self._on_failure = on_failure
+        self._thread = ThreadPoolExecutor(1, "response-store")
+        self._opened: ResponseStores | None = None
+        self._claims: dict[bytes, _Claim] = {}
+        self._settled: list[_Claim] = []
+        self._failed: dict[bytes, RowError] = {}
+        self._unsaved: list[Group] = []
+        self._closing = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._in_thread(self._open)
+        except BaseException:
+            self._close()
+            raise
+        for notice in self._store.passed_over:
+            self._emit(Notice(notice))
+        self._saver = asyncio.create_task(self._save_in_groups(), name="group-commit")
+        return self
+
+    def _open(self) -> None:
+        # Kept here, since a cancelled wait loses what its thread gave.
+        self._opened = self._open_store()
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._thread.shutdown()
+
+    @property
+    def _store(self) -> ResponseStores:
+        assert self._opened is not None, "used inside `async with` only"
+        return self._opened
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
+        try:
+            await self._saver
+        finally:
+            self._close()
+
+    async def outcomes(
+        self, items: Sequence[Item], keys: Sequence[bytes], ask: Ask, *, rows: int
+    ) -> list[Outcome]:
+        """Give one outcome per input, all distinct; `ask` gets those that nobody knows.
+
+        `rows` is how many rows have these inputs, for whoever watches.
+        """
+        # Claimed before the store is looked at: an answer leaves the claims only once it is
+        # stored, so in this order it is found in one place or the other.
+        claim = _Claim()
+        owners = list(map(self._claims.setdefault, keys, repeat(claim)))
+        mine: Sequence[int] = range(len(keys))
+        claim.keys = keys
+        if owners.count(claim) < len(keys):
+            mine = [i for i, owner in enumerate(owners) if owner is claim]
+            claim.keys = [keys[i] for i in mine]
+        try:
+            known, repeated = await self._look_up(claim.keys)
+            new = mine
+            if known:
+                new = [place for i, place in enumerate(mine) if i not in known]
+            self._emit(
+                ChunkLookedUp(
+                    rows,
+                    distinct=len(mine) - len(repeated),
+                    hits=len(known.keys() - repeated),
+                    asked=len(new),
+                )
+            )
+            if len(new) == len(keys):
+                claim.outcomes = await ask(items, keys)
+            else:
+                asked = iter(await ask([items[i] for i in new], [keys[i] for i in new]))
+                claim.outcomes = [known[i] if i in known else next(asked) for i in range(len(mine))]
+        except BaseException as failure:
+            claim.failure = failure
+            raise
+        finally:
+            claim.done.set()
+            self._settled.append(claim)
+        if len(mine) == len(keys):
+            return list(claim.outcomes)
+        own = iter(claim.outcomes)
+        return [
+            next(own) if owner is claim else await owner.outcome(key)
+            for key, owner in zip(keys, owners, strict=True)
+        ]
+
+    async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
+        """Give the outcomes that are known, by place in `keys`, and which keys came before."""
+        known, repeated = recall(await self._in_thread(self._store.get, keys), self._revision)
+        if self._failed:
+            failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}
+            known |= failed
+            repeated |= failed.keys()
+        return known, repeated
+
+    def save(
+        self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None
+    ) -> None:
+        """Take the outcomes of one request: answers become durable with the next group commit."""
+        assert len(keys) == len(outcomes)
+        if RowError in set(map(type, outcomes)):
+            good = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, RowError)]
+            for key, outcome in zip(keys, outcomes, strict=True):
+                if isinstance(outcome, RowError) and len(self._failed) < MOST_FAILED:
+                    self._failed[key] = outcome
+            keys, outcomes = [keys[i] for i in good], [outcomes[i] for i in good]
+        if outcomes:
+            self._unsaved.append((keys, cast("Sequence[Answer]", outcomes), revision))
+
+    async def _save_in_groups(self) -> None:
+        loop = asyncio.get_running_loop()
+        began, last = loop.time(), False
+        while not last:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(began + GROUP_COMMIT_S):
+                    await self._closing.wait()
+            began = loop.time()
+            last = self._closing.is_set()
+            try:
+                await self._save()
+            except Exception as failure:
+                # The run stops now; raised again when the store is closed, so that a failure of
+                # the last group is not lost either.
+                self._on_failure(failure)
+                raise
+
+    async def _save(self) -> None:
+        unsaved, self._unsaved = self._unsaved, []
+        settled, self._settled = self._settled, []
+        if unsaved:
+            await self._in_thread(self._store.put, unsaved)
+        for claim in settled:
+            for key in claim.keys:
+                del self._claims[key]
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        return await in_thread(partial(call, *arguments), executor=self._thread)

@@ -1,0 +1,143 @@
+"""Inputs: the distinct texts of a chunk, which rows have them, and the rows that cannot be sent.
+
+Rows are handled by Arrow, whole columns at a time; Python touches each distinct input once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.pool import MAX_REQUEST_BYTES
+from pipeline.responses import Keys
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.outcomes import Item
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The inputs of a chunk: which rows have which of the distinct `items`.
+
+    `index` has one entry per row: the position in `items`, or null where the row has an error
+    before it is sent; `errors` has that error, and null elsewhere.
+    """
+
+    items: list[Item]
+    keys: list[bytes]
+    index: Any
+    errors: Any
+
+
+def keys_of(config: RunConfig) -> Keys:
+    """Give what makes the keys of a run's inputs, out of the settings that decide an answer."""
+    settings = config.result_settings()
+    decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate")
+    return Keys({name: settings[name] for name in decides})
+
+
+def open_rows(table: Any, config: RunConfig) -> tuple[Any, Any]:
+    """Give the rows of a chunk that are to be resolved, and their places; None for all of them.
+
+    Of a labelled chunk these are the rows that carry an error; the others stay as they are.
+    """
+    if config.error_column not in table.column_names:
+        return table, None
+    places = pc.indices_nonzero(pc.is_valid(table.column(config.error_column)))
+    inputs = [name for name in (config.text, config.text_pair) if name]
+    return table.select(inputs).take(places), places
+
+
+def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
+    """Find the distinct inputs of a chunk and the rows that cannot be sent."""
+    text, text_error = _sendable(table.column(config.text), "text")
+    columns, error = [text], text_error
+    if config.text_pair is not None:
+        pair, pair_error = _sendable(table.column(config.text_pair), "text_pair")
+        columns, error = [text, pair], pc.coalesce(text_error, pair_error)
+    if config.dedup:
+        items, index = _distinct(columns)
+        item_keys = keys.of(items)
+    else:
+        rows = pc.indices_nonzero(pc.is_null(error))
+        items = _as_items([column.take(rows) for column in columns])
+        index = _scatter(rows, table.num_rows)
+        # The row's number keeps equal texts apart and lets a resumed run find each row's answer.
+        item_keys = keys.of(
+            (f"{first_row + row}", item if isinstance(item, str) else "\0".join(item))
+            for row, item in zip(rows.to_pylist(), items, strict=True)
+        )
+    return Prepared(items, item_keys, index, error)
+
+
+def _sendable(column: Any, name: str) -> tuple[Any, Any]:
+    """Give a column as plain strings, null where a row cannot be sent, and why."""
+    values = column.combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    values = values.cast(pa.large_string())
+    error = pa.nulls(len(values), pa.string())
+    if values.null_count:
+        error = pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), error)
+    lengths = pc.binary_length(values)
+    if (pc.max(lengths).as_py() or 0) > MAX_REQUEST_BYTES:
+        too_long = pc.fill_null(pc.greater(lengths, MAX_REQUEST_BYTES), False)
+        limit = f"{name} longer than a request may be ({MAX_REQUEST_BYTES:,} bytes)"
+        error = pc.if_else(too_long, pa.scalar(limit), error)
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        # Arrow does not check the texts that it is given: such as half of a surrogate pair.
+        damaged = pa.array([not _is_utf8(value) for value in values.cast(pa.large_binary())])
+        error = pc.if_else(
+            damaged, pa.scalar(f"{name} is no valid text (not a string, or not UTF-8)"), error
+        )
+    if error.null_count < len(error):
+        values = pc.if_else(pc.is_null(error), values, pa.scalar(None, pa.large_string()))
+    return values, error
+
+
+def _is_utf8(value: Any) -> bool:
+    try:
+        (value.as_py() or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
+    """Give the distinct inputs in order of appearance, and each row's position among them."""
+    encoded = [column.dictionary_encode() for column in columns]
+    if len(encoded) == 1:
+        return _texts(encoded[0].dictionary), encoded[0].indices
+    width = max(len(encoded[1].dictionary), 1)
+    first, second = (one.indices.cast(pa.int64()) for one in encoded)
+    both = pc.add(pc.multiply(first, width), second).dictionary_encode()
+    texts, pairs = (_texts(one.dictionary) for one in encoded)
+    items: list[Item] = [
+        (texts[code // width], pairs[code % width]) for code in both.dictionary.to_pylist()
+    ]
+    return items, both.indices
+
+
+def _as_items(columns: list[Any]) -> list[Item]:
+    values = [_texts(column) for column in columns]
+    return values[0] if len(values) == 1 else list(zip(*values, strict=True))
+
+
+def _texts(column: Any) -> list[Any]:
+    """Give a column as Python strings; by NumPy, which makes no Arrow scalar of each first."""
+    values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+    return values
+
+
+def _scatter(rows: Any, count: int) -> Any:
+    """Give the inverse of `rows`: for each of `count` rows its position there, or null."""
+    positions: list[int | None] = [None] * count
+    for position, row in enumerate(rows.to_pylist()):
+        positions[row] = position
+    return pa.array(positions, pa.int64())

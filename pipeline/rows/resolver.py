@@ -1,0 +1,68 @@
+"""The resolver: one code path that turns a chunk of rows into the same rows with results."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.rows.inputs import keys_of, open_rows, prepare
+from pipeline.rows.results import finish, patch
+from pipeline.system.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from pipeline.config import RunConfig
+    from pipeline.pool import Pool
+    from pipeline.rows.dedup import Dedup
+    from pipeline.rows.results import Resolved
+
+T = TypeVar("T")
+
+
+class Resolver:
+    """Resolves chunks, several at a time.
+
+    A chunk that has the result columns already is of a retry: its rows with an error are resolved.
+    """
+
+    def __init__(self, config: RunConfig, pool: Pool, dedup: Dedup, threads: Executor) -> None:
+        self._config = config
+        self._threads = threads
+        self._pool = pool
+        self._dedup = dedup
+        self._in_order = asyncio.Lock()
+        self._keys = keys_of(config)
+
+    async def resolve(self, first_row: int, table: Any) -> Resolved:
+        """Give the chunk with its results. Raises whatever stopped the pool."""
+        self._pool.expect()
+        try:
+            return await self._resolve(first_row, table)
+        except BaseException as failure:
+            # The pool waits for what was announced; nothing else would tell it.
+            self._pool.stop(failure)
+            raise
+
+    async def _resolve(self, first_row: int, table: Any) -> Resolved:
+        config = self._config
+        rows, places = open_rows(table, config)
+        # One after the other, so that earlier rows are asked for first: they are committed first.
+        async with self._in_order:
+            prepared = await self._in_thread(
+                partial(prepare, rows, config, self._keys, first_row=first_row)
+            )
+        outcomes = await self._dedup.outcomes(
+            prepared.items, prepared.keys, self._pool.ask, rows=rows.num_rows
+        )
+        found = await self._in_thread(partial(finish, first_row, rows, prepared, outcomes, config))
+        if places is None:
+            return found
+        return await self._in_thread(
+            partial(patch, first_row, table, places.to_pylist(), found.table, config)
+        )
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await in_thread(call, executor=self._threads)

@@ -1,0 +1,167 @@
+"""Results: the columns that a run appends, and a chunk that has them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import InputError, SettingsError
+from pipeline.outcomes import RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.config import RunConfig
+    from pipeline.outcomes import Outcome
+    from pipeline.rows.inputs import Prepared
+
+PREDICTIONS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A chunk with its result columns; `errors` of its rows have no label."""
+
+    first_row: int
+    table: Any
+    errors: int
+    labels: dict[str, int]
+
+
+def joined(chunks: Sequence[Resolved]) -> Resolved:
+    """Give chunks that follow on one another as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    labels: Counter[str] = Counter()
+    for chunk in chunks:
+        labels.update(chunk.labels)
+    return Resolved(
+        chunks[0].first_row,
+        pa.concat_tables([chunk.table for chunk in chunks]),
+        errors=sum(chunk.errors for chunk in chunks),
+        labels=dict(labels),
+    )
+
+
+def result_fields(config: RunConfig) -> list[Any]:
+    """The columns that a run appends, in order."""
+    fields = [
+        pa.field(config.label_column, pa.string()),
+        pa.field(config.score_column, pa.float64()),
+        pa.field(config.error_column, pa.string()),
+    ]
+    if config.wants_predictions:
+        fields.append(pa.field(config.predictions_column, PREDICTIONS))
+    return fields
+
+
+def output_schema(schema: Any, config: RunConfig) -> Any:
+    """The schema of the output: all columns of the input, then the results."""
+    for field in result_fields(config):
+        schema = schema.append(field)
+    return schema
+
+
+def check_columns(schema: Any, config: RunConfig) -> None:
+    """Refuse a missing or unfit text column, and a name that the output would have twice.
+
+    Raises InputError or SettingsError, before anything is sent.
+    """
+    for setting, name in (("text", config.text), ("text_pair", config.text_pair)):
+        if name is None:
+            continue
+        if name not in schema.names:
+            raise SettingsError(
+                f"{setting}: the input has no column {name!r}. It has: {', '.join(schema.names)}. "
+                f"Name the column to classify with --{setting.replace('_', '-')}."
+            )
+        if not _is_text(schema.field(name).type):
+            raise InputError(
+                f"The column {name!r} holds {schema.field(name).type}, not text. Choose another "
+                "one, or convert it to text first."
+            )
+    for key in ("label", "score", "error", "predictions"):
+        name = getattr(config, f"{key}_column")
+        if name in schema.names and (key != "predictions" or config.wants_predictions):
+            raise SettingsError(
+                f"The input has a column {name!r} already, which the output needs for its {key}. "
+                f"Give the output's another name: --{key}-column NAME."
+            )
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_null,
+        )
+    )
+
+
+def finish(
+    first_row: int,
+    table: Any,
+    prepared: Prepared,
+    outcomes: Sequence[Outcome],
+    config: RunConfig,
+) -> Resolved:
+    """Append the result columns to the rows of a chunk."""
+    good: Sequence[Any] = outcomes
+    error = pa.nulls(len(outcomes), pa.string())
+    if RowError in set(map(type, outcomes)):
+        good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
+        failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
+        error = pa.array(failed, pa.string())
+    label = pa.array([found and found[0][0] for found in good], pa.string())
+    score = pa.array([found and found[0][1] for found in good], pa.float64())
+    if not len(outcomes):
+        label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
+        good = [None]
+    columns = [label, score, error]
+    if len(outcomes) < max(table.num_rows, 1):  # or else each row has an outcome of its own
+        columns = [column.take(prepared.index) for column in columns]
+        columns[2] = pc.coalesce(prepared.errors, columns[2])
+    if config.wants_predictions:
+        lists = [
+            found and [{"label": name, "score": value} for name, value in found] for found in good
+        ]
+        columns.append(pa.array(lists, PREDICTIONS).take(prepared.index))
+    result = table
+    for field, column in zip(result_fields(config), columns, strict=True):
+        result = result.append_column(field, column)
+    return _counted(first_row, result, config)
+
+
+def patch(
+    first_row: int, table: Any, rows: Sequence[int], results: Any, config: RunConfig
+) -> Resolved:
+    """Put the result columns of `results` in place of those of `rows` of a labelled chunk."""
+    order = list(range(table.num_rows))
+    for position, row in enumerate(rows):
+        order[row] = table.num_rows + position
+    for field in result_fields(config):
+        both = [one.column(field.name).combine_chunks() for one in (table, results)]
+        column = pa.concat_arrays(both).take(pa.array(order, pa.int64()))
+        table = table.set_column(table.schema.get_field_index(field.name), field, column)
+    return _counted(first_row, table, config)
+
+
+def _counted(first_row: int, table: Any, config: RunConfig) -> Resolved:
+    counts = pc.value_counts(table.column(config.label_column)).to_pylist()
+    return Resolved(
+        first_row,
+        table,
+        errors=table.num_rows - table.column(config.error_column).null_count,
+        labels={
+            count["values"]: count["counts"] for count in counts if count["values"] is not None
+        },
+    )

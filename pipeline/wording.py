@@ -1,0 +1,45 @@
+"""How a setting is named to its reader: `--label-column` in a terminal, `label_column=` in Python.
+
+Errors and notices are written once, with `setting(...)` where they name one; they are shown in
+the words of this process's reader. The command line says, for as long as it runs, that this is
+somebody at a terminal; anywhere else it is somebody who writes Python.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+_MARKED = re.compile("\u27e6(\\w+)(?:=([^\u27e7]*))?\u27e7")
+
+_reader: Literal["python", "terminal"] = "python"
+
+
+def setting(name: str, value: str | None = None) -> str:
+    """Mark a setting, with a value to give it, inside the words of an error or a notice."""
+    return f"\u27e6{name}\u27e7" if value is None else f"\u27e6{name}={value}\u27e7"
+
+
+def shown(words: str) -> str:
+    """Return the words with each marked setting as the reader of this process writes it."""
+    return _MARKED.sub(_flag if _reader == "terminal" else _keyword, words)
+
+
+def speak_to(reader: Literal["python", "terminal"]) -> None:
+    """Choose the reader of this process; the command line does, and takes it back at its end."""
+    global _reader  # noqa: PLW0603 - one process has one reader
+    _reader = reader
+
+
+def _flag(marked: re.Match[str]) -> str:
+    name, value = marked.groups()
+    flag = "--" + name.replace("_", "-")
+    return flag if value in (None, "True") else f"{flag} {value}"
+
+
+def _keyword(marked: re.Match[str]) -> str:
+    name, value = marked.groups()
+    if value is None:
+        return f"`{name}`"
+    plain = value in ("True", "False", "None") or value.replace(".", "", 1).isdigit()
+    return f"`{name}={value}`" if plain else f'`{name}="{value}"`'

@@ -1,0 +1,210 @@
+"""The adaptive limit (RELIABILITY row 21), by scenarios as data, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.pool.concurrency import QUEUE_FLOOR, AdaptiveLimit
+
+pytestmark = pytest.mark.fault(21)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class Endpoint:
+    """A model of a server: latency and overload by how many requests are in it."""
+
+    latency_s: Callable[[int, float], float]
+    overloads: Callable[[int, float], bool] = lambda _n, _t: False
+    inside: int = 0
+    peak: int = 0
+    refused: int = 0
+    served: int = 0
+
+
+@dataclass
+class Scenario:
+    """`limit` is the range of the mean limit in the second half; `served` per second, at least."""
+
+    name: str
+    make: Callable[[], Endpoint]
+    limit: tuple[float, float]
+    served_per_s: float
+    refused_share: float = 0.0
+    most: int = 64
+    seconds: float = 40.0
+
+
+def queue_of(workers, service_s):
+    """So many requests are worked on at once, the others queue without bound."""
+    return lambda inside, _: service_s * max(1.0, inside / workers)
+
+
+def jittered(latency_s, share):
+    chance = random.Random(3)
+    return lambda _n, _t: latency_s * (1 + share * (2 * chance.random() - 1))
+
+
+SCENARIOS = [
+    Scenario("no limit", lambda: Endpoint(lambda _n, _t: 0.1), (60, 64), 550),
+    Scenario("jitter of half", lambda: Endpoint(jittered(0.1, 0.5)), (60, 64), 500),
+    Scenario("slow but wide", lambda: Endpoint(lambda _n, _t: 2.0), (30, 64), 10),
+    Scenario("knee at 32", lambda: Endpoint(queue_of(32, 0.1)), (32, 64), 300),
+    Scenario("knee at 4", lambda: Endpoint(queue_of(4, 0.05)), (8, 24), 75),
+    Scenario("single-threaded, unbounded queue", lambda: Endpoint(queue_of(1, 0.05)), (1, 20), 19),
+    Scenario(
+        "refuses above 20", lambda: Endpoint(lambda _n, _t: 0.1, lambda n, _: n > 20),
+        (10, 21), 110, refused_share=0.1,
+    ),
+    Scenario(
+        "refuses above 1", lambda: Endpoint(lambda _n, _t: 0.1, lambda n, _: n > 1),
+        (1, 3), 5, refused_share=0.55,
+    ),
+    Scenario(
+        "drops to 5 after 10 s",
+        lambda: Endpoint(lambda _n, _t: 0.1, lambda n, t: n > (40 if t < 10 else 5)),
+        (3, 8), 50, refused_share=0.1,
+    ),
+    Scenario(
+        "recovers after 10 s",
+        lambda: Endpoint(lambda _n, _t: 0.1, lambda n, t: t < 10 and n > 2),
+        (40, 64), 250, refused_share=0.1,
+    ),
+    Scenario("most is 1", lambda: Endpoint(lambda _n, _t: 0.1), (1, 1), 9, most=1),
+]  # fmt: skip
+
+
+async def simulate(kit, scenario):
+    """Workers as the pool's use the limit against the endpoint; gives it and the limits seen."""
+    endpoint = scenario.make()
+    limit = AdaptiveLimit(scenario.most, kit.LoopClock())
+    began = kit.now()
+    limits = []
+
+    async def work():
+        while (at := kit.now() - began) < scenario.seconds:
+            await limit.acquire()
+            try:
+                endpoint.inside += 1
+                endpoint.peak = max(endpoint.peak, endpoint.inside)
+                assert 1 <= limit.in_flight <= scenario.most
+                at = kit.now() - began
+                if endpoint.overloads(endpoint.inside, at):
+                    await asyncio.sleep(0.02)
+                    endpoint.refused += 1
+                    limit.overloaded()
+                else:
+                    seconds = endpoint.latency_s(endpoint.inside, at)
+                    await asyncio.sleep(seconds)
+                    endpoint.served += 1
+                    limit.succeeded(seconds)
+                if at > scenario.seconds / 2:
+                    limits.append(limit.limit)
+                assert 1 <= limit.limit <= scenario.most
+            finally:
+                endpoint.inside -= 1
+                limit.release()
+
+    await asyncio.gather(*(work() for _ in range(scenario.most)))
+    assert limit.in_flight == 0
+    return endpoint, limits
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_limit_follows_the_endpoint(kit, scenario):
+    """Row 21: ranges of the limit, of what is served and of what is refused."""
+    endpoint, limits = kit.run(lambda: simulate(kit, scenario))
+    mean = sum(limits) / len(limits)
+    assert scenario.limit[0] <= mean <= scenario.limit[1]
+    assert endpoint.served >= scenario.served_per_s * scenario.seconds
+    assert endpoint.refused <= scenario.refused_share * (endpoint.served + endpoint.refused)
+    assert endpoint.peak <= scenario.most
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("succeeded"), st.floats(0, 100)),
+    st.tuples(st.just("overloaded"), st.just(0)),
+    st.tuples(st.just("acquire"), st.just(0)),
+    st.tuples(st.just("release"), st.just(0)),
+    st.tuples(st.just("cancel"), st.just(0)),
+    st.tuples(st.just("sleep"), st.floats(0, 10)),
+    st.tuples(st.just("cap"), st.integers(-1, 40)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(most=st.integers(1, 40), events=st.lists(EVENTS, max_size=150))
+def test_whatever_happens_the_limit_stays_within_its_bounds(kit, most, events):  # noqa: C901
+    """Never below 1, never above the maximum, and no permit is lost or made."""
+
+    async def main():  # noqa: C901  (one branch for each kind of event)
+        limit = AdaptiveLimit(most, kit.LoopClock())
+        ceiling, holders, waiting = most, 0, []
+        for name, value in events:
+            if name == "acquire":
+                waiting.append(asyncio.create_task(limit.acquire()))
+            elif name == "release" and holders:
+                holders -= 1
+                limit.release()
+            elif name == "cancel" and waiting:
+                waiting.pop().cancel()
+            elif name == "sleep":
+                await asyncio.sleep(value)
+            elif name == "cap":
+                ceiling = max(1, min(ceiling, value))
+                limit.cap(value)
+            elif name in ("succeeded", "overloaded"):
+                getattr(limit, name)(*([value] if name == "succeeded" else []))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            holders += sum(task.done() and not task.cancelled() for task in waiting)
+            waiting = [task for task in waiting if not task.done()]
+            assert 1 <= limit.limit <= ceiling
+            assert limit.in_flight == holders
+        for _ in range(1000):
+            if not holders and not waiting:
+                break
+            if holders:
+                holders -= 1
+                limit.release()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            holders += sum(task.done() and not task.cancelled() for task in waiting)
+            waiting = [task for task in waiting if not task.done()]
+        assert limit.in_flight == holders == len(waiting) == 0
+
+    kit.run(main)
+
+
+async def test_permits_are_given_first_come_first_served(kit):
+    limit = AdaptiveLimit(1, kit.LoopClock())
+    await limit.acquire()
+    order = []
+
+    async def wait(name):
+        await limit.acquire()
+        order.append(name)
+        limit.release()
+
+    tasks = [asyncio.create_task(wait(name)) for name in range(5)]
+    await asyncio.sleep(0)
+    limit.release()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_latency_alone_never_lowers_below_the_floor(kit):
+    """Below it, a busy client inflates what it measures: no evidence against the server."""
+    kit.without_debug()
+    scenario = Scenario("", lambda: Endpoint(queue_of(1, 0.05)), (0, 0), 0, seconds=60)
+    _, limits = await simulate(kit, scenario)
+    assert min(limits) >= int(QUEUE_FLOOR) - 1
