@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 # The text, or the text and its pair.
@@ -18,3 +19,8 @@ class RowError(NamedTuple):
 
 
 Outcome = Answer | RowError
+
+# Hears of each request that is answered: the place of the first of its inputs among those that were
+# asked, their outcomes, and the model revision that the answer told. Returns False if the answer is
+# one that ends the run, and is not part of it.
+Arrived = Callable[[int, Sequence[Outcome], str | None], bool]

@@ -1,41 +1,70 @@
-"""Engines decide where chunks are resolved, and nothing else."""
+"""Engines send inputs to the endpoint, and nothing else.
+
+Everything that must exist once stays with the run: rows, dedup, stored answers, the log and parts,
+max_errors, drift, the deadline. So an engine may be a pool in this process (`local`) or pools
+elsewhere; the setting `engine` chooses.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-from pipeline.engines.local import LocalEngine, check_endpoint, open_target
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from pipeline.rows import Resolved, Revision
+    from collections.abc import Sequence
 
-__all__ = ["Engine", "LocalEngine", "check_endpoint", "open_target"]
+    from pipeline.config import RunConfig
+    from pipeline.events import Observer
+    from pipeline.outcomes import Arrived, Item
+    from pipeline.system.threads import Stop
 
 
 class Engine(Protocol):
-    """What a run needs of an engine; used inside `async with`, which drains it at the end."""
+    """What a run needs of an engine; used inside `async with`, which drains it at the end.
 
-    async def resolve(self, first_row: int, table: Any) -> Resolved:
-        """Give the chunk with its results. Raises whatever stopped the engine."""
+    It is given settings, which can cross a process border, and a `Stop`: once that is asked,
+    nothing more is sent, what is in flight is awaited, and open calls of `ask` raise the reason.
+    What ends the engine itself (a refusal, an outage) it asks of that `Stop`, too.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Raise SettingsError or ClassifyError if the endpoint cannot be asked at all."""
+        ...
+
+    async def __aexit__(self, *error: object) -> None:
+        """Wait for what is in flight, after a stop no longer than `grace_s`."""
+        ...
+
+    async def ask(self, items: Sequence[Item], arrived: Arrived) -> None:
+        """Have inputs answered; `arrived` hears of each request's outcomes as they come.
+
+        Returns once each input has its outcome. Each call was announced by `expect`.
+        """
+        ...
+
+    def expect(self) -> None:
+        """Hear that one more `ask` will come, so that it is worth waiting for to fill a batch."""
         ...
 
     async def hungry(self) -> None:
-        """Wait until another chunk is worth reading, since there may soon be too little to ask."""
+        """Wait until more input is worth reading, since there may soon be too little to ask."""
         ...
 
     def input_blocked(self, blocked: bool) -> None:
-        """Hear whether new chunks must wait for the oldest one to be resolved."""
+        """Hear whether new input must wait for the oldest to be answered."""
         ...
 
     def no_more_input(self) -> None:
-        """Hear that the last chunk has come."""
+        """Hear that nothing more will be expected."""
         ...
 
-    def stop(self, reason: BaseException) -> None:
-        """Send nothing more, keep what is in flight, and fail open chunks with `reason`."""
-        ...
 
-    @property
-    def revision(self) -> Revision:
-        """The model's revision, as far as it is known."""
-        ...
+def engine_for(config: RunConfig, emit: Observer, stop: Stop, *, requests_sent: int = 0) -> Engine:
+    """Return the engine that the settings name.
+
+    `requests_sent` were sent by earlier passes of this run; they count towards `max_requests`.
+    """
+    match config.engine:
+        case "local":
+            from pipeline.engines.local import LocalEngine
+
+            return LocalEngine(config, emit, stop, requests_sent=requests_sent)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.engines import check_endpoint
+from pipeline.engines.local import check_endpoint
 from pipeline.errors import ResumeRefused
 from pipeline.job import rundir
 from pipeline.producer import FileSource, Plan, open_source
@@ -18,7 +18,6 @@ from pipeline.writer import Manifest
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.events import Observer
     from pipeline.producer import Source
 
 
@@ -148,12 +147,10 @@ def stores(
     return store, [path for path in used if path != store]
 
 
-def revision(config: RunConfig, manifest: Manifest | None, emit: Observer) -> Revision:
-    """The drift guard, as far as the record tells the model's revision."""
-    return Revision(
-        None if manifest is None else manifest.latest_revision,
-        emit,
-        allow_drift=config.allow_drift,
-        confirmed=manifest is not None
-        and (manifest.retry_of is not None or manifest.revision is not None),
-    )
+def revision(manifest: Manifest | None) -> Revision:
+    """Return the model's revision, as far as the record tells it."""
+    if manifest is None:
+        return Revision()
+    name = manifest.latest_revision
+    told = manifest.retry_of is not None or manifest.revision is not None
+    return Revision(name, told=told and name is not None)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from pipeline import meanings
-from pipeline.engines import LocalEngine
+from pipeline.engines import engine_for
 from pipeline.errors import (
     EXIT_COMPLETE,
     EXIT_ROWS_FAILED,
@@ -31,7 +31,7 @@ from pipeline.observers import EventLog, Metrics
 from pipeline.plan import kept as planned
 from pipeline.producer import Plan
 from pipeline.responses import ResponseStores
-from pipeline.rows import Revision, output_schema
+from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
 from pipeline.store import disk as storage
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.config import RunConfig
-    from pipeline.engines import Engine
     from pipeline.events import Observer
     from pipeline.job.opening import Settled
     from pipeline.observers.metrics_file import MetricsFile
@@ -96,19 +95,14 @@ class Run:
             self._metrics_file = MetricsFile(config, self._metrics, fan_out(self._observers))
             self._observers.append(self._metrics_file)
         self._plan: dict[str, Any] | None = None
-        self._engine: Engine | None = None
-        self._stopped_by: BaseException | None = None
-        self._stop_reading = Stop()
+        self._stop = Stop()
         self._lock = storage.Lock(self._directory.lock)
         self._interrupts = 0
         self._task: asyncio.Task[Any] | None = None
 
     def stop(self, reason: BaseException) -> None:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
-        self._stopped_by = self._stopped_by or reason
-        self._stop_reading.ask(reason)
-        if self._engine is not None:
-            self._engine.stop(reason)
+        self._stop.ask(reason)
         if isinstance(reason, Interrupted) and (in_flight := self._metrics.in_flight):
             fan_out(self._observers)(
                 Notice(f"stopping: waiting for {in_flight} answers; again to stop at once")
@@ -158,11 +152,11 @@ class Run:
         try:
             opened = await in_thread(
                 lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed),
-                self._stop_reading,
+                self._stop,
             )
         except asyncio.CancelledError as cancelled:
             self._lock.release()
-            reason = self._stopped_by or cancelled
+            reason = self._stop.reason or cancelled
             emit(_unbegun(reason))
             raise reason from None
         except BaseException as failure:
@@ -190,7 +184,7 @@ class Run:
             await self._execute(opened, emit)
         except asyncio.CancelledError as cancelled:
             # A second signal cancels; what ended the run is still the first one.
-            error = self._stopped_by or cancelled
+            error = self._stop.reason or cancelled
             raise error from None
         except BaseException as failure:
             error = failure
@@ -271,22 +265,21 @@ class Run:
             config.deadline, self.stop, _deadline_passed(config.deadline)
         )
         try:
-            revision = opening.revision(config, manifest, emit)
+            revision = opening.revision(manifest)
             while manifest.rows < plan.rows:
-                self._stop_reading.check()
+                self._stop.check()
                 try:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
                     emit(Notice(str(moved)))
                     await in_thread(partial(manifest.begin_again, moved.revision))
                     self._announce(opened, emit)
-                    revision = Revision(moved.revision, emit, allow_drift=False)
+                    revision = Revision(moved.revision, told=True)
         finally:
             if deadline:
                 deadline.cancel()
-        if self._stopped_by is not None:
-            raise self._stopped_by
-        await in_thread(lambda: self._finish(opened), self._stop_reading)
+        self._stop.check()
+        await in_thread(lambda: self._finish(opened), self._stop)
 
     def _announce(self, opened: _Opened, emit: Observer) -> None:
         plan, manifest = opened.source.plan, opened.manifest
@@ -309,35 +302,34 @@ class Run:
         if config.cache is not None:
             await in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
         store, earlier = opening.stores(config, opened.directory, manifest)
+        # What ends this pass alone does not end the run.
+        stop = Stop(self._stop)
+        rows = opened.source.plan.rows
+        allowance = Allowance(config, rows, sum(part.errors for part in manifest.parts))
+        drift = DriftGuard(revision, emit, allow_drift=config.allow_drift)
+        open_store = partial(ResponseStores, store, earlier)
         with ThreadPoolExecutor(ROW_THREADS, "rows") as threads:
-            async with LocalEngine(
-                config,
-                partial(ResponseStores, store, earlier),
-                revision,
-                emit,
-                allowed_errors=config.allowed_errors(opened.source.plan.rows),
-                threads=threads,
-                requests_sent=self._metrics.requests,
-            ) as engine:
-                self._engine = engine
-                if self._stopped_by is not None:
-                    engine.stop(self._stopped_by)
+            # The engine is left first, so that its last answers still reach the store.
+            async with (
+                Dedup(open_store, emit, drift, allowance, stop) as dedup,
+                engine_for(config, emit, stop, requests_sent=self._metrics.requests) as engine,
+            ):
                 stream = Stream(
-                    config,
                     opened.source,
                     opened.directory.parts,
                     manifest,
                     engine,
-                    threads,
-                    emit,
-                    self._stop_reading,
+                    Resolver(config, engine, dedup, drift, threads, stop),
+                    allowance=allowance,
+                    threads=threads,
+                    emit=emit,
+                    stop=stop,
                 )
                 try:
                     await stream.flow()
                 finally:
-                    self._engine = None
-                    if revision.confirmed and manifest.revision is None:
-                        await in_thread(partial(manifest.set_revision, str(revision.current)))
+                    if drift.revision.told and manifest.revision is None:
+                        await in_thread(partial(manifest.set_revision, str(drift.revision.name)))
 
     def _finish(self, opened: _Opened) -> None:
         """Assemble the output, record that it stands, and tidy up."""

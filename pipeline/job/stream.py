@@ -8,7 +8,6 @@ from collections import deque
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import TooManyErrors
 from pipeline.events import PartCommitted
 from pipeline.producer import nests_dictionary
 from pipeline.rows import joined
@@ -19,11 +18,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from pipeline.config import RunConfig
     from pipeline.engines import Engine
     from pipeline.events import Observer
     from pipeline.producer import Source
-    from pipeline.rows import Resolved
+    from pipeline.rows import Allowance, Resolved, Resolver
     from pipeline.system.threads import Stop
     from pipeline.writer import Manifest
 
@@ -62,24 +60,26 @@ class Stream:
 
     def __init__(
         self,
-        config: RunConfig,
         source: Source,
         parts: Path,
         manifest: Manifest,
         engine: Engine,
+        resolver: Resolver,
+        *,
+        allowance: Allowance,
         threads: Executor,
         emit: Observer,
         stop: Stop,
     ) -> None:
-        self._config = config
         self._source = source
         self._parts = parts
         self._manifest = manifest
         self._engine = engine
+        self._resolver = resolver
+        self._allowance = allowance
         self._threads = threads
         self._emit = emit
-        self._stop_reading = stop
-        self._errors = sum(part.errors for part in manifest.parts)
+        self._stop = stop
         self._held_bytes = 0
         self._released = asyncio.Event()
         self._full = self._unresolved = False
@@ -92,7 +92,7 @@ class Stream:
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
-        self._check_errors()
+        self._allowance.check()
         reader = asyncio.create_task(self._read(), name="reader")
         try:
             while await self._any_held():
@@ -117,16 +117,15 @@ class Stream:
             while True:
                 await self._engine.hungry()
                 await self._room()
-                chunk = await in_thread(
-                    lambda: next(chunks, None), self._stop_reading, self._threads
-                )
+                chunk = await in_thread(lambda: next(chunks, None), self._stop, self._threads)
                 if chunk is None:
                     break
                 size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
                 self._held_bytes += size_bytes
-                resolving = asyncio.create_task(self._engine.resolve(chunk.first_row, chunk.table))
+                resolve = self._resolver.resolve(chunk.first_row, chunk.table)
+                resolving = asyncio.create_task(resolve)
                 self._held.append(_Held(resolving, size_bytes))
-                del chunk, resolving  # or they are held while the next one is waited for
+                del chunk, resolve, resolving  # or they are held while the next one is waited for
                 self._arrived.set()
         finally:
             chunks.close()
@@ -180,7 +179,7 @@ class Stream:
         self._engine.input_blocked(self._full and self._unresolved)
 
     async def _commit(self, resolved: Resolved) -> None:
-        manifest, revision = self._manifest, self._engine.revision
+        manifest, revision = self._manifest, resolved.revision
 
         def write() -> None:
             part = write_part(
@@ -189,26 +188,16 @@ class Stream:
                 first_row=resolved.first_row,
                 errors=resolved.errors,
                 labels=resolved.labels,
-                revision=revision.current,
+                revision=revision.name,
             )
-            if revision.confirmed and manifest.revision is None:
-                manifest.set_revision(str(revision.current))
+            if revision.told and manifest.revision is None:
+                manifest.set_revision(str(revision.name))
             manifest.add_part(part)
 
         await in_thread(write, executor=self._threads)
-        self._errors += resolved.errors
         self._emit(
             PartCommitted(
                 resolved.first_row, resolved.table.num_rows, resolved.errors, resolved.labels
             )
         )
-        self._check_errors()
-
-    def _check_errors(self) -> None:
-        allowed = self._config.allowed_errors(self._source.plan.rows)
-        if allowed is not None and self._errors > allowed:
-            raise TooManyErrors(
-                f"{self._errors} rows failed, more than max_errors allows "
-                f"({self._config.max_errors}). "
-                "What was answered is kept; mend the cause or raise max_errors, then run again."
-            )
+        self._allowance.rows_failed(resolved.errors)

@@ -23,7 +23,7 @@ from pipeline.plan import kept as planned
 from pipeline.pool.batching import Batcher, Job
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
-from pipeline.rows import keys_of, open_rows, prepare, recall
+from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
 from pipeline.store import disk as storage
 from pipeline.writer import verified_parts
 
@@ -208,7 +208,9 @@ class _Count:
     def go_through(self, settled: Settled, first_row: int, stores: ResponseStores | None) -> None:
         """Count what the rows from `first_row` on would take."""
         config, keys = self._config, keys_of(self._config)
-        revision = opening.revision(config, settled.manifest, lambda _: None)
+        drift = DriftGuard(
+            opening.revision(settled.manifest), lambda _: None, allow_drift=config.allow_drift
+        )
         chunks = settled.source.chunks(
             first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
         )
@@ -218,10 +220,10 @@ class _Count:
                 prepared = prepare(rows, config, keys, first_row=chunk.first_row)
                 self._count_rows(rows.num_rows, prepared)
                 items, new_keys = self._new(prepared)
-                known = recall(stores.get(new_keys), revision)[0] if stores else {}
+                known = recall(stores.get(new_keys), drift)[0] if stores else {}
                 self.hits += len(known)
                 unknown = [i for i in range(len(items)) if i not in known]
-                self._ask([items[i] for i in unknown], [new_keys[i] for i in unknown])
+                self._ask([items[i] for i in unknown])
         self._batcher.close()
         self._cut()
 
@@ -248,9 +250,9 @@ class _Count:
         self.distinct += len(places)
         return [prepared.items[i] for i in places], [prepared.keys[i] for i in places]
 
-    def _ask(self, items: Sequence[Item], keys: Sequence[bytes]) -> None:
+    def _ask(self, items: Sequence[Item]) -> None:
         self.asked += len(items)
-        self._batcher.put(Job(items, keys))
+        self._batcher.put(Job(items))
         self._cut()
 
     def _cut(self) -> None:

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
-from pipeline.outcomes import RowError
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from pipeline.outcomes import Item, Outcome
+    from pipeline.outcomes import Arrived, Item, Outcome
 
 # TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
 MAX_REQUEST_BYTES = 1_900_000
@@ -32,19 +30,17 @@ PLAIN = "Good."
 class Job:
     """The inputs of one chunk that must be asked; `done` is set when each has an outcome.
 
-    Where the pool stops before, `failure` says why.
+    `arrived` gets the outcomes, request by request. If the pool stops before, `failure` says why.
     """
 
     items: Sequence[Item]
-    keys: Sequence[bytes]
+    arrived: Arrived = lambda _first, _outcomes, _revision: True
     failure: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    outcomes: list[Outcome | None] = field(init=False)
     sizes: list[int] = field(init=False)
     open_items: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outcomes = [None] * len(self.items)
         self.sizes = list(accumulate(_sizes_bytes(self.items), initial=0))
         self.open_items = len(self.items)
 
@@ -91,14 +87,6 @@ class Batch:
             return list(job.items[start:stop])
         return [item for job, start, stop in self.spans for item in job.items[start:stop]]
 
-    @property
-    def keys(self) -> list[bytes]:
-        """The keys of the inputs, in order."""
-        if len(self.spans) == 1:
-            job, start, stop = self.spans[0]
-            return list(job.keys[start:stop])
-        return [key for job, start, stop in self.spans for key in job.keys[start:stop]]
-
     def part(self, position: int) -> Batch:
         """The one input at a position, as a batch of its own."""
         for job, start, stop in self.spans:
@@ -125,24 +113,24 @@ class Batch:
                 right.append((job, cut, stop))
         return Batch(tuple(left)), Batch(tuple(right))
 
-    def settle(self, outcomes: Sequence[Outcome]) -> int:
-        """Hand the outcomes to the jobs; gives how many are errors."""
+    def settle(self, outcomes: Sequence[Outcome], revision: str | None) -> bool:
+        """Hand the outcomes of one answer to the jobs; False if the run ends with this answer."""
         assert len(outcomes) == len(self)
-        at = 0
+        at, taken = 0, True
         for job, start, stop in self.spans:
             count = stop - start
-            job.outcomes[start:stop] = outcomes[at : at + count]
+            taken &= job.arrived(start, outcomes[at : at + count], revision)
             at += count
             job.open_items -= count
             if not job.open_items:
                 job.done.set()
-        return list(map(type, outcomes)).count(RowError)
+        return taken
 
 
 def plain_batch(like: Batch) -> Batch:
     """One input that no model refuses, a pair where the batch's are; nobody waits for it."""
     item = PLAIN if type(like.items[0]) is str else (PLAIN, PLAIN)
-    return Batch(((Job([item], [b""]), 0, 1),))
+    return Batch(((Job([item]), 0, 1),))
 
 
 class BatchSize:

@@ -19,12 +19,17 @@ from pipeline.outcomes import RowError
 from pipeline.pool.batching import MAX_REQUEST_BYTES, Batch, plain_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from pipeline.client.client import Client, Reply
+    from pipeline.client import Client, Reply
     from pipeline.events import Observer
     from pipeline.outcomes import Outcome
+    from pipeline.pool.attempt import Attempts
+    from pipeline.pool.batching import BatchSize
+    from pipeline.pool.demand import Demand
+    from pipeline.pool.patience import Patience
+    from pipeline.pool.splitting import Splitting
 
+# How often a server is asked what it is, if that page fails.
+MOST_INFO = 3
 # How many first texts may be rejected alone before the check is given up.
 MOST_CANARIES = 3
 # Scores of the same text alone and in a batch differ by the padding's rounding, not by more.
@@ -49,21 +54,84 @@ class Verdict:
 
 
 class Introduction:
-    """`met` is set once the endpoint answered and the dialect is beyond doubt.
-
-    `ask` sends a batch until it is answered; Retryable goes through it only for answers that
-    stay unreadable.
-    """
+    """Made once the endpoint has answered and the dialect is beyond doubt."""
 
     def __init__(
-        self, client: Client, ask: Callable[[Batch], Awaitable[Reply]], emit: Observer
+        self,
+        client: Client,
+        patience: Patience,
+        splitting: Splitting,
+        attempts: Attempts,
+        size: BatchSize,
+        emit: Observer,
     ) -> None:
-        self.met = asyncio.Event()
         self._client = client
-        self._ask = ask
+        self._patience = patience
+        self._splitting = splitting
+        self._attempts = attempts
+        self._size = size
         self._emit = emit
+        self._settled = asyncio.Event()
+        if client.knows_dialect:
+            self._settled.set()
+        self._first: Batch | None = None
+        self._undiscovered = 0
 
-    async def check_batching(self, batch: Batch, *, more_to_come: bool) -> Verdict:
+    async def made(self) -> None:
+        """Wait until the endpoint may be asked by all."""
+        await self._settled.wait()
+        await self._patience.answered.wait()
+
+    def over(self) -> None:
+        """Keep nobody waiting: there is nothing more to ask."""
+        self._settled.set()
+        self._patience.answered.set()
+
+    async def meet(self, batch: Batch, demand: Demand) -> None:
+        """Settle the dialect with the first batch, and answer that."""
+        client, splitting = self._client, self._splitting
+        self._first = batch
+        verdict, permits = Verdict([], batch), None
+        if not client.knows_dialect:
+            permits = await self._patience.until_answered(self._discover)
+            if client.dialect.name == "hf":
+                verdict = await self._check_batching(batch, more_to_come=demand.more_to_come)
+        most = client.dialect.most_texts
+        if most is not None:
+            self._size.cap(most)
+        if permits is not None:
+            self._attempts.limit.cap(permits // self._size.now)
+        self._settled.set()
+        for alone, rejection in verdict.rejected:
+            await splitting.reject(alone, rejection)
+        rest = verdict.rest
+        if verdict.reply is not None:
+            splitting.settle(rest, verdict.reply)
+        elif verdict.refusal is not None and len(rest) > 1 and most != 1:
+            await splitting.split(rest, verdict.refusal)
+        elif rest.spans:
+            await splitting.answer(rest)
+        self.over()
+
+    async def _discover(self, probing: bool, retry: bool) -> int | None:  # noqa: ARG002
+        await self._attempts.turnstile.pass_through(lambda: True)
+        try:
+            permits = await self._client.discover()
+        except Retryable as failure:
+            # A page that fails for good says nothing about the endpoint itself.
+            self._undiscovered += 1
+            if failure.status in (None, 429, 503) or self._undiscovered < MOST_INFO:
+                raise
+            permits = None
+        if probing:
+            self._patience.reached()
+        return permits
+
+    async def _ask(self, batch: Batch) -> Reply:
+        """Ask until there is an answer; Retryable goes through if it stays unreadable."""
+        return await self._patience.answer(batch, among=self._first, patient=False)
+
+    async def _check_batching(self, batch: Batch, *, more_to_come: bool) -> Verdict:
         """Check with a batch whether batches are honoured, and settle the dialect."""
         rejected: dict[int, RowsRejected] = {}
         canary = await self._find_canary(batch, rejected)

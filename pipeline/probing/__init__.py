@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.client import find_token
 from pipeline.client.token import Token
-from pipeline.engines import check_endpoint, open_target
+from pipeline.engines.local import check_endpoint, open_target
 from pipeline.job import stream
 from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, examine
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge

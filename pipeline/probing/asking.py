@@ -11,7 +11,8 @@ from pipeline.client import Client, dialect_of
 from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
 from pipeline.events import Notice, WaitEnded, Waiting, Why
 from pipeline.pool import Pool
-from pipeline.rows import Revision
+from pipeline.rows import DriftGuard, Revision
+from pipeline.system.threads import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -230,14 +231,14 @@ async def examine(
                     pass
             emit(event)
 
-        revision = Revision(None, note, allow_drift=config.allow_drift)
-        pool = Pool(asked, client, revision, clock, note)
-        pool.save = lambda _keys, outcomes, _revision: found.outcomes.extend(outcomes)
+        stop = Stop()
+        drift = DriftGuard(Revision(), note, allow_drift=config.allow_drift)
+        pool = Pool(asked, client, clock, note, stop)
         try:
             async with pool:
                 # So that batches go out though they are not full.
-                pool.input_blocked(blocked=True)
-                await _Questions(found, client, pool, texts).ask()
+                pool.demand.block(blocked=True)
+                await _Questions(found, client, pool, drift, stop, texts).ask()
         except ClassifyError as reason:
             found.ended = reason
         found.dialect = client.dialect
@@ -247,10 +248,20 @@ async def examine(
 class _Questions:
     """What is asked, one after the other."""
 
-    def __init__(self, found: Findings, client: _Client, pool: Pool, texts: Sequence[Item]) -> None:
+    def __init__(
+        self,
+        found: Findings,
+        client: _Client,
+        pool: Pool,
+        drift: DriftGuard,
+        stop: Stop,
+        texts: Sequence[Item],
+    ) -> None:
         self._found = found
         self._client = client
         self._pool = pool
+        self._drift = drift
+        self._stop = stop
         self._texts = list(texts)
         self._config = found.config
 
@@ -289,10 +300,19 @@ class _Questions:
 
     async def _ask(self, texts: Sequence[Item], *, trial: bool = False) -> list[Outcome]:
         """Have texts answered; what a trial gives is not counted among the outcomes."""
-        before = list(self._found.outcomes)
-        self._pool.expect()
-        try:
-            return await self._pool.ask(texts, [b""] * len(texts))
-        finally:
-            if trial:
-                self._found.outcomes = before
+        outcomes: list[Outcome] = [()] * len(texts)
+
+        def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
+            outcomes[first : first + len(some)] = some
+            if not trial:
+                self._found.outcomes.extend(some)
+            try:
+                self._drift.observe(revision)
+            except ClassifyError as reason:
+                self._stop.ask(reason)
+                return False
+            return True
+
+        self._pool.demand.expect()
+        await self._pool.ask(texts, arrived)
+        return outcomes

@@ -1,13 +1,16 @@
 """Rows: a chunk becomes its distinct inputs, and their outcomes the columns of its rows."""
 
+from pipeline.rows.allowance import Allowance
 from pipeline.rows.dedup import Dedup, recall
-from pipeline.rows.drift import Revision
+from pipeline.rows.drift import DriftGuard, Revision
 from pipeline.rows.inputs import keys_of, open_rows, prepare
 from pipeline.rows.resolver import Resolver
 from pipeline.rows.results import Resolved, check_columns, joined, output_schema, result_fields
 
 __all__ = [
+    "Allowance",
     "Dedup",
+    "DriftGuard",
     "Resolved",
     "Resolver",
     "Revision",

@@ -11,6 +11,7 @@ from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+from pipeline.errors import ClassifyError
 from pipeline.events import ChunkLookedUp, Notice
 from pipeline.outcomes import RowError
 from pipeline.system.threads import in_thread
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.events import Observer
-    from pipeline.outcomes import Answer, Item, Outcome
+    from pipeline.outcomes import Answer, Arrived, Item, Outcome
     from pipeline.responses import Known, ResponseStores
     from pipeline.responses.store import Group
-    from pipeline.rows.drift import Revision
+    from pipeline.rows.allowance import Allowance
+    from pipeline.rows.drift import DriftGuard
+    from pipeline.system.threads import Stop
 
-    Ask = Callable[[Sequence[Item], Sequence[bytes]], Awaitable[list[Outcome]]]
+    Ask = Callable[[Sequence[Item], Arrived], Awaitable[None]]
 
 T = TypeVar("T")
 
@@ -59,20 +62,20 @@ class _Claim:
 
 
 def recall(
-    stores: Sequence[dict[int, Known]], revision: Revision
+    stores: Sequence[dict[int, Known]], drift: DriftGuard
 ) -> tuple[dict[int, Outcome], set[int]]:
     """Give what may be used of what the stores know, by place, and which places were met before."""
     for stored in stores:
         told = [found for found in stored.values() if found.revision is not None]
         if told:
-            revision.assume(str(max(told, key=attrgetter("position")).revision))
+            drift.assume(str(max(told, key=attrgetter("position")).revision))
             break
     known: dict[int, Outcome] = {}
     repeated: set[int] = set()
     for stored in stores:
         repeated.update(i for i, found in stored.items() if found.met)
         for i, found in stored.items():
-            if i not in known and revision.accepts(found.revision):
+            if i not in known and drift.accepts(found.revision):
                 known[i] = found.answer
     return known, repeated
 
@@ -80,21 +83,23 @@ def recall(
 class Dedup:
     """Stands between the chunks and the pool; `async with` opens and closes the store.
 
-    All methods belong to the event loop; the store is used in a thread of its own. `on_failure`
-    gets the error of a group commit that failed: the run must stop then.
+    All methods belong to the event loop; the store is used in a thread of its own. `stop` is asked
+    if a group commit fails, if the model's revision changes, and if too many inputs fail.
     """
 
     def __init__(
         self,
         open_store: Callable[[], ResponseStores],
         emit: Observer,
-        revision: Revision,
-        on_failure: Callable[[BaseException], None],
+        drift: DriftGuard,
+        allowance: Allowance,
+        stop: Stop,
     ) -> None:
         self._open_store = open_store
         self._emit = emit
-        self._revision = revision
-        self._on_failure = on_failure
+        self._drift = drift
+        self._allowance = allowance
+        self._stop = stop
         self._thread = ThreadPoolExecutor(1, "response-store")
         self._opened: ResponseStores | None = None
         self._claims: dict[bytes, _Claim] = {}
@@ -165,9 +170,10 @@ class Dedup:
                 )
             )
             if len(new) == len(keys):
-                claim.outcomes = await ask(items, keys)
+                claim.outcomes = await self._ask(items, keys, ask)
             else:
-                asked = iter(await ask([items[i] for i in new], [keys[i] for i in new]))
+                some_items, some_keys = [items[i] for i in new], [keys[i] for i in new]
+                asked = iter(await self._ask(some_items, some_keys, ask))
                 claim.outcomes = [known[i] if i in known else next(asked) for i in range(len(mine))]
         except BaseException as failure:
             claim.failure = failure
@@ -183,9 +189,31 @@ class Dedup:
             for key, owner in zip(keys, owners, strict=True)
         ]
 
+    async def _ask(self, items: Sequence[Item], keys: Sequence[bytes], ask: Ask) -> list[Outcome]:
+        """Ask for inputs that nobody knows, and take each answer as it comes."""
+        outcomes: list[Outcome | None] = [None] * len(items)
+
+        def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
+            end = first + len(some)
+            outcomes[first:end] = some
+            # Stored in any case: it is paid for, and another run may be of this revision.
+            failed = self.save(keys[first:end], some, revision)
+            try:
+                self._drift.observe(revision)
+                for error in failed:
+                    self._allowance.input_failed(error.message)
+            except ClassifyError as reason:
+                self._stop.ask(reason)
+                return False
+            return True
+
+        await ask(items, arrived)
+        assert None not in outcomes
+        return cast("list[Outcome]", outcomes)
+
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Give the outcomes that are known, by place in `keys`, and which keys came before."""
-        known, repeated = recall(await self._in_thread(self._store.get, keys), self._revision)
+        known, repeated = recall(await self._in_thread(self._store.get, keys), self._drift)
         if self._failed:
             failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}
             known |= failed
@@ -194,17 +222,24 @@ class Dedup:
 
     def save(
         self, keys: Sequence[bytes], outcomes: Sequence[Outcome], revision: str | None
-    ) -> None:
-        """Take the outcomes of one request: answers become durable with the next group commit."""
+    ) -> list[RowError]:
+        """Take the outcomes of one request: answers become durable with the next group commit.
+
+        Returns those that are errors.
+        """
         assert len(keys) == len(outcomes)
+        failed: list[RowError] = []
         if RowError in set(map(type, outcomes)):
             good = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, RowError)]
             for key, outcome in zip(keys, outcomes, strict=True):
-                if isinstance(outcome, RowError) and len(self._failed) < MOST_FAILED:
-                    self._failed[key] = outcome
+                if isinstance(outcome, RowError):
+                    failed.append(outcome)
+                    if len(self._failed) < MOST_FAILED:
+                        self._failed[key] = outcome
             keys, outcomes = [keys[i] for i in good], [outcomes[i] for i in good]
         if outcomes:
             self._unsaved.append((keys, cast("Sequence[Answer]", outcomes), revision))
+        return failed
 
     async def _save_in_groups(self) -> None:
         loop = asyncio.get_running_loop()
@@ -220,7 +255,7 @@ class Dedup:
             except Exception as failure:
                 # The run stops now; raised again when the store is closed, so that a failure of
                 # the last group is not lost either.
-                self._on_failure(failure)
+                self._stop.ask(failure)
                 raise
 
     async def _save(self) -> None:

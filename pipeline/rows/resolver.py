@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from pipeline.config import RunConfig
-    from pipeline.pool import Pool
+    from pipeline.engines import Engine
     from pipeline.rows.dedup import Dedup
+    from pipeline.rows.drift import DriftGuard
     from pipeline.rows.results import Resolved
+    from pipeline.system.threads import Stop
 
 T = TypeVar("T")
 
@@ -28,23 +31,34 @@ class Resolver:
     A chunk that has the result columns already is of a retry: its rows with an error are resolved.
     """
 
-    def __init__(self, config: RunConfig, pool: Pool, dedup: Dedup, threads: Executor) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        dedup: Dedup,
+        drift: DriftGuard,
+        threads: Executor,
+        stop: Stop,
+    ) -> None:
         self._config = config
-        self._threads = threads
-        self._pool = pool
+        self._engine = engine
         self._dedup = dedup
+        self._drift = drift
+        self._threads = threads
+        self._stop = stop
         self._in_order = asyncio.Lock()
         self._keys = keys_of(config)
 
     async def resolve(self, first_row: int, table: Any) -> Resolved:
-        """Give the chunk with its results. Raises whatever stopped the pool."""
-        self._pool.expect()
+        """Return the chunk with its results. Raises whatever stopped the engine."""
+        self._engine.expect()
         try:
-            return await self._resolve(first_row, table)
+            resolved = await self._resolve(first_row, table)
         except BaseException as failure:
-            # The pool waits for what was announced; nothing else would tell it.
-            self._pool.stop(failure)
+            # The engine waits for what was announced; nothing else would tell it.
+            self._stop.ask(failure)
             raise
+        return replace(resolved, revision=self._drift.revision)
 
     async def _resolve(self, first_row: int, table: Any) -> Resolved:
         config = self._config
@@ -55,7 +69,7 @@ class Resolver:
                 partial(prepare, rows, config, self._keys, first_row=first_row)
             )
         outcomes = await self._dedup.outcomes(
-            prepared.items, prepared.keys, self._pool.ask, rows=rows.num_rows
+            prepared.items, prepared.keys, self._engine.ask, rows=rows.num_rows
         )
         found = await self._in_thread(partial(finish, first_row, rows, prepared, outcomes, config))
         if places is None:

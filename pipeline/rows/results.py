@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
+from pipeline.rows.drift import NOBODY_TOLD, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +25,16 @@ PREDICTIONS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64()
 
 @dataclass(frozen=True)
 class Resolved:
-    """A chunk with its result columns; `errors` of its rows have no label."""
+    """A chunk with its result columns; `errors` of its rows have no label.
+
+    `revision` is that of the model which gave the answers, as far as it was told.
+    """
 
     first_row: int
     table: Any
     errors: int
     labels: dict[str, int]
+    revision: Revision = NOBODY_TOLD
 
 
 def joined(chunks: Sequence[Resolved]) -> Resolved:
@@ -44,6 +49,7 @@ def joined(chunks: Sequence[Resolved]) -> Resolved:
         pa.concat_tables([chunk.table for chunk in chunks]),
         errors=sum(chunk.errors for chunk in chunks),
         labels=dict(labels),
+        revision=chunks[-1].revision,
     )
 
 

@@ -7,38 +7,70 @@ process from ending.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import StoppedEarly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
 T = TypeVar("T")
 
 
 class Stop:
-    """Asks the calls that were given it to end, at their next `stop_point`.
+    """The one way to end early, whatever the reason; the first reason asked for holds.
 
-    It is also asked where its `parent` is.
+    Threads notice it at their next `stop_point`; who waits for something else hears of it through
+    `heard_by`. A stop is asked for too when its `parent` is: that of a run ends each pass over its
+    rows, while a pass may end alone.
     """
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._parent = parent
         self._reason: BaseException | None = None
+        self._listeners: list[Callable[[BaseException], None]] = []
+
+    @property
+    def reason(self) -> BaseException | None:
+        """Why to end; None as long as nobody asked."""
+        if self._reason is None and self._parent is not None:
+            return self._parent.reason
+        return self._reason
 
     def ask(self, reason: BaseException) -> None:
-        """Have every `stop_point` raise `reason` from now on; the first one asked for holds."""
-        self._reason = self._reason or reason
+        """End early for `reason`, unless there is one already."""
+        if self.reason is None:
+            self._reason = reason
+            for listener in tuple(self._listeners):
+                listener(reason)
 
     def check(self) -> None:
         """Raise the reason, if there is one."""
-        if self._reason is not None:
-            raise self._reason
-        if self._parent is not None:
-            self._parent.check()
+        if (reason := self.reason) is not None:
+            raise reason
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[BaseException], None]) -> Iterator[None]:
+        """Call `listener` with the reason, once, as soon as there is one."""
+        told = False
+
+        def hear(reason: BaseException) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                listener(reason)
+
+        self._listeners.append(hear)
+        try:
+            with nullcontext() if self._parent is None else self._parent.heard_by(hear):
+                if self._reason is not None:
+                    hear(self._reason)
+                yield
+        finally:
+            self._listeners.remove(hear)
 
 
 _stop: ContextVar[Stop | None] = ContextVar("_stop", default=None)

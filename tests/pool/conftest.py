@@ -26,10 +26,13 @@ from aiohttp import web
 
 from pipeline.client import Client, Target
 from pipeline.config import RunConfig
+from pipeline.errors import ClassifyError
 from pipeline.events import Notice, Requests, Waiting
+from pipeline.outcomes import RowError
 from pipeline.pool import Pool
-from pipeline.rows import Revision
+from pipeline.rows import Allowance, DriftGuard, Revision
 from pipeline.system.clock import Clock
+from pipeline.system.threads import Stop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -365,20 +368,44 @@ class Running:
 
     pool: Pool
     client: Client
-    revision: Revision
+    stop: Stop
+    drift: DriftGuard
+    allowance: Allowance
     events: list[Any]
     saved: dict[bytes, tuple[Any, str | None]]
 
     async def ask(self, items: Sequence[Any]) -> list[Any]:
         """Announce the items and ask for them; they fill batches with those of other calls."""
-        self.pool.expect()
-        return await self.pool.ask(items, [key_of(item) for item in items])
+        self.pool.demand.expect()
+        return await self.answers(items)
 
     async def label(self, items: Sequence[Any]) -> list[Any]:
         """Ask for all there is."""
-        self.pool.expect()
-        self.pool.no_more_input()
-        return await self.pool.ask(items, [key_of(item) for item in items])
+        self.pool.demand.expect()
+        self.pool.demand.end()
+        return await self.answers(items)
+
+    async def answers(self, items: Sequence[Any]) -> list[Any]:
+        """Ask for what was announced, and take the answers as a run does."""
+        outcomes: list[Any] = [None] * len(items)
+
+        def arrived(first: int, some: Sequence[Any], told: str | None) -> bool:
+            outcomes[first : first + len(some)] = some
+            for item, outcome in zip(items[first:], some, strict=False):
+                assert key_of(item) not in self.saved, "an input was answered twice"
+                self.saved[key_of(item)] = (outcome, told)
+            try:
+                self.drift.observe(told)
+                for outcome in some:
+                    if isinstance(outcome, RowError):
+                        self.allowance.input_failed(outcome.message)
+            except ClassifyError as reason:
+                self.stop.ask(reason)
+                return False
+            return True
+
+        await self.pool.ask(items, arrived)
+        return outcomes
 
     @property
     def notices(self) -> list[str]:
@@ -391,7 +418,7 @@ class Running:
     @property
     def told(self) -> list[Requests]:
         """What was told of the attempts, up to now."""
-        self.pool._tally.flush()
+        self.pool.tally.flush()
         return [event for event in self.events if isinstance(event, Requests)]
 
     @property
@@ -441,7 +468,6 @@ async def pool_for(
     *,
     token: str | None = None,
     expected: str | None = None,
-    allowed_errors: int | None = None,
     clock: Clock | None = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
@@ -450,25 +476,14 @@ async def pool_for(
     config = run_config(url, **settings)
     events: list[Any] = []
     saved: dict[bytes, tuple[Any, str | None]] = {}
-    revision = Revision(expected, events.append, allow_drift=config.allow_drift)
+    stop = Stop()
+    recorded = Revision(expected, told=expected is not None)
+    drift = DriftGuard(recorded, events.append, allow_drift=config.allow_drift)
+    allowance = Allowance(config, 0, 0)
     async with Client(config, Target.of(config, token)) as client:
-        pool = Pool(
-            config,
-            client,
-            revision,
-            clock or LoopClock(),
-            events.append,
-            allowed_errors=allowed_errors,
-        )
-
-        def save(keys: Any, outcomes: Any, told: str | None) -> None:
-            for key, outcome in zip(keys, outcomes, strict=True):
-                assert key not in saved, "an input was answered twice"
-                saved[key] = (outcome, told)
-
-        pool.save = save
+        pool = Pool(config, client, clock or LoopClock(), events.append, stop)
         async with pool:
-            yield Running(pool, client, revision, events, saved)
+            yield Running(pool, client, stop, drift, allowance, events, saved)
 
 
 def run(main: Callable[[], Awaitable[Any]], *, debug: bool = False) -> Any:

@@ -104,8 +104,8 @@ async def test_a_keep_alive_that_the_server_closed_costs_nothing(kit):
     ):
         for turn in range(4):
             texts = [f"{turn} {i}" for i in range(16)]
-            running.pool.expect()
-            asking = running.pool.ask(texts, [kit.key_of(text) for text in texts])
+            running.pool.demand.expect()
+            asking = running.answers(texts)
             assert await asking == kit.right(texts)
             await asyncio.sleep(5.0)
         assert 64 <= len(server.requests) <= 64 + 8
@@ -205,7 +205,7 @@ async def test_counts_add_up_whatever_ended_the_attempts(kit):
             async with kit.pool(server, timeout_s=2, concurrency=8, grace_s=1) as running:
                 asking = asyncio.create_task(running.label(kit.texts(2000)))
                 await asyncio.sleep(10)
-                running.pool.stop(StoppedEarly("enough"))
+                running.stop.ask(StoppedEarly("enough"))
                 await asking
     told = running.told
     assert sum(event.sent for event in told) == len(running.causes) > 50
@@ -218,5 +218,5 @@ async def test_an_observer_that_fails_ends_the_run(kit):
     async with kit.serve() as server:
         with pytest.raises(ZeroDivisionError):  # noqa: PT012  (what happens inside is the test)
             async with kit.pool(server) as running:
-                running.pool._tally._emit = lambda _: 1 // 0
+                running.pool.tally._emit = lambda _: 1 // 0
                 await running.label(kit.texts(4000))

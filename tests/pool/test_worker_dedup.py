@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.rows.dedup
+from pipeline.config import RunConfig
 from pipeline.errors import EndpointRefused, StoppedEarly
 from pipeline.events import ChunkLookedUp
 from pipeline.outcomes import RowError
 from pipeline.responses import Keys, ResponseStore, ResponseStores
-from pipeline.rows import Dedup, Revision
+from pipeline.rows import Allowance, Dedup, DriftGuard, Revision
+from pipeline.system.threads import Stop
 
 KEYS = Keys({"model": "m"})
 
@@ -27,29 +29,27 @@ class Asking:
     def __init__(self, kit, *, fails=frozenset(), held=False):
         self.kit, self.fails = kit, fails
         self.asked = []
-        self.save = None
         self.go = asyncio.Event()
         if not held:
             self.go.set()
 
-    async def __call__(self, items, keys):
-        assert keys == KEYS.of(items)
+    async def __call__(self, items, arrived):
         self.asked += items
         await self.go.wait()
         outcomes = [
             RowError("bad") if item in self.fails else self.kit.outcome_of(item) for item in items
         ]
-        self.save(keys, outcomes, "sha")
-        return outcomes
+        arrived(0, outcomes, "sha")
 
 
 @asynccontextmanager
-async def dedup_over(path, asking, *, expected=None, store=ResponseStores, failures=None):
+async def dedup_over(path, *, expected=None, store=ResponseStores, stop=None):
     events = []
-    revision = Revision(expected, events.append, allow_drift=False)
-    on_failure = (failures if failures is not None else []).append
-    async with Dedup(partial(store, path), events.append, revision, on_failure) as dedup:
-        asking.save = dedup.save
+    drift = DriftGuard(Revision(expected), events.append, allow_drift=False)
+    allowance = Allowance(RunConfig(input="a.csv", output="b.parquet", endpoint="local"), 0, 0)
+    async with Dedup(
+        partial(store, path), events.append, drift, allowance, stop or Stop()
+    ) as dedup:
         dedup.events = events
         yield dedup
 
@@ -60,7 +60,7 @@ def outcomes_of(dedup, asking, items):
 
 async def test_identical_inputs_in_flight_wait_for_one_request(kit, tmp_path):
     asking = Asking(kit, held=True)
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         chunks = [["a", "b"], ["b", "c"], ["a", "b", "c"], ["d"]]
         tasks = [asyncio.create_task(outcomes_of(dedup, asking, chunk)) for chunk in chunks]
         await asyncio.sleep(1)
@@ -92,7 +92,7 @@ def test_fan_out_over_chunks(kit, tmp_path_factory, chunks, fails, pauses):
         asking = Asking(kit, fails=fails)
         path = tmp_path_factory.mktemp("fan") / "store"
         tasks = []
-        async with dedup_over(path, asking) as dedup:
+        async with dedup_over(path) as dedup:
             for chunk, pause_s in zip(chunks, pauses, strict=False):
                 tasks.append(asyncio.create_task(outcomes_of(dedup, asking, chunk)))
                 await asyncio.sleep(pause_s)
@@ -115,7 +115,7 @@ async def test_a_claim_that_fails_reaches_those_who_wait_for_it(kit, tmp_path):
         await waiting.wait()
         raise stopped
 
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         first = asyncio.create_task(outcomes_of(dedup, fail, ["a", "b"]))
         await asyncio.sleep(0.1)
         second = asyncio.create_task(outcomes_of(dedup, asking, ["b", "c"]))
@@ -127,7 +127,7 @@ async def test_a_claim_that_fails_reaches_those_who_wait_for_it(kit, tmp_path):
 
 async def test_answers_are_durable_within_half_a_second(kit, tmp_path):
     asking = Asking(kit)
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         await outcomes_of(dedup, asking, ["a", "b"])
         await asyncio.sleep(0.5)
         other = ResponseStore(tmp_path / "s")
@@ -137,7 +137,7 @@ async def test_answers_are_durable_within_half_a_second(kit, tmp_path):
 
 async def test_what_came_last_is_durable_at_the_end(kit, tmp_path):
     asking = Asking(kit)
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         await outcomes_of(dedup, asking, ["a", "b"])
     store = ResponseStore(tmp_path / "s")
     assert len(store.get(KEYS.of(["a", "b"]))) == 2
@@ -154,11 +154,10 @@ async def test_what_comes_during_the_last_group_commit_is_durable(kit, tmp_path)
             assert go_on.wait(20)
             super().put(answers)
 
-    asking = Asking(kit)
-    async with dedup_over(tmp_path / "s", asking, store=SlowStore):
-        asking.save(KEYS.of(["a"]), [kit.outcome_of("a")], "sha")
+    async with dedup_over(tmp_path / "s", store=SlowStore) as dedup:
+        dedup.save(KEYS.of(["a"]), [kit.outcome_of("a")], "sha")
         await writing.wait()
-        asking.save(KEYS.of(["b"]), [kit.outcome_of("b")], "sha")
+        dedup.save(KEYS.of(["b"]), [kit.outcome_of("b")], "sha")
         # The end comes while the commit is still being written.
         loop.call_soon(loop.call_soon, go_on.set)
     store = ResponseStore(tmp_path / "s")
@@ -174,17 +173,17 @@ async def test_a_commit_that_fails_is_told_at_once_and_at_the_end(kit, tmp_path)
         def put(self, answers):
             raise StoppedEarly("disk full")
 
-    asking, failures = Asking(kit), []
+    asking, stop = Asking(kit), Stop()
     with pytest.raises(StoppedEarly, match="disk full"):  # noqa: PT012  (what happens inside is the test)
-        async with dedup_over(tmp_path / "s", asking, store=FullStore, failures=failures) as dedup:
+        async with dedup_over(tmp_path / "s", store=FullStore, stop=stop) as dedup:
             await outcomes_of(dedup, asking, ["a"])
             await asyncio.sleep(1)
-            assert [str(failure) for failure in failures] == ["disk full"]
+            assert str(stop.reason) == "disk full"
 
 
 async def test_a_duplicate_of_a_bad_row_costs_nothing(kit, tmp_path):
     asking = Asking(kit, fails={"bad"})
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         for _ in range(3):
             assert await outcomes_of(dedup, asking, ["bad", "a"]) == [
                 RowError("bad"), kit.outcome_of("a"),
@@ -196,7 +195,7 @@ async def test_a_duplicate_of_a_bad_row_costs_nothing(kit, tmp_path):
 async def test_errors_are_asked_again_in_another_run(kit, tmp_path):
     for _ in range(2):
         asking = Asking(kit, fails={"bad"})
-        async with dedup_over(tmp_path / "s", asking) as dedup:
+        async with dedup_over(tmp_path / "s") as dedup:
             await outcomes_of(dedup, asking, ["bad"])
         assert asking.asked == ["bad"]
 
@@ -206,7 +205,7 @@ async def test_remembered_errors_are_bounded(kit, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.rows.dedup, "MOST_FAILED", 2)
     texts = ["a", "b", "c", "d"]
     asking = Asking(kit, fails=set(texts))
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         for _ in range(2):
             assert await outcomes_of(dedup, asking, texts) == [RowError("bad")] * 4
             await asyncio.sleep(1)
@@ -216,7 +215,7 @@ async def test_remembered_errors_are_bounded(kit, tmp_path, monkeypatch):
 
 async def test_claims_do_not_pile_up(kit, tmp_path):
     asking = Asking(kit)
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         for turn in range(5):
             await outcomes_of(dedup, asking, [f"{turn} {i}" for i in range(10)])
             await asyncio.sleep(0.5)
@@ -227,11 +226,11 @@ async def test_claims_do_not_pile_up(kit, tmp_path):
 
 async def test_stored_answers_of_another_revision_are_asked_again(kit, tmp_path):
     asking = Asking(kit)
-    async with dedup_over(tmp_path / "s", asking) as dedup:
+    async with dedup_over(tmp_path / "s") as dedup:
         await outcomes_of(dedup, asking, ["a", "b"])
     for expected, asks in (("sha", []), (None, []), ("newer", ["a", "b"])):
         again = Asking(kit)
-        async with dedup_over(tmp_path / "s", again, expected=expected) as dedup:
+        async with dedup_over(tmp_path / "s", expected=expected) as dedup:
             assert await outcomes_of(dedup, again, ["a", "b"]) == kit.right(["a", "b"])
         assert again.asked == asks
         if asks:
@@ -250,7 +249,7 @@ async def test_an_answer_of_another_revision_hides_none_behind_it(kit, tmp_path)
         return ResponseStores(path, [tmp_path / "journal"])
 
     asking = Asking(kit)
-    async with dedup_over(tmp_path / "cache", asking, expected="live", store=both) as dedup:
+    async with dedup_over(tmp_path / "cache", expected="live", store=both) as dedup:
         assert await outcomes_of(dedup, asking, ["a", "b"]) == kit.right(["a", "b"])
         (looked_up,) = [event for event in dedup.events if isinstance(event, ChunkLookedUp)]
     assert (asking.asked, looked_up.hits, looked_up.distinct) == ([], 2, 2)
@@ -261,14 +260,16 @@ async def test_a_pool_behind_it_answers_each_distinct_input_once(kit, tmp_path):
     texts = [f"text {i * 7919 % 400}" for i in range(1000)]
     chunks = [list(dict.fromkeys(texts[at : at + 100])) for at in range(0, 1000, 100)]
     async with kit.serve() as server, kit.pool(server, batch_size=8) as running:
-        revision = Revision(None, lambda _: None, allow_drift=False)
         async with Dedup(
-            partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, running.pool.stop
+            partial(ResponseStores, tmp_path / "s"),
+            lambda _: None,
+            running.drift,
+            running.allowance,
+            running.stop,
         ) as dedup:
-            running.pool.save = dedup.save
             for _ in chunks:
-                running.pool.expect()
-            running.pool.no_more_input()
+                running.pool.demand.expect()
+            running.pool.demand.end()
             tasks = [
                 asyncio.create_task(
                     dedup.outcomes(chunk, KEYS.of(chunk), running.pool.ask, rows=100)
@@ -283,20 +284,25 @@ async def test_a_pool_behind_it_answers_each_distinct_input_once(kit, tmp_path):
 async def test_a_refusal_reaches_every_chunk(kit, tmp_path):
     async with kit.serve(lambda _: kit.Said(401, b"no")) as server:
         with pytest.raises(EndpointRefused):  # noqa: PT012  (what happens inside is the test)
-            async with kit.pool(server) as running:
-                revision = Revision(None, lambda _: None, allow_drift=False)
-                async with Dedup(
-                    partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, print
-                ) as dedup:
-                    for _ in range(3):
-                        running.pool.expect()
-                    running.pool.no_more_input()
-                    results = await asyncio.gather(
-                        *(
-                            dedup.outcomes(c, KEYS.of(c), running.pool.ask, rows=2)
-                            for c in (["a", "b"], ["b", "c"], ["c", "d"])
-                        ),
-                        return_exceptions=True,
-                    )
-                    assert {type(result) for result in results} == {EndpointRefused}
-                    raise results[0]
+            async with (
+                kit.pool(server) as running,
+                Dedup(
+                    partial(ResponseStores, tmp_path / "s"),
+                    lambda _: None,
+                    running.drift,
+                    running.allowance,
+                    running.stop,
+                ) as dedup,
+            ):
+                for _ in range(3):
+                    running.pool.demand.expect()
+                running.pool.demand.end()
+                results = await asyncio.gather(
+                    *(
+                        dedup.outcomes(c, KEYS.of(c), running.pool.ask, rows=2)
+                        for c in (["a", "b"], ["b", "c"], ["c", "d"])
+                    ),
+                    return_exceptions=True,
+                )
+                assert {type(result) for result in results} == {EndpointRefused}
+                raise results[0]

@@ -205,9 +205,9 @@ async def test_the_first_batch_may_be_smaller_than_the_next(kit):
         kit.serve(speaks="liar") as server,
         kit.pool(server, dialect="auto", batch_size=8) as running,
     ):
-        running.pool.input_blocked(True)
+        running.pool.demand.block(True)
         first = await running.ask(texts[:1])
-        running.pool.input_blocked(False)
+        running.pool.demand.block(False)
         async with asyncio.timeout(60):
             rest = await running.label(texts[1:])
         assert first + rest == kit.right(texts)

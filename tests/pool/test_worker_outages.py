@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.errors import Cause, Retryable, StoppedEarly
 from pipeline.events import WaitEnded, Why
+from pipeline.pool.budget import BUDGET_RESERVE, BUDGET_SHARE
 from pipeline.pool.gate import PROBE_FIRST_S, PROBE_GROWTH, Gate
-from pipeline.pool.patience import BUDGET_RESERVE, BUDGET_SHARE
 
 HTML = b"<html>503 Service Temporarily Unavailable</html>"
 LOADING = {"error": "Model X is currently loading", "estimated_time": 20.0}

@@ -108,7 +108,7 @@ async def test_max_errors_is_respected(kit, allowed):
     poison = set(texts[5::10])
     async with kit.serve(poisoned(kit, poison)) as server:
         with pytest.raises(TooManyErrors, match="max_errors") as stopped:
-            async with kit.pool(server, allowed_errors=allowed, concurrency=1) as running:
+            async with kit.pool(server, max_errors=allowed, concurrency=1) as running:
                 await running.label(texts)
     assert stopped.value.exit_code == 3
     failed = [o for o, _ in running.saved.values() if isinstance(o, RowError)]
@@ -121,7 +121,7 @@ async def test_as_many_errors_as_are_allowed_are_no_reason_to_stop(kit):
     poison = set(texts[::10])
     async with (
         kit.serve(poisoned(kit, poison)) as server,
-        kit.pool(server, allowed_errors=4) as running,
+        kit.pool(server, max_errors=4) as running,
     ):
         check(kit, texts, await running.label(texts), poison)
 

@@ -38,7 +38,7 @@ async def test_no_second_holds_more_than_the_rate(kit, rate, dialect):
         kit.serve(script, latency_s=0.1) as server,
         kit.pool(server, rate=rate, batch_size=1, concurrency=8, dialect=dialect) as running,
     ):
-        running.pool.input_blocked(True)  # what is asked for goes out at once
+        running.pool.demand.block(True)  # what is asked for goes out at once
         for turn in range(3):
             texts = [f"{turn} {i}" for i in range(max(5, min(int(2 * rate), 120)))]
             assert await running.ask(texts) == kit.right(texts)
@@ -101,7 +101,7 @@ def test_the_rate_in_real_time(kit):
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
         async with kit.pool(url, rate=50, batch_size=1, concurrency=16, clock=Clock()) as running:
-            running.pool.input_blocked(True)
+            running.pool.demand.block(True)
             await running.ask([f"a {i}" for i in range(60)])
             await asyncio.sleep(0.3)
             await running.ask([f"b {i}" for i in range(40)])

@@ -165,6 +165,6 @@ async def test_batches_run_on_over_the_borders_of_calls(kit):
             for at in range(0, 60, 5):
                 group.create_task(running.ask(texts[at : at + 5]))
             await asyncio.sleep(0.5)
-            running.pool.no_more_input()
+            running.pool.demand.end()
         assert len(server.requests) == 8
         assert server.items == texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import RevisionMoved, StoppedEarly
-from pipeline.rows import Revision
+from pipeline.rows import DriftGuard, Revision
 
 
 def telling(kit, *revisions, every=5):
@@ -24,7 +24,7 @@ async def test_drift_within_a_run_stops(kit):
     The answers of the new one are paid for, so they are stored, under its own name.
     """
     async with kit.serve(telling(kit, "one", "two")) as server:
-        with pytest.raises(StoppedEarly, match="--allow-drift") as stopped:
+        with pytest.raises(StoppedEarly, match="allow_drift") as stopped:
             async with kit.pool(server) as running:
                 await running.label(kit.texts(400))
         assert len(server.requests) <= 5 + 4
@@ -44,14 +44,14 @@ async def test_drift_that_is_allowed_is_told(kit):
         assert await running.label(kit.texts(80)) == kit.right(kit.texts(80))
         (notice,) = running.notices
         assert "two" in notice
-        assert running.revision.current == "two"
+        assert running.drift.revision.name == "two"
         assert {told for _, told in running.saved.values()} == {"one", "two"}
 
 
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 async def test_drift_before_a_resume_stops_with_nothing_labelled(kit, dialect):
     async with kit.serve(telling(kit, "two")) as server:
-        with pytest.raises(StoppedEarly, match="allow-drift"):
+        with pytest.raises(StoppedEarly, match="allow_drift"):
             async with kit.pool(server, expected="one", dialect=dialect) as running:
                 await running.label(kit.texts(400))
         assert len(server.posts) <= 1 + 4
@@ -74,7 +74,7 @@ async def test_a_server_that_tells_none_is_not_guarded(kit):
         kit.pool(server, concurrency=1) as running,
     ):
         assert await running.label(kit.texts(40)) == kit.right(kit.texts(40))
-        assert running.revision.current == "one"
+        assert running.drift.revision.name == "one"
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,21 @@ async def test_a_server_that_tells_none_is_not_guarded(kit):
     ],
 )
 def test_which_stored_answers_are_used(current, allow_drift, stored, accepted):
-    revision = Revision(current, lambda _: None, allow_drift=allow_drift)
-    assert revision.accepts(stored) is accepted
+    drift = DriftGuard(Revision(current), lambda _: None, allow_drift=allow_drift)
+    assert drift.accepts(stored) is accepted
 
 
 def test_what_stored_answers_tell_is_only_assumed():
     """The endpoint's first answer decides; only after it another one is a drift."""
-    revision = Revision(None, lambda _: None, allow_drift=False)
-    revision.assume("one")
-    assert [revision.accepts(stored) for stored in ("one", "two", None)] == [True, False, True]
+    drift = DriftGuard(Revision(), lambda _: None, allow_drift=False)
+    drift.assume("one")
+    assert [drift.accepts(stored) for stored in ("one", "two", None)] == [True, False, True]
     with pytest.raises(RevisionMoved) as moved:
-        revision.observe("two")
+        drift.observe("two")
     assert moved.value.revision == "two"
-    revision.observe("one")
-    assert revision.confirmed
-    revision.assume("three")
-    assert revision.current == "one"
+    drift.observe("one")
+    assert drift.revision == ("one", True)
+    drift.assume("three")
+    assert drift.revision == ("one", True)
     with pytest.raises(StoppedEarly):
-        revision.observe("two")
+        drift.observe("two")

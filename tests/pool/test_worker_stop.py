@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import Interrupted, StoppedEarly
 from pipeline.responses import Keys, ResponseStores
-from pipeline.rows import Dedup, Revision
+from pipeline.rows import Dedup
 
 REASON = Interrupted("Stopped by SIGTERM.", signal_number=15)
 
@@ -24,7 +24,7 @@ async def test_stop_keeps_what_is_in_flight(kit, after_s, dialect):
             asking = asyncio.create_task(running.label(kit.texts(4000)))
             await asyncio.sleep(after_s)
             sent = len(server.posts)
-            running.pool.stop(REASON)
+            running.stop.ask(REASON)
             with pytest.raises(Interrupted) as raised:
                 await asking
             assert raised.value is REASON
@@ -52,7 +52,7 @@ async def test_stop_ends_workers_that_wait(kit):
                 asking = asyncio.create_task(running.label(kit.texts(40)))
                 await asyncio.sleep(3.0)
                 stopped_at = kit.now()
-                running.pool.stop(REASON)
+                running.stop.ask(REASON)
                 with pytest.raises(Interrupted):
                     await asking
             assert kit.now() - stopped_at < 0.1
@@ -65,7 +65,7 @@ async def test_the_grace_bounds_the_wait_for_answers(kit):
         async with kit.pool(server, grace_s=3, timeout_s=100) as running:
             asking = asyncio.create_task(running.label(kit.texts(40)))
             await asyncio.sleep(1)
-            running.pool.stop(REASON)
+            running.stop.ask(REASON)
             with pytest.raises(Interrupted):
                 await asking
             stopped_at = kit.now()
@@ -78,11 +78,11 @@ async def test_the_first_reason_counts(kit):
     async with kit.serve(latency_s=1) as server, kit.pool(server) as running:
         asking = asyncio.create_task(running.label(["a"]))
         await asyncio.sleep(0.1)
-        running.pool.stop(REASON)
-        running.pool.stop(StoppedEarly("later"))
+        running.stop.ask(REASON)
+        running.stop.ask(StoppedEarly("later"))
         with pytest.raises(Interrupted):
             await asking
-        assert running.pool.stopped_by is REASON
+        assert running.stop.reason is REASON
 
 
 @pytest.mark.fault(8)
@@ -92,7 +92,7 @@ async def test_failures_after_stop_are_no_news(kit):
         async with kit.pool(server) as running:
             asking = asyncio.create_task(running.label(kit.texts(40)))
             await asyncio.sleep(0.5)
-            running.pool.stop(REASON)
+            running.stop.ask(REASON)
             with pytest.raises(Interrupted):
                 await asking
         assert len(server.requests) == 1
@@ -134,16 +134,18 @@ async def test_cancellation_at_any_moment_leaves_nothing(kit, tmp_path, dialect,
     async def work(server, path):
         async with kit.pool(server, concurrency=3, dialect=dialect) as running:
             clients.append(running.client)
-            revision = Revision(None, lambda _: None, allow_drift=False)
             opened = Dedup(
-                partial(ResponseStores, path), lambda _: None, revision, running.pool.stop
+                partial(ResponseStores, path),
+                lambda _: None,
+                running.drift,
+                running.allowance,
+                running.stop,
             )
             async with opened as dedup:
-                running.pool.save = dedup.save
                 texts = kit.texts(24)
-                running.pool.expect()
-                running.pool.expect()
-                running.pool.no_more_input()
+                running.pool.demand.expect()
+                running.pool.demand.expect()
+                running.pool.demand.end()
                 async with asyncio.TaskGroup() as group:
                     for chunk in (texts[:14], texts[8:]):
                         group.create_task(
@@ -174,14 +176,11 @@ async def test_cancellation_at_any_moment_leaves_nothing(kit, tmp_path, dialect,
 @pytest.mark.fault(9)
 async def test_a_cancelled_chunk_does_not_disturb_the_others(kit):
     async with kit.serve(latency_s=0.1) as server, kit.pool(server) as running:
-        running.pool.expect()
-        running.pool.expect()
-        running.pool.no_more_input()
+        running.pool.demand.expect()
+        running.pool.demand.expect()
+        running.pool.demand.end()
         texts = kit.texts(40)
-        one, two = (
-            asyncio.create_task(running.pool.ask(part, [kit.key_of(text) for text in part]))
-            for part in (texts[:20], texts[20:])
-        )
+        one, two = (asyncio.create_task(running.answers(part)) for part in (texts[:20], texts[20:]))
         await asyncio.sleep(0.15)
         one.cancel()
         assert await two == kit.right(texts[20:])

@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.rows.inputs
+from pipeline.engines import engine_for
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.responses import Keys, ResponseStores
-from pipeline.rows import Dedup, Resolver, Revision, check_columns, output_schema
+from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, check_columns, output_schema
+from pipeline.rows.drift import NOBODY_TOLD
 from pipeline.rows.inputs import prepare
 from pipeline.rows.results import PREDICTIONS, finish
+from pipeline.system.threads import Stop
 
 KEYS = Keys({})
 
@@ -243,20 +246,23 @@ async def test_chunks_are_resolved_together(kit, tmp_path):
     """Chunks that share texts ask for them once, and fill each other's batches."""
     texts = [f"text {i * 7919 % 90}" for i in range(300)]
     tables = [pa.table({"text": texts[at : at + 50]}) for at in range(0, 300, 50)]
-    async with kit.serve() as server, kit.pool(server, batch_size=16) as running:
-        revision = Revision(None, lambda _: None, allow_drift=False)
-        async with Dedup(
-            partial(ResponseStores, tmp_path / "s"), lambda _: None, revision, running.pool.stop
-        ) as dedup:
-            running.pool.save = dedup.save
+    async with kit.serve() as server:
+        config, stop, emit = kit.config(server.url, batch_size=16), Stop(), lambda _: None
+        drift = DriftGuard(NOBODY_TOLD, emit, allow_drift=False)
+        async with (
+            Dedup(
+                partial(ResponseStores, tmp_path / "s"), emit, drift, Allowance(config, 0, 0), stop
+            ) as dedup,
+            engine_for(config, emit, stop) as engine,
+        ):
             with ThreadPoolExecutor(2) as threads:
-                resolver = Resolver(kit.config(batch_size=16), running.pool, dedup, threads)
+                resolver = Resolver(config, engine, dedup, drift, threads, stop)
                 tasks = [
                     asyncio.create_task(resolver.resolve(50 * i, table))
                     for i, table in enumerate(tables)
                 ]
                 await asyncio.sleep(0)
-                running.pool.no_more_input()
+                engine.no_more_input()
                 results = await asyncio.gather(*tasks)
         assert [row for result in results for row in rows_of(result.table)] == [
             expected_row(kit, text) for text in texts

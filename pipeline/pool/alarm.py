@@ -1,0 +1,93 @@
+"""The alarm: one timer for all attempts in flight, which ends those that take too long.
+
+All attempts may take equally long, so the oldest is the next one that is due. aiohttp would set a
+timer for each request, which is a good part of what a request costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from pipeline.errors import Cause, ClassifyError, Retryable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.system.clock import Clock
+
+# How soon an overdue attempt that goes on is cancelled again.
+CANCEL_AGAIN_S = 1.0
+
+
+class Alarm:
+    """Cancels an attempt after `timeout_s` and turns that into a failure that may be retried."""
+
+    def __init__(self, timeout_s: float, clock: Clock) -> None:
+        self._timeout_s = timeout_s
+        self._clock = clock
+        # When each attempt in flight began, oldest first.
+        self._began: dict[asyncio.Task[None], float] = {}
+        # How often each overdue one was cancelled.
+        self._cancelled: dict[asyncio.Task[None], int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watches(self, task: asyncio.Task[None]) -> bool:
+        """Return True while a task has a request in flight."""
+        return task in self._began
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch over the attempt that the current task makes.
+
+        Raises Retryable (timeout) if it was overdue; a cancellation for another reason goes
+        through.
+        """
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._began[task] = self._clock.now()
+        if self._timer is None:
+            self._set(self._timeout_s)
+        try:
+            yield
+        except (ClassifyError, asyncio.CancelledError) as failure:
+            if isinstance(failure, ClassifyError) and task not in self._cancelled:
+                raise
+            if not self._forgive(task) or task.cancelling():
+                raise asyncio.CancelledError from None
+            raise Retryable(
+                Cause.TIMEOUT, f"no answer within {self._timeout_s:g} s (timeout_s)"
+            ) from None
+        finally:
+            del self._began[task]
+            if self._cancelled:
+                self._forgive(task)
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        """Cancel what is overdue, and set the timer for the next one."""
+        self._timer = None
+        now, left_s = self._clock.now(), 0.0
+        for task, began in self._began.items():
+            left_s = began + self._timeout_s - now
+            if left_s > 0:
+                break
+            self._cancelled[task] = self._cancelled.get(task, 0) + 1
+            task.cancel()
+        if self._began:
+            # A cancellation may get lost on its way: what does not end is cancelled again.
+            self._set(CANCEL_AGAIN_S if self._cancelled else left_s)
+
+    def _forgive(self, task: asyncio.Task[None]) -> bool:
+        """Take back what the alarm asked of a task; True if it had asked."""
+        times = self._cancelled.pop(task, 0)
+        for _ in range(times):
+            task.uncancel()
+        return times > 0

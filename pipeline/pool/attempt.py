@@ -1,0 +1,119 @@
+"""One attempt: a permit, a token of the rate, one request, and what it came to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected, StoppedEarly
+from pipeline.pool.alarm import Alarm
+from pipeline.pool.concurrency import AdaptiveLimit
+from pipeline.pool.turnstile import Turnstile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.client import Client, Reply
+    from pipeline.config import RunConfig
+    from pipeline.outcomes import Item
+    from pipeline.pool.gate import Gate
+    from pipeline.pool.tally import Tally
+    from pipeline.system.clock import Clock
+    from pipeline.system.threads import Stop
+
+
+class StoppedError(Exception):
+    """The pool is stopping: this worker gives up its batch."""
+
+
+class GateClosedError(Exception):
+    """The gate closed while an attempt waited its turn: it has to come through the gate again."""
+
+
+class Attempts:
+    """Makes attempts within the limits, and lets the limits learn from each.
+
+    `requests_sent` is how many earlier passes of this run sent, which count towards
+    `max_requests`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        client: Client,
+        gate: Gate,
+        clock: Clock,
+        tally: Tally,
+        stop: Stop,
+        requests_sent: int,
+    ) -> None:
+        self.limit = AdaptiveLimit(config.concurrency, clock)
+        self.turnstile = Turnstile(config.rate, clock)
+        self.alarm = Alarm(config.timeout_s, clock)
+        self._tally = tally
+        self._config = config
+        self._client = client
+        self._gate = gate
+        self._clock = clock
+        self._stop = stop
+        self._requests = requests_sent
+
+    async def make(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
+        """Send one request as soon as there is a permit and a token for it.
+
+        `probing` attempts may pass a closed gate. Raises Retryable, RowsRejected or
+        EndpointRefused for what the request came to, StoppedEarly once `max_requests` are used up,
+        GateClosedError if the gate closed while it waited its turn, and StoppedError if the pool
+        stopped meanwhile.
+        """
+        await self.limit.acquire()
+        try:
+            if not await self.turnstile.pass_through(lambda: probing or self._gate.is_open):
+                raise GateClosedError
+            if self._stop.reason is not None:
+                raise StoppedError
+            return await self._send(items, probing=probing, retry=retry)
+        finally:
+            self.limit.release()
+
+    async def _send(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
+        self._count()
+        self._tally.sent(retry=retry)
+        started = self._clock.now()
+        status: int | None = None
+        cause: str | None = "cancelled"
+        try:
+            with self.alarm.watching():
+                reply = await self._client.ask(items, wait_for_model=self._gate.wait_for_model)
+            status, cause = 200, None
+        except (Retryable, RowsRejected, EndpointRefused) as failure:
+            status, cause = failure.status, type(failure).__name__
+            if isinstance(failure, Retryable):
+                cause = failure.cause.value
+                self._learn(failure.cause)
+            if self._stop.reason is not None:
+                raise StoppedError from failure
+            raise
+        finally:
+            seconds = self._clock.now() - started
+            self._tally.ended(status, cause, seconds)
+        if not probing:  # a probe may have been held until the model was loaded
+            self.limit.succeeded(seconds)
+        if reply.pause_s:
+            self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
+        return reply
+
+    def _count(self) -> None:
+        most = self._config.max_requests
+        if most is not None and self._requests >= most:
+            raise StoppedEarly(
+                f"Sent {most} request{'s' * (most != 1)}, all that max_requests allows.",
+                "Run the same command again to continue.",
+            )
+        self._requests += 1
+
+    def _learn(self, cause: Cause) -> None:
+        """Let the limits hear of an attempt that failed."""
+        if cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
+            self.limit.overloaded()
+        if cause is Cause.THROTTLED:
+            self.turnstile.throttled()
