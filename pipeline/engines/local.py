@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from pipeline.client import Client, Target, find_token
 from pipeline.events import Notice
@@ -11,11 +11,10 @@ from pipeline.pool import Pool
 from pipeline.system.clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.outcomes import Arrived, Item
     from pipeline.system.threads import Stop
 
 
@@ -51,56 +50,16 @@ async def open_target(config: RunConfig, stack: AsyncExitStack, emit: Observer) 
     return Target.of(config, None, process.url)
 
 
-class LocalEngine:
-    """A pool in this process, with its client and, for the endpoint `local`, the embedded endpoint.
+@asynccontextmanager
+async def local_engine(
+    config: RunConfig, emit: Observer, stop: Stop, requests_sent: int
+) -> AsyncIterator[Pool]:
+    """Run a pool here, with its client and, for the endpoint `local`, the embedded endpoint.
 
-    See `Engine` for what it does, `engine_for` for what it takes.
+    Raises SettingsError or ClassifyError if the endpoint cannot be asked at all.
     """
-
-    def __init__(
-        self, config: RunConfig, emit: Observer, stop: Stop, *, requests_sent: int = 0
-    ) -> None:
-        self._config = config
-        self._emit = emit
-        self._stop = stop
-        self._requests_sent = requests_sent
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            target = await open_target(self._config, stack, self._emit)
-            client = await stack.enter_async_context(Client(self._config, target))
-            pool = Pool(
-                self._config,
-                client,
-                Clock(),
-                self._emit,
-                self._stop,
-                requests_sent=self._requests_sent,
-            )
-            self._pool = await stack.enter_async_context(pool)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._stack.__aexit__(*error)  # type: ignore[arg-type]
-
-    async def ask(self, items: Sequence[Item], arrived: Arrived) -> None:
-        """Have inputs answered by the pool."""
-        await self._pool.ask(items, arrived)
-
-    def expect(self) -> None:
-        """Announce a call of `ask`."""
-        self._pool.demand.expect()
-
-    async def hungry(self) -> None:
-        """Wait until more input is worth reading."""
-        await self._pool.demand.hungry()
-
-    def input_blocked(self, blocked: bool) -> None:
-        """Pass on whether new input must wait for the oldest."""
-        self._pool.demand.block(blocked)
-
-    def no_more_input(self) -> None:
-        """Pass on that nothing more will be expected."""
-        self._pool.demand.end()
+    async with AsyncExitStack() as stack:
+        target = await open_target(config, stack, emit)
+        client = await stack.enter_async_context(Client(config, target))
+        pool = Pool(config, client, Clock(), emit, stop, requests_sent=requests_sent)
+        yield await stack.enter_async_context(pool)

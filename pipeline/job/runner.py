@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from pipeline import meanings
-from pipeline.engines import engine_for
+from pipeline.engines import open_engine
 from pipeline.errors import (
     EXIT_COMPLETE,
     EXIT_ROWS_FAILED,
@@ -312,13 +312,13 @@ class Run:
             # The engine is left first, so that its last answers still reach the store.
             async with (
                 Dedup(open_store, emit, drift, allowance, stop) as dedup,
-                engine_for(config, emit, stop, requests_sent=self._metrics.requests) as engine,
+                open_engine(config, emit, stop, requests_sent=self._metrics.requests) as engine,
             ):
                 stream = Stream(
                     opened.source,
                     opened.directory.parts,
                     manifest,
-                    engine,
+                    engine.demand,
                     Resolver(config, engine, dedup, drift, threads, stop),
                     allowance=allowance,
                     threads=threads,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from pipeline.engines import Engine
     from pipeline.events import Observer
+    from pipeline.pool.demand import Demand
     from pipeline.producer import Source
     from pipeline.rows import Allowance, Resolved, Resolver
     from pipeline.system.threads import Stop
@@ -63,7 +63,7 @@ class Stream:
         source: Source,
         parts: Path,
         manifest: Manifest,
-        engine: Engine,
+        demand: Demand,
         resolver: Resolver,
         *,
         allowance: Allowance,
@@ -74,7 +74,7 @@ class Stream:
         self._source = source
         self._parts = parts
         self._manifest = manifest
-        self._engine = engine
+        self._demand = demand
         self._resolver = resolver
         self._allowance = allowance
         self._threads = threads
@@ -115,7 +115,7 @@ class Stream:
         )
         try:
             while True:
-                await self._engine.hungry()
+                await self._demand.hungry()
                 await self._room()
                 chunk = await in_thread(lambda: next(chunks, None), self._stop, self._threads)
                 if chunk is None:
@@ -130,7 +130,7 @@ class Stream:
         finally:
             chunks.close()
             # Also after a failure to read: the chunks before it are resolved and committed.
-            self._engine.no_more_input()
+            self._demand.end()
             self._read_to_end = True
             self._arrived.set()
 
@@ -176,7 +176,7 @@ class Stream:
         """
         self._full = self._full if full is None else full
         self._unresolved = self._unresolved if unresolved is None else unresolved
-        self._engine.input_blocked(self._full and self._unresolved)
+        self._demand.block(self._full and self._unresolved)
 
     async def _commit(self, resolved: Resolved) -> None:
         manifest, revision = self._manifest, resolved.revision

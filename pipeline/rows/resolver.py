@@ -51,7 +51,7 @@ class Resolver:
 
     async def resolve(self, first_row: int, table: Any) -> Resolved:
         """Return the chunk with its results. Raises whatever stopped the engine."""
-        self._engine.expect()
+        self._engine.demand.expect()
         try:
             resolved = await self._resolve(first_row, table)
         except BaseException as failure:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.rows.inputs
-from pipeline.engines import engine_for
+from pipeline.engines import open_engine
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.responses import Keys, ResponseStores
@@ -253,7 +253,7 @@ async def test_chunks_are_resolved_together(kit, tmp_path):
             Dedup(
                 partial(ResponseStores, tmp_path / "s"), emit, drift, Allowance(config, 0, 0), stop
             ) as dedup,
-            engine_for(config, emit, stop) as engine,
+            open_engine(config, emit, stop) as engine,
         ):
             with ThreadPoolExecutor(2) as threads:
                 resolver = Resolver(config, engine, dedup, drift, threads, stop)
@@ -262,7 +262,7 @@ async def test_chunks_are_resolved_together(kit, tmp_path):
                     for i, table in enumerate(tables)
                 ]
                 await asyncio.sleep(0)
-                engine.no_more_input()
+                engine.demand.end()
                 results = await asyncio.gather(*tasks)
         assert [row for result in results for row in rows_of(result.table)] == [
             expected_row(kit, text) for text in texts
