@@ -6,8 +6,8 @@
     single    {"inputs": "a", "parameters": {...}}           one list, or one inside another
 
 The shape of an answer is decided by what was asked, never by looking at the answer alone: a text
-list sent to TEI is one pair and comes back as a well-formed wrong answer. (PROTOCOL: "always send
-a list, and always an explicit top_k".)
+list sent to TEI is one pair and comes back as a well-formed wrong answer (docs/protocol.md,
+"Response").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cancellation of `aclassify` at every await, turn by turn of the loop (RELIABILITY row 9)."""
+"""Cancellation of `aclassify` at every await, turn by turn of the loop (fault 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fails, is full, or makes an exception in the middle (RELIABILITY rows 5, 6 and 7)."""
+"""A disk that fails, is full, or makes an exception in the middle (faults 5, 6 and 7)."""
 
 from __future__ import annotations
 

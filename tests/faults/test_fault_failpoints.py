@@ -1,4 +1,4 @@
-"""A crash at each step of each commit (RELIABILITY row 2): the same command continues."""
+"""A crash at each step of each commit (fault 2): the same command continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments (RELIABILITY row 1): nothing lost, nothing twice."""
+"""SIGKILL at random moments (fault 1): nothing lost, nothing twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory is bounded by what is in flight, however many rows there are (RELIABILITY row 22)."""
+"""Memory is bounded by what is in flight, however many rows there are (fault 22)."""
 
 from __future__ import annotations
 

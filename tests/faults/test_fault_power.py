@@ -1,4 +1,4 @@
-"""Power loss (RELIABILITY row 4): what no fsync made durable is gone, kept, or half of each.
+"""Power loss (fault 4): what no fsync made durable is gone, kept, or half of each.
 
 The processes run on a real disk and log what each fsync made durable (child/sitecustomize.py):
 of a file its bytes so far, of a directory its names. When the power is cut, the process is

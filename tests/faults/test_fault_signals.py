@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, once and twice, wherever a run is (RELIABILITY row 8)."""
+"""SIGTERM and SIGINT, once and twice, wherever a run is (fault 8)."""
 
 from __future__ import annotations
 

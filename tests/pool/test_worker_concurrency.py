@@ -1,4 +1,4 @@
-"""The adaptive limit (RELIABILITY row 21), by scenarios as data, in virtual time."""
+"""The adaptive limit (fault 21), by scenarios as data, in virtual time."""
 
 from __future__ import annotations
 

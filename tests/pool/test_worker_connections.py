@@ -1,4 +1,4 @@
-"""Hangs and connections that die (RELIABILITY rows 17 and 18)."""
+"""Hangs and connections that die (faults 17 and 18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding out how a server wants to be asked (PROTOCOL: "Request", "Response")."""
+"""Finding out how a server wants to be asked (docs/protocol.md: "Request", "Response")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hints when to come back (RELIABILITY row 12): honoured, jittered, shared, and capped."""
+"""Hints when to come back (fault 12): honoured, jittered, shared, and capped."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_the_wait_is_told(kit):
 async def test_one_early_429_does_not_slow_the_whole_run(kit):
     """The first request meets a quota that is used up; after the pause the endpoint takes all.
 
-    RELIABILITY row 21 (recovers): what one 429 taught must not outlast the limit by minutes.
+    fault 21 (recovers): what one 429 taught must not outlast the limit by minutes.
     """
     kit.without_debug()
 

@@ -1,4 +1,4 @@
-"""Outages and loading models (RELIABILITY rows 13 and 14)."""
+"""Outages and loading models (faults 13 and 14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that the server rejects (RELIABILITY row 16): they carry the error, the others a label."""
+"""Rows that the server rejects (fault 16): they carry the error, the others a label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promise of the rate (RELIABILITY row 20), and what 429s teach (row 21)."""
+"""The promise of the rate (fault 20), and what 429s teach (row 21)."""
 
 from __future__ import annotations
 

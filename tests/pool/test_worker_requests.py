@@ -1,4 +1,4 @@
-"""What is sent (PROTOCOL: "Request")."""
+"""What is sent (docs/protocol.md: "Request")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each status means (PROTOCOL: "Errors"; RELIABILITY rows 12 and 15)."""
+"""What each status means (docs/protocol.md: "Errors"; faults 12 and 15)."""
 
 from __future__ import annotations
 

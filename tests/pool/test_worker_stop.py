@@ -1,4 +1,4 @@
-"""Ending early: in order, and by cancellation at any moment (RELIABILITY rows 8 and 9)."""
+"""Ending early: in order, and by cancellation at any moment (faults 8 and 9)."""
 
 from __future__ import annotations
 

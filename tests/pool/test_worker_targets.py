@@ -1,4 +1,4 @@
-"""Where requests go, and where the token goes (PROTOCOL: "Where requests go")."""
+"""Where requests go, and where the token goes (docs/protocol.md: "Where requests go")."""
 
 from __future__ import annotations
 
