@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-# How long before a kill an answer may have come and not be stored yet (docs/architecture.md, "The order of a commit").
+# How long before a kill an answer may have come and not be stored yet (docs/architecture.md,
+# "The order of a commit").
 UNSAVED_S = 0.5
 KEPT = {"manifest.jsonl", "lock", "events.jsonl", "summary.json"}
 
