@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from pipeline.errors import StoppedEarly
@@ -62,6 +63,7 @@ class Pool:
         # All that changes here; what else does is in the objects above, each its own.
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
+        self._hearing = ExitStack()
 
     def _limits(self) -> tuple[int, float | None]:
         return self._attempts.limit.limit, self._attempts.turnstile.rate
@@ -75,8 +77,7 @@ class Pool:
             asyncio.create_task(self._work(first=i == 0), name=f"worker-{i}")
             for i in range(self._config.concurrency)
         ]
-        self._hearing = self._stop.heard_by(self._end)
-        self._hearing.__enter__()
+        self._hearing.enter_context(self._stop.heard_by(self._end))
         return self
 
     async def __aexit__(self, _type: object, error: BaseException | None, _tb: object) -> None:
@@ -93,7 +94,7 @@ class Pool:
             for worker in self._workers:
                 worker.cancel()
             await asyncio.gather(*self._workers, return_exceptions=True)
-            self._hearing.__exit__(None, None, None)
+            self._hearing.close()
             self._attempts.alarm.close()
             self.tally.flush()
 
