@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from pipeline.errors import UsageError
 from pipeline.observers.words import duration
-from pipeline.report.html import visible
+from pipeline.report.text import counted, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from markupsafe import Markup
 
     from pipeline.report.history import History, Span
     from pipeline.report.rows import Label
@@ -43,83 +45,83 @@ _MARKS = frozenset(["bar", "circle", "rect mark"])
 # How an axis words its numbers; its own format would give 6e+2, or 0.5k.
 _NUMBER = "format(datum.value, datum.value >= 10000 ? '.3~s' : ',.6~r')"
 _LONG_NUMBER = re.compile(r"\d+\.\d{3,}(?:e-\d+)?")
+_INK, _QUIET, _LINE = "var(--ink)", "var(--muted)", "var(--line)"
+_CONFIG = {
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": _QUIET,
+        "labelFontSize": 12,
+        "titleColor": _QUIET,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "domainColor": _LINE,
+        "tickColor": _LINE,
+        "gridColor": _LINE,
+    },
+    "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
+}
+# Encodings by the fields `color` and `says` of a value.
+_COLOR = {"field": "color", "type": "nominal", "scale": None}
+_SAYS = {"field": "says"}
 
 WAITS = {"model loading": "loading", "endpoint down": "outage", "throttled": "throttled"}
+LATENCIES = {"median": "var(--series-0)", "95 %": "var(--series-1)", "slowest": "var(--faint)"}
 CAUSES = (
     *("throttled", "server error", "overloaded", "timeout"),
     *("connection lost", "unreadable answer", "loading", "row refused"),
 )
 
+_Spec = dict[str, Any]
+
 
 def color(place: int) -> str:
-    """The colour of the label or cause in this place; those at the end share the last one."""
+    """Return the colour of the label or cause in this place; those at the end share the last."""
     return f"var(--series-{min(place, PALETTE - 1)})"
 
 
-def check_installed() -> None:
-    """Raises UsageError where the charting library is not installed."""
-    try:
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "classify report needs the charting library, which is not installed. Install it with "
-            "pip install 'classify-pipeline[report]' (or '.[report]' in a checkout)."
-        ) from error
+def failed(history: History) -> Counter[str]:
+    """Return how many requests failed, by cause, in the order of the causes."""
+    ended = sum((span.ended for span in history.spans), Counter[str]())
+    return Counter({cause: ended[cause] for cause in _failures(ended)})
 
 
-def labels_chart(labels: Sequence[Label]) -> ET.Element:
-    """Rows by label: a bar each, the smallest of many together."""
-    total = max(sum(label.rows for label in labels), 1)
+def cause_colors(causes: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each cause."""
+    return {cause: color(_place(cause)) for cause in causes}
+
+
+def labels_chart(labels: Sequence[Label]) -> Markup:
+    """Draw rows by label, one bar each; the smallest of many labels share one."""
     shown = [(visible(label.name), label.rows, color(i)) for i, label in enumerate(labels)]
     if len(shown) > MOST_BARS:
         rest = shown[MOST_BARS - 1 :]
-        count = sum(rows for _, rows, _ in rest)
-        shown = [*shown[: MOST_BARS - 1], (f"{len(rest):,} others", count, "var(--faint)")]
+        others = (f"{len(rest):,} others", sum(rows for _, rows, _ in rest), "var(--faint)")
+        shown = [*shown[: MOST_BARS - 1], others]
+    total = max(sum(rows for _, rows, _ in shown), 1)
     values = [
         {
-            "place": i,
             "name": name,
             "rows": rows,
             "color": shade,
-            "words": f"{rows / total:.1%}",
-            "says": f"{name}: {rows:,} rows, {rows / total:.1%}",
+            "share": f"{rows / total:.1%}",
+            "says": f"{name}: {counted(rows, 'row')}, {rows / total:.1%}",
         }
-        for i, (name, rows, shade) in enumerate(shown)
+        for name, rows, shade in shown
     ]
-    most = max((rows for _, rows, _ in shown), default=1)
-    y = {
-        "field": "name",
-        "type": "nominal",
-        "sort": {"field": "place"},
-        "title": None,
-        "axis": {
-            "labelLimit": 190,
-            "labelFontSize": 13,
-            "labelColor": "var(--ink)",
-            "minExtent": min(190, max(map(_width, (name for name, _, _ in shown)))),
-        },
-    }
-    x = {
-        "field": "rows",
-        "type": "quantitative",
-        "axis": None,
-        # Room for the words behind the longest bar.
-        "scale": {"domain": [0, most * 1.25], "nice": False},
-    }
-    bar = {
-        "mark": {"type": "bar", "height": {"band": 0.72}, "cornerRadiusEnd": 3},
-        "encoding": {
-            "x": x,
-            "color": {"field": "color", "type": "nominal", "scale": None},
-            "description": {"field": "says"},
-        },
-    }
-    words = {
-        "mark": {"type": "text", "align": "left", "dx": 6, "fontSize": 12, "aria": False,
-                 "color": "var(--ink)"},
-        "encoding": {"x": x, "text": {"field": "words"}},
-    }  # fmt: skip
-    return _draw(values, 300, {"step": 32}, {"encoding": {"y": y}, "layer": [bar, words]})
+    # Room for the words behind the longest bar.
+    x = _quantity("rows", domain=(0, 1.25 * max((rows for _, rows, _ in shown), default=1)))
+    extent = min(190, max(_width(name) for name, _, _ in shown))
+    axis = {"labelLimit": 190, "labelFontSize": 13, "labelColor": _INK, "minExtent": extent}
+    y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": axis}
+    bar = {"type": "bar", "height": {"band": 0.72}, "cornerRadiusEnd": 3}
+    share = {"type": "text", "align": "left", "dx": 6, "fontSize": 12, "color": _INK}
+    return _draw(
+        300,
+        {"step": 32},
+        _layer(values, bar, x=x, y=y, color=_COLOR, description=_SAYS),
+        _layer(values, {**share, "aria": False}, x=x, y=y, text={"field": "share"}),
+    )
 
 
 def _width(name: str) -> int:
@@ -128,54 +130,97 @@ def _width(name: str) -> int:
     return 8 * (len(name) + wide) + 10
 
 
-def scores_chart(label: Label, edges: Sequence[float], shade: str) -> ET.Element:
-    """Rows of a label by score, in bins that are the same for all labels."""
+def scores_chart(label: Label, edges: Sequence[float], shade: str) -> Markup:
+    """Draw rows of a label by score, in bins that are the same for all labels."""
     step = edges[1] - edges[0]
     digits = max(0, len(f"{step:.10f}".rstrip("0").partition(".")[2]))
     values = [
         {
             "from": low + step * 0.06,
             "to": high - step * 0.06,
-            "rows": rows,
-            "says": f"score {low:.{digits}f} to {high:.{digits}f}: {rows:,} rows",
+            "value": rows,
+            "color": shade,
+            "says": f"score {low:.{digits}f} to {high:.{digits}f}: {counted(rows, 'row')}",
         }
         for low, high, rows in zip(edges, edges[1:], label.bins, strict=False)
     ]
-    x = {
-        "field": "from",
-        "type": "quantitative",
-        "title": "score",
-        "scale": {"domain": [edges[0], edges[-1]], "nice": False},
-        "axis": {"grid": False, "tickCount": 5},
-    }
-    spec = {
-        "mark": {"type": "rect", "color": shade},
-        "encoding": {
-            "x": x,
-            "x2": {"field": "to"},
-            "y": {
-                "field": "rows",
-                "type": "quantitative",
-                "title": None,
-                "scale": {"zero": True},
-                "axis": {
-                    "tickCount": 3,
-                    "tickMinStep": 1,
-                    "minExtent": 40,
-                    "labelExpr": _NUMBER,
-                },
-            },
-            "y2": {"datum": 0},
-            "description": {"field": "says"},
-        },
-    }
-    return _draw(values, 240, 110, spec)
+    x = _quantity("from", "score", domain=(edges[0], edges[-1]), grid=False, tickCount=5)
+    y = _quantity("value", tickCount=3, tickMinStep=1, minExtent=40, labelExpr=_NUMBER)
+    return _draw(240, 110, _rects(values, x, y))
+
+
+def throughput_chart(history: History) -> Markup:
+    """Draw texts that got their answer, per second."""
+    clock = _Clock.of(history)
+    values = [
+        {
+            **clock.over(span),
+            "value": round(span.inputs_per_second, 2),
+            "color": color(0),
+            "says": f"{_when(span)}: {span.inputs_per_second:,.1f} texts per second",
+        }
+        for span in history.spans
+    ]
+    return clock.draw(150, _rects(values, clock.axis("from"), _y("texts/s")))
+
+
+def latency_chart(history: History) -> Markup:
+    """Draw latency of requests: the median, the 95th percentile, and the slowest."""
+    clock = _Clock.of(history)
+    values: list[_Spec] = []
+    for span in history.spans:
+        at = clock((span.from_s + span.to_s) / 2)
+        # The median comes last, above the others.
+        found = {"slowest": span.slowest_s, "95 %": span.p95_s, "median": span.median_s}
+        for name, seconds in found.items():
+            if seconds is not None:
+                says = f"{_when(span)}: {name} {_latency(seconds)}"
+                shade = LATENCIES[name]
+                values.append({"at": at, "value": seconds, "color": shade, "says": says})
+    y = _y("seconds")
+    all_s = [value["value"] for value in values]
+    if max(all_s, default=1.0) > LOG_FROM * min(all_s, default=1.0) > 0:
+        # Else a cold start leaves a flat line of all others.
+        ticks = [10.0**power for power in range(-4, 5)]
+        axis = {**y["axis"], "values": ticks, "labelExpr": "format(datum.value, '~r')"}
+        y |= {"title": "seconds (log)", "scale": {"type": "log", "nice": False}, "axis": axis}
+    place = {"x": clock.axis("at"), "y": y, "color": _COLOR}
+    line = {"type": "line", "strokeWidth": 1.5, "aria": False}
+    dots = {"type": "circle", "size": 18, "opacity": 1}
+    lines = _layer(values, line, **place)
+    return clock.draw(150, lines, _layer(values, dots, **place, description=_SAYS))
+
+
+def failures_chart(history: History) -> Markup:
+    """Draw attempts that failed, by cause."""
+    clock = _Clock.of(history)
+    values = []
+    for span in history.spans:
+        low = 0
+        for cause in _failures(span.ended):
+            count = span.ended[cause]
+            place = {**clock.over(span), "low": low, "value": low + count}
+            says = f"{_when(span)}: {count:,} failed, {cause}"
+            values.append({**place, "color": color(_place(cause)), "says": says})
+            low += count
+    bars = _rects(values, clock.axis("from"), _y("requests"), {"field": "low"})
+    return clock.draw(110, bars)
+
+
+def _failures(ended: Counter[str]) -> list[str]:
+    return sorted(ended.keys() - {"ok"}, key=lambda cause: (_place(cause), cause))
+
+
+def _place(cause: str) -> int:
+    """Return the place of a cause among all, which decides its colour."""
+    return CAUSES.index(cause) if cause in CAUSES else PALETTE - 1
 
 
 @dataclass(frozen=True)
 class _Clock:
     """The axis of time: seconds that the run worked, in a unit that suits how long that was."""
 
+    history: History
     unit: str
     unit_s: float
     total_s: float
@@ -185,102 +230,41 @@ class _Clock:
         total_s = max(history.seconds, 1.0)
         for unit, unit_s in (("seconds", 1), ("minutes", 60)):
             if total_s <= 120 * unit_s:
-                return cls(unit, unit_s, total_s)
-        return cls("hours", 3_600, total_s)
-
-    def axis(self, field: str) -> dict[str, Any]:
-        return {
-            "field": field,
-            "type": "quantitative",
-            "title": f"{self.unit} at work",
-            "scale": {"domain": [0, self.total_s / self.unit_s], "nice": False},
-            "axis": {"grid": False, "tickCount": 10},
-        }
+                return cls(history, unit, unit_s, total_s)
+        return cls(history, "hours", 3_600, total_s)
 
     def __call__(self, seconds: float) -> float:
         return round(seconds / self.unit_s, 4)
 
+    def over(self, span: Span) -> dict[str, float]:
+        gap_s = (span.to_s - span.from_s) * 0.05
+        return {"from": self(span.from_s + gap_s), "to": self(span.to_s - gap_s)}
 
-def throughput_chart(history: History) -> ET.Element:
-    """Texts that got their answer, a second."""
-    clock = _Clock.of(history)
-    values = [
-        {**_span(clock, span), "value": round(span.inputs_per_second, 2),
-         "says": f"{_when(span)}: {span.inputs_per_second:,.1f} texts a second"}
-        for span in history.spans
-    ]  # fmt: skip
-    bars = _bars(clock, values, _y("texts/s"), {"value": "var(--series-0)"})
-    return _draw(None, WIDE, 150, {"layer": [*_background(clock, history), bars]})
+    def axis(self, field: str) -> _Spec:
+        title, domain = f"running time in {self.unit}", (0, self.total_s / self.unit_s)
+        return _quantity(field, title, domain, grid=False, tickCount=10)
 
-
-def latency_chart(history: History) -> ET.Element:
-    """Latency of requests: the median, the slowest of twenty, and the slowest of all."""
-    clock = _Clock.of(history)
-    values: list[dict[str, Any]] = []
-    for span in history.spans:
-        if span.median_s is None:
-            continue
-        middle = {"at": clock((span.from_s + span.to_s) / 2)}
-        for name, shade, value in (
-            ("slowest", "var(--faint)", span.slowest_s),
-            ("95 %", "var(--series-1)", span.p95_s),
-            ("median", "var(--series-0)", span.median_s),
-        ):
-            if value is not None:
-                says = f"{_when(span)}: {name} {_latency(value)}"
-                values.append({**middle, "name": name, "color": shade, "value": value,
-                               "says": says})  # fmt: skip
-    colors = {"field": "color", "type": "nominal", "scale": None}
-    y = _y("seconds")
-    least = min((each["value"] for each in values), default=1.0)
-    if max((each["value"] for each in values), default=1.0) > LOG_FROM * least > 0:
-        # Else a cold start leaves a flat line of all others.
-        ticks = [10.0**power for power in range(-4, 5)]
-        axis = {**y["axis"], "values": ticks, "labelExpr": "format(datum.value, '~r')"}
-        y = {**y, "title": "seconds, log", "scale": {"type": "log", "nice": False}, "axis": axis}
-    encoding = {"x": clock.axis("at"), "y": y, "color": colors}
-    data = {"data": {"values": values}, "encoding": encoding}
-    line = {**data, "mark": {"type": "line", "strokeWidth": 1.5, "aria": False}}
-    dots = {
-        **data,
-        "mark": {"type": "circle", "size": 18, "opacity": 1},
-        "encoding": {**encoding, "description": {"field": "says"}},
-    }
-    return _draw(None, WIDE, 150, {"layer": [*_background(clock, history), line, dots]})
-
-
-def failures_chart(history: History) -> ET.Element:
-    """Attempts that failed, by cause."""
-    clock = _Clock.of(history)
-    values = []
-    for span in history.spans:
-        low = 0
-        for cause in sorted(span.ended.keys() - {"ok"}, key=cause_place):
-            count = span.ended[cause]
-            values.append({**_span(clock, span), "low": low, "value": low + count,
-                           "color": color(cause_place(cause)),
-                           "says": f"{_when(span)}: {count:,} failed, {cause}"})  # fmt: skip
-            low += count
-    shade = {"field": "color", "type": "nominal", "scale": None}
-    bars = _bars(clock, values, _y("requests"), shade)
-    bars["encoding"]["y2"] = {"field": "low"}
-    return _draw(None, WIDE, 110, {"layer": [*_background(clock, history), bars]})
-
-
-def cause_place(cause: str) -> int:
-    """The place of a cause among all, which decides its colour."""
-    return CAUSES.index(cause) if cause in CAUSES else PALETTE - 1
-
-
-def _y(title: str) -> dict[str, Any]:
-    axis = {"tickCount": 4, "minExtent": 44, "maxExtent": 44, "labelExpr": _NUMBER}
-    scale = {"zero": True}
-    return {"field": "value", "type": "quantitative", "title": title, "axis": axis, "scale": scale}
-
-
-def _span(clock: _Clock, span: Span) -> dict[str, float]:
-    gap_s = (span.to_s - span.from_s) * 0.05
-    return {"from": clock(span.from_s + gap_s), "to": clock(span.to_s - gap_s)}
+    def draw(self, height: int, *layers: _Spec) -> Markup:
+        """Draw layers above where the run waited, and where an attempt continued another."""
+        waits = [
+            {
+                "from": self(wait.from_s),
+                # A wait that is too short to be seen is worth seeing too.
+                "to": self(max(wait.to_s, wait.from_s + self.total_s / 400)),
+                "color": f"var(--wait-{WAITS.get(wait.reason, 'outage')})",
+                "says": f"{wait.reason} for {duration(wait.to_s - wait.from_s)}",
+            }
+            for wait in self.history.waits
+        ]
+        attempts = [{"at": self(each.worked_before_s)} for each in self.history.attempts[1:]]
+        rule = {"type": "rule", "strokeDash": [3, 3], "color": _QUIET, "aria": False}
+        return _draw(
+            WIDE,
+            height,
+            _rects(waits, self.axis("from"), {"value": 0}, {"value": "height"}),
+            _layer(attempts, rule, x=self.axis("at")),
+            *layers,
+        )
 
 
 def _when(span: Span) -> str:
@@ -291,88 +275,46 @@ def _latency(seconds: float) -> str:
     return f"{seconds * 1000:,.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
 
 
-def _bars(
-    clock: _Clock, values: list[dict[str, Any]], y: dict[str, Any], shade: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "data": {"values": values},
-        "mark": {"type": "rect"},
-        "encoding": {
-            "x": clock.axis("from"),
-            "x2": {"field": "to"},
-            "y": y,
-            "y2": {"datum": 0},
-            "color": shade,
-            "description": {"field": "says"},
-        },
-    }
+def _y(title: str) -> _Spec:
+    return _quantity("value", title, tickCount=4, minExtent=44, maxExtent=44, labelExpr=_NUMBER)
 
 
-def _background(clock: _Clock, history: History) -> list[dict[str, Any]]:
-    """Where the run waited, and where an attempt continued another."""
-    waits = [
-        {
-            "from": clock(wait.from_s),
-            # A wait that is too short to be seen is worth seeing too.
-            "to": clock(max(wait.to_s, wait.from_s + clock.total_s / 400)),
-            "color": f"var(--wait-{WAITS.get(wait.reason, 'outage')})",
-            "says": f"{wait.reason} for {duration(wait.to_s - wait.from_s)}",
-        }
-        for wait in history.waits
-    ]
-    borders = [{"at": clock(each.worked_before_s)} for each in history.attempts[1:]]
-    return [
-        {
-            "data": {"values": waits},
-            "mark": {"type": "rect"},
-            "encoding": {
-                "x": clock.axis("from"),
-                "x2": {"field": "to"},
-                "y": {"value": 0},
-                "y2": {"value": "height"},
-                "color": {"field": "color", "type": "nominal", "scale": None},
-                "description": {"field": "says"},
-            },
-        },
-        {
-            "data": {"values": borders},
-            "mark": {"type": "rule", "strokeDash": [3, 3], "color": "var(--muted)", "aria": False},
-            "encoding": {"x": clock.axis("at")},
-        },
-    ]
+def _quantity(
+    field: str, title: str | None = None, domain: Sequence[float] | None = None, **axis: Any
+) -> _Spec:
+    """Return the encoding of numbers; without anything for the axis, there is none."""
+    scale = {"zero": True} if domain is None else {"domain": domain, "nice": False}
+    more = {"title": title, "scale": scale, "axis": axis or None}
+    return {"field": field, "type": "quantitative", **more}
 
 
-def _draw(values: Any, width: int, height: Any, spec: dict[str, Any]) -> ET.Element:
+def _layer(values: Sequence[_Spec], mark: _Spec, **encoding: _Spec) -> _Spec:
+    return {"data": {"values": values}, "mark": mark, "encoding": encoding}
+
+
+def _rects(values: Sequence[_Spec], x: _Spec, y: _Spec, y2: _Spec | None = None) -> _Spec:
+    """Return rectangles from the field `from` to the field `to`, by default up from zero."""
+    to = {"x2": {"field": "to"}, "y2": y2 or {"datum": 0}}
+    return _layer(values, {"type": "rect"}, x=x, y=y, **to, color=_COLOR, description=_SAYS)
+
+
+def _draw(width: int, height: int | _Spec, *layers: _Spec) -> Markup:
     import vl_convert
+    from markupsafe import Markup
 
-    line, quiet = "var(--line)", "var(--muted)"
-    whole = {
+    spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "width": width,
         "height": height,
-        "background": None,
         "padding": 2,
-        **({} if values is None else {"data": {"values": values}}),
-        **spec,
-        "config": {
-            "font": "sans-serif",
-            "view": {"stroke": None},
-            "axis": {
-                "labelColor": quiet,
-                "titleColor": quiet,
-                "titleFontWeight": "normal",
-                "labelFontSize": 12,
-                "titleFontSize": 12,
-                "domainColor": line,
-                "tickColor": line,
-                "gridColor": line,
-            },
-            "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
-        },
+        "background": None,
+        "layer": layers,
+        "config": _CONFIG,
     }
-    drawn = vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE, allowed_base_urls=[])
-    # It is of our own making, and what it says is checked.
-    return _checked(ET.fromstring(drawn))  # noqa: S314
+    drawn = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, allowed_base_urls=[])
+    # It is of our own making, and what it holds is checked.
+    checked = _checked(ET.fromstring(drawn))  # noqa: S314
+    return Markup(ET.tostring(checked, encoding="unicode", method="html"))  # noqa: S704
 
 
 def _checked(drawn: ET.Element) -> ET.Element:

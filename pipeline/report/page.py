@@ -7,20 +7,21 @@ import hashlib
 import os
 import time
 from contextlib import suppress
-from datetime import datetime
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import OutputError
-from pipeline.report import sections
-from pipeline.report.charts import check_installed
+from pipeline.errors import OutputError, UsageError
+from pipeline.observers.words import duration
+from pipeline.report import charts
 from pipeline.report.facts import gather
-from pipeline.report.html import document, element, raw
+from pipeline.report.history import MOST_WAITS
+from pipeline.report.text import clock, counted, number, visible
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
-    from xml.etree import ElementTree as ET
+    from jinja2 import Environment
 
     from pipeline.report.facts import Facts
 
@@ -28,20 +29,20 @@ _SUFFIXES = (".html", ".htm")
 
 
 def write_report(output: Path, page: Path | None = None) -> Path:
-    """Write the report on the run of `output` and give its path, `OUTPUT.html` if none is given.
+    """Write the report on the run of `output`, to `OUTPUT.html` by default, and return its path.
 
     `output` may also be a run directory, such as the checkpoint of a notebook. The page appears by
-    one rename. Raises UsageError where the charting library is missing, there is no run, its rows
+    one rename. Raises UsageError if the extra `report` is not installed, there is no run, its rows
     cannot be read, or the page cannot be written.
     """
-    check_installed()
+    _check_installed()
     facts = gather(output)
     page = page or output.with_name(output.name + ".html")
     if page.suffix.lower() not in _SUFFIXES:
         raise OutputError(f"{page}: the report is a page. Give a path that ends with .html.")
     if page.is_dir():
         raise OutputError(f"{page}: is a directory. Give the path of a file for the report.")
-    content = document(_page(facts, Path(output)))
+    content = _render(facts, Path(output))
     temp = page.with_name(f".{page.name}.{os.getpid()}.tmp")
     try:
         temp.write_bytes(content)
@@ -55,41 +56,64 @@ def write_report(output: Path, page: Path | None = None) -> Path:
     return page
 
 
-def _page(facts: Facts, output: Path) -> ET.Element:
+def _check_installed() -> None:
+    try:
+        import jinja2  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "classify report needs packages that are not installed. Install them with "
+            "pip install 'classify-pipeline[report]' (or '.[report]' in a checkout)."
+        ) from error
+
+
+def _render(facts: Facts, output: Path) -> bytes:
+    from markupsafe import Markup
+
     files = resources.files("pipeline.report")
     style = files.joinpath("page.css").read_text(encoding="utf-8")
     script = files.joinpath("page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-        "base-uri 'none'; form-action 'none'"
+    found, columns = facts.found, facts.columns
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            facts=facts,
+            output=output,
+            now=time.time(),
+            version=__version__,
+            # Files of our own, whose digests are of these bytes.
+            style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+            "base-uri 'none'; form-action 'none'",
+            charts=charts,
+            most_waits=MOST_WAITS,
+            found=found,
+            bins=[f"{low:g} to {high:g}" for low, high in pairwise(found.edges)] if found else [],
+            places={label.name: i for i, label in enumerate(found.labels)} if found else {},
+            columns=columns,
+            text_columns=[name for name in (columns.text, columns.text_pair) if name]
+            if columns
+            else [],
+        )
     )
-    now = time.time()
-    return element(
-        "html",
-        element(
-            "head",
-            element("meta", charset="utf-8"),
-            element("meta", http_equiv="Content-Security-Policy", content=policy),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("title", f"{output.name}: report"),
-            raw("style", style),
-        ),
-        element(
-            "body",
-            element("a", "To the labels", class_="skip", href="#labels"),
-            sections.head(facts, output, now),
-            element("main", *sections.body(facts)),
-            element(
-                "footer",
-                f"Made {datetime.fromtimestamp(now).astimezone():%Y-%m-%d %H:%M} by "
-                f"classify-pipeline {__version__}. Everything is in this file: it loads "
-                "nothing, and sends nothing.",
-            ),
-            element("div", id="tip", class_="tip", role="status", aria_live="polite", hidden=True),
-            raw("script", script),
-        ),
-        lang="en",
+    # Of the whole page, so that no text can be forgotten.
+    return visible(page).encode() + b"\n"
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("pipeline.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.filters.update(number=number, counted=counted, duration=duration, clock=clock)
+    return made
 
 
 def _hash(content: str) -> str:

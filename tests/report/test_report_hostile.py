@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.api import run
 from pipeline.config import RunConfig
-from pipeline.report.html import visible
+from pipeline.report.text import visible
 
 ACTS = "window.hacked = true"
 HOSTILE = [

@@ -155,7 +155,7 @@ def test_the_keyboard_reaches_everything(shown, page):
         assert stop[4] >= 1, stop
         stops.append(stop)
     kinds = [stop[0] for stop in stops]
-    assert stops[0][2] == "To the labels"
+    assert stops[0][2] == "Skip to the labels"
     assert len([stop for stop in stops if stop[1].startswith("chart")]) == 7
     assert {"SELECT", "INPUT", "BUTTON", "SUMMARY"} <= set(kinds)
     for tag, _, name, *_ in stops:

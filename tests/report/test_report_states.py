@@ -64,7 +64,7 @@ def test_a_killed_run(shown, words, tiles, server, halfway, tmp_path, cli):
     """First while it works, then killed, then continued."""
     running, job = halfway
     shown(tmp_path / "out.parquet")
-    assert "This run is not complete: it works right now (labelling)" in words()
+    assert "This run is not complete: it is running (labelling)" in words()
     assert tiles()["labelled"] == f"{2 * CHUNK:,}"
     assert running.running
 
@@ -219,7 +219,7 @@ def test_an_output_that_is_gone_or_another(shown, words, label, source, tmp_path
     output.unlink()
     shown(output)
     assert "not there any more" in words()
-    assert "No rows are there to be shown." in words()
+    assert "No rows to show." in words()
     for content, what in ((table.drop(["score"]), "no column 'score'"), (None, "cannot be read")):
         if content is None:
             output.write_bytes(b"PAR1 no table")
@@ -259,11 +259,12 @@ def test_the_command_refuses(cli, label, source, tmp_path, listing):
     assert listing() == before
 
 
-def test_without_the_library_the_mend_is_named(cli, label, source, tmp_path):
+@pytest.mark.parametrize("module", ["jinja2", "vl_convert"])
+def test_a_missing_library_is_named_with_its_fix(cli, label, source, tmp_path, module):
     label(source, tmp_path / "out.parquet")
     missing = tmp_path / "missing"
     missing.mkdir()
-    (missing / "vl_convert.py").write_text("raise ModuleNotFoundError('vl_convert')")
+    (missing / f"{module}.py").write_text(f"raise ModuleNotFoundError('{module}')")
     told = cli("report", "out.parquet", PYTHONPATH=str(missing))
     assert told.code == 2
     assert "pip install 'classify-pipeline[report]'" in told.stderr
