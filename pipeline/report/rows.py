@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.system import arrays
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -147,9 +149,11 @@ class _Labels:
         if not len(encoded.dictionary):
             return
         places = np.array([self._id(name) for name in encoded.dictionary.to_pylist()], np.int64)
-        there = labels.is_valid().to_numpy(zero_copy_only=False)
-        ids = places[encoded.indices.drop_null().to_numpy()]
-        values = pc.fill_null(scores, math.nan).to_numpy(zero_copy_only=False)[there]
+        there = np.from_dlpack(pc.indices_nonzero(labels.is_valid()))
+        ids = places[np.from_dlpack(encoded.indices.drop_null())]
+        values = np.from_dlpack(pc.coalesce(scores, arrays.numbers([math.nan], pa.float64())[0]))[
+            there
+        ]
         known = ~np.isnan(values)
         self._counts += np.bincount(ids, minlength=MOST_LABELS + 1)
         cells = ids[known] * self._bins.count + self._bins.of(values[known])
@@ -206,14 +210,14 @@ class _Errors:
         if not there.true_count:
             return
         words = pc.utf8_slice_codeunits(errors.filter(there).cast(pa.string()), 0, ERROR_CHARACTERS)
-        places = numbers[there.to_numpy(zero_copy_only=False)]
+        places = numbers[np.from_dlpack(pc.indices_nonzero(there))]
         # All numbers but the status in front are those of a row, such as how long it is.
         status, rest = (pc.utf8_slice_codeunits(words, *cut) for cut in ((0, 4), (4, 200)))
         keys = pc.binary_join_element_wise(
-            status, pc.replace_substring_regex(rest, r"\d+", "#"), ""
+            status, pc.replace_substring_regex(rest, r"\d+", "#"), arrays.strings([""])[0]
         )
         encoded = pc.dictionary_encode(keys)
-        found = encoded.indices.to_numpy()
+        found = np.from_dlpack(encoded.indices)
         counts: Counter[int] = Counter(dict(enumerate(np.bincount(found).tolist())))
         for place, rows in counts.most_common():
             cause = self._cause(encoded.dictionary[place].as_py())

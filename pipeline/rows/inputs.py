@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.pool import MAX_REQUEST_BYTES
 from pipeline.responses import Keys
+from pipeline.system.arrays import numbers, strings
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -82,7 +83,7 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
     values = values.cast(pa.large_string())
     error = pa.nulls(len(values), pa.string())
     if values.null_count:
-        error = pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), error)
+        error = pc.if_else(pc.is_null(values), strings([f"null {name}"])[0], error)
     lengths = pc.binary_length(values)
     if (pc.max(lengths).as_py() or 0) > MAX_REQUEST_BYTES:
         too_long = pc.fill_null(pc.greater(lengths, MAX_REQUEST_BYTES), False)
@@ -97,7 +98,7 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
             damaged, pa.scalar(f"{name} is no valid text (not a string, or not UTF-8)"), error
         )
     if error.null_count < len(error):
-        values = pc.if_else(pc.is_null(error), values, pa.scalar(None, pa.large_string()))
+        values = pc.if_else(pc.is_null(error), values, pa.nulls(1, values.type)[0])
     return values, error
 
 
@@ -115,8 +116,9 @@ def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
     if len(encoded) == 1:
         return _texts(encoded[0].dictionary), encoded[0].indices
     width = max(len(encoded[1].dictionary), 1)
+    factor = numbers([width], pa.int64())[0]
     first, second = (one.indices.cast(pa.int64()) for one in encoded)
-    both = pc.add(pc.multiply(first, width), second).dictionary_encode()
+    both = pc.add(pc.multiply(first, factor), second).dictionary_encode()
     texts, pairs = (_texts(one.dictionary) for one in encoded)
     items: list[Item] = [
         (texts[code // width], pairs[code % width]) for code in both.dictionary.to_pylist()
@@ -130,8 +132,8 @@ def _as_items(columns: list[Any]) -> list[Item]:
 
 
 def _texts(column: Any) -> list[Any]:
-    """Give a column as Python strings; by NumPy, which makes no Arrow scalar of each first."""
-    values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+    """Return a column as Python strings."""
+    values: list[Any] = column.to_pylist()
     return values
 
 
@@ -140,4 +142,4 @@ def _scatter(rows: Any, count: int) -> Any:
     positions: list[int | None] = [None] * count
     for position, row in enumerate(rows.to_pylist()):
         positions[row] = position
-    return pa.array(positions, pa.int64())
+    return numbers(positions, pa.int64())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
+from pipeline.system.arrays import numbers, strings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,9 +122,9 @@ def finish(
     if RowError in set(map(type, outcomes)):
         good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
         failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
-        error = pa.array(failed, pa.string())
-    label = pa.array([found and found[0][0] for found in good], pa.string())
-    score = pa.array([found and found[0][1] for found in good], pa.float64())
+        error = strings(failed)
+    label = strings([found and found[0][0] for found in good])
+    score = numbers([found and found[0][1] for found in good], pa.float64())
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
         good = [None]
@@ -131,14 +133,24 @@ def finish(
         columns = [column.take(prepared.index) for column in columns]
         columns[2] = pc.coalesce(prepared.errors, columns[2])
     if config.wants_predictions:
-        lists = [
-            found and [{"label": name, "score": value} for name, value in found] for found in good
-        ]
-        columns.append(pa.array(lists, PREDICTIONS).take(prepared.index))
+        columns.append(_predictions(good).take(prepared.index))
     result = table
     for field, column in zip(result_fields(config), columns, strict=True):
         result = result.append_column(field, column)
     return _counted(first_row, result, config)
+
+
+def _predictions(good: Sequence[Any]) -> pa.ListArray:
+    pairs = list(chain.from_iterable(found or () for found in good))
+    names, scores = zip(*pairs, strict=True) if pairs else ((), ())
+    ends = list(accumulate((len(found or ()) for found in good), initial=0))
+    starts = [None if found is None else end for found, end in zip([*good, ()], ends, strict=True)]
+    values = pa.StructArray.from_arrays(
+        [strings(names), numbers(scores, pa.float64())], fields=list(PREDICTIONS.value_type)
+    )
+    return pa.ListArray.from_arrays(
+        numbers(starts, pa.int64()).cast(pa.int32()), values, type=PREDICTIONS
+    )
 
 
 def patch(
@@ -150,7 +162,7 @@ def patch(
         order[row] = table.num_rows + position
     for field in result_fields(config):
         both = [one.column(field.name).combine_chunks() for one in (table, results)]
-        column = pa.concat_arrays(both).take(pa.array(order, pa.int64()))
+        column = pa.concat_arrays(both).take(numbers(order, pa.int64()))
         table = table.set_column(table.schema.get_field_index(field.name), field, column)
     return _counted(first_row, table, config)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from pipeline.store import disk as storage
+from pipeline.system.arrays import numbers
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
 from pipeline.writer.parts import COMPRESSION
@@ -174,11 +175,11 @@ def _value_bytes(array: Any) -> Any:
         return _value_bytes(array.cast(pa.large_binary()))
     if any(is_it(kind) for is_it in (pt.is_string, pt.is_large_string, pt.is_binary,
                                      pt.is_large_binary)):  # fmt: skip
-        return pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+        return np.from_dlpack(pc.coalesce(pc.binary_length(array), numbers([0], pa.int64())[0]))
     if pt.is_struct(kind):
         return sum(map(_value_bytes, array.flatten()), np.zeros(len(array), np.int64))
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_map(kind):
-        offsets = array.offsets.to_numpy()
+        offsets = np.from_dlpack(array.offsets)
         inside = array.values if not pt.is_map(kind) else pa.StructArray.from_arrays(
             [array.keys, array.items], ["key", "value"]
         )  # fmt: skip
