@@ -47,10 +47,11 @@ test-transformers: $(DEVELOP) ## install torch and transformers, and run the tes
 	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
 	$(BIN)/python -m pytest -m transformers
 
-lint: $(DEVELOP) ## ruff (rules and format) and mypy
+lint: $(DEVELOP) ## ruff (rules and format), mypy, and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(DEVELOP) ## write the tables of docs/reference from the code
 	$(BIN)/python docs/generate.py
@@ -83,4 +84,4 @@ pins: ## rewrite constraints.txt with the newest versions that fit
 	@touch $(INSTALLED) $(DEVELOP)
 
 clean: ## remove .venv, caches and output/
-	rm -rf $(VENV) output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) output build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

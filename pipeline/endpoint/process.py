@@ -47,7 +47,7 @@ class EndpointProcess:
         self._command = [
             sys.executable,
             # Without the working directory on the path, a stray pipeline.py there is no danger.
-            *("-P", "-m", "pipeline.endpoint"),
+            *("-P", "-m", "pipeline.cli", "serve"),
             *("--host", "127.0.0.1", "--port", "0", "--until-stdin-closes"),
             *(part for model in models for part in ("--model", model)),
             *arguments,
