@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.engines.local import LocalEngine, check_endpoint, open_target
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.rows import Resolved, Revision
 
 __all__ = ["Engine", "LocalEngine", "check_endpoint", "open_target"]
@@ -15,7 +17,7 @@ __all__ = ["Engine", "LocalEngine", "check_endpoint", "open_target"]
 class Engine(Protocol):
     """What a run needs of an engine; used inside `async with`, which drains it at the end."""
 
-    async def resolve(self, first_row: int, table: Any) -> Resolved:
+    async def resolve(self, first_row: int, table: pa.Table) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the engine."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pipeline.client import Client, Target, find_token
 from pipeline.events import Notice
@@ -14,6 +14,8 @@ from pipeline.system.clock import Clock
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
+
+    import pyarrow as pa
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
@@ -109,7 +111,7 @@ class LocalEngine:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.__aexit__(*error)  # type: ignore[arg-type]
 
-    async def resolve(self, first_row: int, table: Any) -> Resolved:
+    async def resolve(self, first_row: int, table: pa.Table) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the pool."""
         return await self._resolver.resolve(first_row, table)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 BATCH_ROWS = 65_536
 # A model has a few labels. Those beyond so many are counted together, whatever an endpoint says.
 MOST_LABELS = 1_000
@@ -129,7 +131,7 @@ class _Bins:
     def edges(self) -> list[float]:
         return [round(self.low + self.step * i, 12) for i in range(self.count + 1)]
 
-    def of(self, scores: Any) -> Any:
+    def of(self, scores: NDArray[Any]) -> NDArray[Any]:
         places = np.floor((scores - self.low) / self.step + 1e-9)
         return np.clip(places, 0, self.count - 1).astype(np.int64)
 
@@ -144,7 +146,7 @@ class _Labels:
         self._binned = np.zeros((MOST_LABELS + 1, bins.count), np.int64)
         self._kept = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
-    def add(self, labels: Any, scores: Any, numbers: Any) -> None:
+    def add(self, labels: pa.Array, scores: pa.Array, numbers: NDArray[Any]) -> None:
         encoded = pc.dictionary_encode(labels.cast(pa.string()))
         if not len(encoded.dictionary):
             return
@@ -187,8 +189,11 @@ class _Labels:
 
 
 def _lowest(
-    ids: Any, scores: Any, numbers: Any, of_each: int = LEAST_CERTAIN_OF_A_LABEL
-) -> tuple[Any, Any, Any]:
+    ids: NDArray[Any],
+    scores: NDArray[Any],
+    numbers: NDArray[Any],
+    of_each: int = LEAST_CERTAIN_OF_A_LABEL,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Of each id the rows with the lowest scores, the first ones where scores are equal."""
     order = np.lexsort((numbers, scores, ids))
     sorted_ids = ids[order]
@@ -205,7 +210,7 @@ class _Errors:
     def __init__(self) -> None:
         self._causes: dict[str, Cause] = {}
 
-    def add(self, errors: Any, numbers: Any) -> None:
+    def add(self, errors: pa.Array, numbers: NDArray[Any]) -> None:
         there = errors.is_valid()
         if not there.true_count:
             return
@@ -256,14 +261,14 @@ def _range(files: Sequence[Path], score: str) -> tuple[float, float]:
     return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
 
 
-def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[Any]:
+def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for file in files:
         with pq.ParquetFile(file, pre_buffer=False) as opened:
             _check_columns(opened, names)
             yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
 
 
-def _check_columns(opened: Any, names: Sequence[str]) -> None:
+def _check_columns(opened: pq.ParquetFile, names: Sequence[str]) -> None:
     for name in names:
         if name not in opened.schema_arrow.names:
             raise KeyError(name)
@@ -292,7 +297,7 @@ def _fetch_texts(files: Sequence[Path], columns: Columns, rows: Sequence[Row]) -
                 first = end
 
 
-def _take_texts(batch: Any, names: Sequence[str], at: int, row: Row) -> None:
+def _take_texts(batch: pa.RecordBatch, names: Sequence[str], at: int, row: Row) -> None:
     for name in names:
         value = batch.column(name)[at].as_py()
         if isinstance(value, bytes):

@@ -30,8 +30,8 @@ class Prepared:
 
     items: list[Item]
     keys: list[bytes]
-    index: Any
-    errors: Any
+    index: pa.Array
+    errors: pa.StringArray
 
 
 def keys_of(config: RunConfig) -> Keys:
@@ -41,7 +41,7 @@ def keys_of(config: RunConfig) -> Keys:
     return Keys({name: settings[name] for name in decides})
 
 
-def open_rows(table: Any, config: RunConfig) -> tuple[Any, Any]:
+def open_rows(table: pa.Table, config: RunConfig) -> tuple[pa.Table, pa.Array | None]:
     """Give the rows of a chunk that are to be resolved, and their places; None for all of them.
 
     Of a labelled chunk these are the rows that carry an error; the others stay as they are.
@@ -53,7 +53,7 @@ def open_rows(table: Any, config: RunConfig) -> tuple[Any, Any]:
     return table.select(inputs).take(places), places
 
 
-def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
+def prepare(table: pa.Table, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
     """Find the distinct inputs of a chunk and the rows that cannot be sent."""
     text, text_error = _sendable(table.column(config.text), "text")
     columns, error = [text], text_error
@@ -75,7 +75,7 @@ def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Pre
     return Prepared(items, item_keys, index, error)
 
 
-def _sendable(column: Any, name: str) -> tuple[Any, Any]:
+def _sendable(column: pa.ChunkedArray, name: str) -> tuple[pa.Array, pa.Array]:
     """Give a column as plain strings, null where a row cannot be sent, and why."""
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
@@ -102,7 +102,7 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
     return values, error
 
 
-def _is_utf8(value: Any) -> bool:
+def _is_utf8(value: pa.Scalar) -> bool:
     try:
         (value.as_py() or b"").decode()
     except UnicodeDecodeError:
@@ -110,7 +110,7 @@ def _is_utf8(value: Any) -> bool:
     return True
 
 
-def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
+def _distinct(columns: list[pa.Array]) -> tuple[list[Item], pa.Array]:
     """Give the distinct inputs in order of appearance, and each row's position among them."""
     encoded = [column.dictionary_encode() for column in columns]
     if len(encoded) == 1:
@@ -126,18 +126,18 @@ def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
     return items, both.indices
 
 
-def _as_items(columns: list[Any]) -> list[Item]:
+def _as_items(columns: list[pa.Array]) -> list[Item]:
     values = [_texts(column) for column in columns]
     return values[0] if len(values) == 1 else list(zip(*values, strict=True))
 
 
-def _texts(column: Any) -> list[Any]:
+def _texts(column: pa.Array) -> list[Any]:
     """Return a column as Python strings."""
     values: list[Any] = column.to_pylist()
     return values
 
 
-def _scatter(rows: Any, count: int) -> Any:
+def _scatter(rows: pa.Array, count: int) -> pa.Array:
     """Give the inverse of `rows`: for each of `count` rows its position there, or null."""
     positions: list[int | None] = [None] * count
     for position, row in enumerate(rows.to_pylist()):

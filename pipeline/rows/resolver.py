@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.rows.inputs import keys_of, open_rows, prepare
 from pipeline.rows.results import finish, patch
@@ -13,6 +13,8 @@ from pipeline.system.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
+
+    import pyarrow as pa
 
     from pipeline.config import RunConfig
     from pipeline.pool import Pool
@@ -36,7 +38,7 @@ class Resolver:
         self._in_order = asyncio.Lock()
         self._keys = keys_of(config)
 
-    async def resolve(self, first_row: int, table: Any) -> Resolved:
+    async def resolve(self, first_row: int, table: pa.Table) -> Resolved:
         """Give the chunk with its results. Raises whatever stopped the pool."""
         self._pool.expect()
         try:
@@ -46,7 +48,7 @@ class Resolver:
             self._pool.stop(failure)
             raise
 
-    async def _resolve(self, first_row: int, table: Any) -> Resolved:
+    async def _resolve(self, first_row: int, table: pa.Table) -> Resolved:
         config = self._config
         rows, places = open_rows(table, config)
         # One after the other, so that earlier rows are asked for first: they are committed first.

@@ -29,7 +29,7 @@ class Resolved:
     """A chunk with its result columns; `errors` of its rows have no label."""
 
     first_row: int
-    table: Any
+    table: pa.Table
     errors: int
     labels: dict[str, int]
 
@@ -49,7 +49,7 @@ def joined(chunks: Sequence[Resolved]) -> Resolved:
     )
 
 
-def result_fields(config: RunConfig) -> list[Any]:
+def result_fields(config: RunConfig) -> list[pa.Field]:
     """The columns that a run appends, in order."""
     fields = [
         pa.field(config.label_column, pa.string()),
@@ -61,14 +61,14 @@ def result_fields(config: RunConfig) -> list[Any]:
     return fields
 
 
-def output_schema(schema: Any, config: RunConfig) -> Any:
+def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
     """The schema of the output: all columns of the input, then the results."""
     for field in result_fields(config):
         schema = schema.append(field)
     return schema
 
 
-def check_columns(schema: Any, config: RunConfig) -> None:
+def check_columns(schema: pa.Schema, config: RunConfig) -> None:
     """Refuse a missing or unfit text column, and a name that the output would have twice.
 
     Raises InputError or SettingsError, before anything is sent.
@@ -95,7 +95,7 @@ def check_columns(schema: Any, config: RunConfig) -> None:
             )
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return any(
@@ -111,7 +111,7 @@ def _is_text(kind: Any) -> bool:
 
 def finish(
     first_row: int,
-    table: Any,
+    table: pa.Table,
     prepared: Prepared,
     outcomes: Sequence[Outcome],
     config: RunConfig,
@@ -154,7 +154,7 @@ def _predictions(good: Sequence[Any]) -> pa.ListArray:
 
 
 def patch(
-    first_row: int, table: Any, rows: Sequence[int], results: Any, config: RunConfig
+    first_row: int, table: pa.Table, rows: Sequence[int], results: pa.Table, config: RunConfig
 ) -> Resolved:
     """Put the result columns of `results` in place of those of `rows` of a labelled chunk."""
     order = list(range(table.num_rows))
@@ -167,7 +167,7 @@ def patch(
     return _counted(first_row, table, config)
 
 
-def _counted(first_row: int, table: Any, config: RunConfig) -> Resolved:
+def _counted(first_row: int, table: pa.Table, config: RunConfig) -> Resolved:
     counts = pc.value_counts(table.column(config.label_column)).to_pylist()
     return Resolved(
         first_row,

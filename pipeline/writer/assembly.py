@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 64 << 20
 FILE_ROWS = 1_048_576
@@ -31,7 +32,7 @@ FILE_ROWS = 1_048_576
 
 def assemble(
     parts: Sequence[Path],
-    schema: Any,
+    schema: pa.Schema,
     output: Path,
     *,
     rows: int,
@@ -64,7 +65,7 @@ def assemble(
             storage.commit_directory(scratch, output)
 
 
-def _write_files(directory: Path, schema: Any, groups: Iterator[Any]) -> int:
+def _write_files(directory: Path, schema: pa.Schema, groups: Iterator[pa.Table]) -> int:
     """Write row groups to files of FILE_ROWS rows, at least one; gives how many rows."""
     total = number = 0
     while True:
@@ -77,7 +78,9 @@ def _write_files(directory: Path, schema: Any, groups: Iterator[Any]) -> int:
         number += 1
 
 
-def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: int | None) -> int:
+def _write_file(
+    file: Path, schema: pa.Schema, groups: Iterator[pa.Table], *, most_rows: int | None
+) -> int:
     """Write row groups to one file until it holds `most_rows` or they end; gives how many rows.
 
     Leaving by an exception writes a footer, which makes a truncated file look whole; that is
@@ -96,14 +99,14 @@ def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: in
     return rows
 
 
-def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
+def _row_groups(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     """Cut the rows of all parts into row groups: ROW_GROUP_ROWS each, fewer where rows are big.
 
     The border is set by the rows alone: a group ends before the row that would take it over
     ROW_GROUP_BYTES, and a larger row is a group by itself. So no more than a group and a part are
     held, however large the cells are.
     """
-    pending: list[Any] = []
+    pending: list[pa.Table] = []
     rows = size_bytes = 0
     for part in parts:
         stop_point()
@@ -129,7 +132,7 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
         yield pending.pop()
 
 
-def _whole(pieces: Sequence[Any]) -> Any:
+def _whole(pieces: Sequence[pa.Table]) -> pa.Table:
     """Join the pieces of a row group, so that nothing in it tells where a part ended.
 
     The writer's pages follow the chunks of a column, and its dictionaries those that it is given.
@@ -142,7 +145,7 @@ def _whole(pieces: Sequence[Any]) -> Any:
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 
-def _by_appearance(column: Any) -> Any:
+def _by_appearance(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """Give a dictionary column the values that it uses, in the order of their first row."""
     kind = column.type
     used = [chunk.dictionary.take(chunk.indices.drop_null().unique()) for chunk in column.chunks]
@@ -155,7 +158,7 @@ def _by_appearance(column: Any) -> Any:
     return pa.DictionaryArray.from_arrays(joined, values, ordered=kind.ordered)
 
 
-def _row_bytes(table: Any) -> Any:
+def _row_bytes(table: pa.Table) -> Any:
     """About how many bytes each row has, told by its values alone."""
     sizes = np.zeros(table.num_rows, np.int64)
     for column in table.columns:
@@ -166,7 +169,7 @@ def _row_bytes(table: Any) -> Any:
     return sizes
 
 
-def _value_bytes(array: Any) -> Any:
+def _value_bytes(array: pa.Array) -> Any:
     """About how many bytes each value of an array has; values inside lists count, too."""
     kind = array.type
     if isinstance(kind, pa.ExtensionType):
