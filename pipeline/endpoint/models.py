@@ -115,9 +115,7 @@ class Sentiment:
     function = Function.SOFTMAX
 
     def __init__(self) -> None:
-        from vaderSentiment.vaderSentiment import (
-            SentimentIntensityAnalyzer,
-        )
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
         self.sha = _revision("vaderSentiment", recipe="p=(compound+1)/2")
         self._analyzer: Any = SentimentIntensityAnalyzer()
@@ -221,19 +219,15 @@ def load_model(name: str) -> Model:
     """
     check_model(name)
     try:
-        return _MODELS[name]() if name in _MODELS else _saved_model(Path(name))
+        if name in _MODELS:
+            return _MODELS[name]()
+        from pipeline.endpoint.transformers_model import TransformersModel
+
+        return TransformersModel(Path(name))
     except ImportError as error:
         raise SettingsError(
             f"the model {name!r} needs a package that is installed but cannot be imported: {error}"
         ) from error
-
-
-def _saved_model(path: Path) -> Model:
-    from pipeline.endpoint.transformers_model import (
-        TransformersModel,
-    )
-
-    return TransformersModel(path)
 
 
 def _check_directory(name: str) -> None:

@@ -28,7 +28,7 @@ import hashlib
 import io
 import itertools
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -54,6 +54,11 @@ BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
 
 _READ_BYTES = 256 << 10
+
+# Puts a character that no text has in the place of bytes that do not decode.
+_MARK, _MARKING = "\udcff", "pipeline.producer.csv_files"
+codecs.register_error(_MARKING, lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
+
 _BOMS = (
     # UTF-32's little-endian mark begins with UTF-16's.
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -329,31 +334,14 @@ def _undecodable(source: ByteSource, encoding: str, error: UnicodeError) -> Inpu
 
 def _bad_line(source: ByteSource, encoding: str) -> int:
     """Decode the file again, and return the line of the first byte that does not decode."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    line, after_cr = 1, False
-    with ExitStack() as stack:
+    line = 0
+    with (
+        ExitStack() as stack,
+        suppress(UnicodeError),
+    ):  # some codecs refuse whatever the handler says
         buffered = io.BufferedReader(_open_bytes(source, stack), _READ_BYTES)
-        while True:
-            block = buffered.read(_READ_BYTES)
-            state = decoder.getstate()
-            try:
-                pieces, failed = [decoder.decode(block, final=not block)], False
-            except UnicodeError:
-                decoder.setstate(state)
-                pieces, failed = _decode_until_error(decoder, block), True
-            for text in pieces:
-                line += text.count("\n") + text.count("\r") - text.count("\r\n")
-                line -= after_cr and text.startswith("\n")
-                after_cr = text.endswith("\r") if text else after_cr
-            if failed or not block:
-                return line
-
-
-def _decode_until_error(decoder: codecs.IncrementalDecoder, block: bytes) -> list[str]:
-    pieces = []
-    try:
-        for position in range(len(block)):
-            pieces.append(decoder.decode(block[position : position + 1]))  # noqa: PERF401 - keeps what came before the error
-    except UnicodeError:
-        pass
-    return pieces
+        for text in io.TextIOWrapper(buffered, encoding, _MARKING, newline=""):
+            if _MARK in text:
+                break
+            line += 1
+    return line + 1
