@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -141,16 +141,18 @@ def finish(
 
 
 def _predictions(good: Sequence[Any]) -> pa.ListArray:
-    pairs = list(chain.from_iterable(found or () for found in good))
-    names, scores = zip(*pairs, strict=True) if pairs else ((), ())
-    ends = list(accumulate((len(found or ()) for found in good), initial=0))
-    starts = [None if found is None else end for found, end in zip([*good, ()], ends, strict=True)]
+    pairs = [pair for found in good for pair in found or ()]
     values = pa.StructArray.from_arrays(
-        [strings(names), numbers(scores, pa.float64())], fields=list(PREDICTIONS.value_type)
+        [
+            strings([name for name, _ in pairs]),
+            numbers([score for _, score in pairs], pa.float64()),
+        ],
+        fields=list(PREDICTIONS.value_type),
     )
-    return pa.ListArray.from_arrays(
-        numbers(starts, pa.int64()).cast(pa.int32()), values, type=PREDICTIONS
-    )
+    ends = accumulate((len(found or ()) for found in good), initial=0)
+    starts = [None if found is None else end for found, end in zip([*good, ()], ends, strict=True)]
+    offsets = numbers(starts, pa.int64()).cast(pa.int32())
+    return pa.ListArray.from_arrays(offsets, values, type=PREDICTIONS)
 
 
 def patch(
