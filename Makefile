@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Where a registry has builds without CUDA, a version of one saves gigabytes.
 TORCH ?= torch==2.13.0
+# Stamps: what `make run` needs is installed, and on top of it what the other targets need.
 INSTALLED := $(VENV)/.installed
+DEVELOP := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-faults test-transformers bench bench-peers lint docs images format pins clean
@@ -18,39 +21,45 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "classify-pipeline needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
 	  echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[local]'
 	@touch $@
 
-setup: $(INSTALLED) ## make .venv and install the project into it, pinned
+$(DEVELOP): $(INSTALLED)
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev]'
+	@touch $@
 
-run: $(INSTALLED) ## classify data/sample with the embedded endpoint and show the result
+setup: $(DEVELOP) ## make .venv and install the project into it, pinned
+
+run: $(INSTALLED) ## label data/sample with its languages by the embedded endpoint, and show the result
 	$(BIN)/classify run --config configs/sample.yaml --overwrite
 	@$(BIN)/python -c "import pyarrow.parquet as p; t = p.read_table('output/reviews.parquet'); \
 	  print('\noutput/reviews.parquet,', t.num_rows, 'rows; the first ones:\n'); \
-	  print(t.slice(0, 8).select(['id', 'rating', 'review', 'label', 'score', 'error']).to_pandas().to_string(index=False, max_colwidth=48))"
+	  print(t.slice(0, 8).select(['id', 'country', 'review', 'label', 'score']).to_pandas().to_string(index=False, max_colwidth=48))"
 
-test: $(INSTALLED) ## run the tests
+test: $(DEVELOP) ## run the tests; installs Chromium where it can
+	@$(BIN)/python -m tests.report.chromium
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-faults: $(INSTALLED) ## kill, crash and cut the power many times, and report fault by fault
+test-faults: $(DEVELOP) ## kill, crash and cut the power many times, and report fault by fault
 	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m fault
 
-test-transformers: $(INSTALLED) ## install torch and transformers, and run the tests that need them
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
+test-transformers: $(DEVELOP) ## install torch and transformers, and run the tests that need them
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
 	$(BIN)/python -m pytest -m transformers
 
-lint: $(INSTALLED) ## ruff (rules and format) and mypy
+lint: $(DEVELOP) ## ruff (rules and format), mypy, and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-docs: $(INSTALLED) ## write the tables of docs/reference from the code
+docs: $(DEVELOP) ## write the tables of docs/reference from the code
 	$(BIN)/python docs/generate.py
 
-images: $(INSTALLED) ## make the images of the README anew, in Chromium
+images: $(DEVELOP) ## make the images of the README again, in Chromium
 	$(BIN)/python docs/images/make.py
 
-bench: $(INSTALLED) ## measure against a bare loop and the peers, and write benchmarks/RESULTS.md
+bench: $(DEVELOP) ## measure against a bare loop and the peers, and write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py
 
 bench-peers: ## install each peer into an environment of its own, for make bench
@@ -63,16 +72,16 @@ bench-peers: ## install each peer into an environment of its own, for make bench
 	  benchmarks/.peers/$$name/bin/python -m pip install --quiet --disable-pip-version-check "$$@" \
 	  || echo "$$name: not installed"; done
 
-format: $(INSTALLED) ## let ruff format and mend what it can
+format: $(DEVELOP) ## let ruff format, and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-pins: ## write constraints.txt anew from the newest versions that fit
+pins: ## rewrite constraints.txt with the newest versions that fit
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,dev]'
+	$(PIP_INSTALL) -e '.[local,dev]'
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
-	@touch $(INSTALLED)
+	@touch $(INSTALLED) $(DEVELOP)
 
 clean: ## remove .venv, caches and output/
-	rm -rf $(VENV) output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) output build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

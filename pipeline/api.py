@@ -56,7 +56,7 @@ class RunResult:
         """The labelled table."""
         return Path(self.summary["output"])
 
-    def to_arrow(self) -> Any:
+    def to_arrow(self) -> pa.Table:
         """Read the labelled table into memory, as a pyarrow Table."""
         return pq.read_table(self.output, partitioning=None)
 

@@ -2,7 +2,7 @@
 
 A setting `batch_size` is the flag `--batch-size`, the YAML key `batch_size`, the environment
 variable `CLASSIFY_BATCH_SIZE` and the keyword `batch_size=` in Python. Precedence: flag, then
-environment, then file, then default. The token is deliberately no setting (see `workers.token`).
+environment, then file, then default. The token is deliberately not a setting (see `client.token`).
 """
 
 from __future__ import annotations

@@ -33,11 +33,11 @@ class MemoryTable(Protocol):
         """The first rows only."""
         ...
 
-    def column(self, position: int) -> Any:
+    def column(self, position: int) -> pa.Array | pa.ChunkedArray:
         """Read one column through Arrow. May raise whatever that library raises."""
         ...
 
-    def with_results(self, results: Any) -> Any:
+    def with_results(self, results: pa.Table) -> Any:
         """Give the caller's table with the columns of an Arrow table of as many rows appended."""
         ...
 
@@ -72,7 +72,7 @@ def open_table(table: Any) -> MemoryTable:
         ) from (error if offers else None)
 
 
-def texts(table: MemoryTable, names: Sequence[str]) -> Any:
+def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
     """Give the columns to classify as an Arrow table, in which the others are only named.
 
     Raises InputError where a column cannot be read.
@@ -108,7 +108,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _ArrowTable:
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: pa.Table) -> None:
         self._table = table
         self.names: list[str] = table.schema.names
         self.rows: int = table.num_rows
@@ -116,10 +116,10 @@ class _ArrowTable:
     def first(self, rows: int) -> MemoryTable:
         return _ArrowTable(self._table.slice(0, rows))
 
-    def column(self, position: int) -> Any:
+    def column(self, position: int) -> pa.Array | pa.ChunkedArray:
         return self._table.column(position)
 
-    def with_results(self, results: Any) -> Any:
+    def with_results(self, results: pa.Table) -> Any:
         table = self._table
         for field, column in zip(results.schema, results.columns, strict=True):
             table = table.append_column(field, column)
@@ -135,14 +135,14 @@ class _PolarsTable:
     def first(self, rows: int) -> MemoryTable:
         return _PolarsTable(self._frame.head(rows))
 
-    def column(self, position: int) -> Any:
+    def column(self, position: int) -> pa.Array | pa.ChunkedArray:
         import polars as pl
 
         # Its own string views cannot be written to Parquet inside dictionaries.
         column = self._frame.to_series(position)
         return column.to_arrow(compat_level=pl.CompatLevel.oldest())
 
-    def with_results(self, results: Any) -> Any:
+    def with_results(self, results: pa.Table) -> Any:
         import polars as pl
 
         added = pl.from_arrow(results)
@@ -159,7 +159,7 @@ class _PandasTable:
     def first(self, rows: int) -> MemoryTable:
         return _PandasTable(self._frame.iloc[:rows])
 
-    def column(self, position: int) -> Any:
+    def column(self, position: int) -> pa.Array | pa.ChunkedArray:
         """Read a column; what is no text in it (it may hold anything) is an error of its row.
 
         Such a value becomes bytes that are no UTF-8, which the resolver reports.
@@ -175,6 +175,6 @@ class _PandasTable:
             present = series.notna().to_numpy()
             return pa.array(values, pa.large_binary(), mask=~present).view(pa.large_string())
 
-    def with_results(self, results: Any) -> Any:
+    def with_results(self, results: pa.Table) -> Any:
         added = results.to_pandas()
         return self._frame.assign(**{str(name): added[name].array for name in added})

@@ -31,6 +31,7 @@ from aiohttp import web
 import pipeline.api
 from pipeline.config import RunConfig
 from pipeline.responses import ResponseStore
+from tests.report import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,6 +39,29 @@ if TYPE_CHECKING:
 LABELS = ("negative", "neutral", "positive")
 # Long enough for a loaded machine; it bounds a hanging test and is never reached by a good one.
 PATIENCE_S = 40.0
+
+LEFT_OUT = "Chromium is not installed: the tests that look at the report in a browser are left out."
+
+
+def without_browser() -> bool:
+    """True if tests that need a browser are left out; where CI=true they fail instead."""
+    return chromium.find() is None and os.environ.get("CI") != "true"
+
+
+def pytest_report_header() -> list[str]:
+    return [LEFT_OUT] if without_browser() else []
+
+
+def pytest_terminal_summary(terminalreporter):
+    if without_browser():
+        terminalreporter.write_line(LEFT_OUT, yellow=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    if without_browser():
+        left_out = [item for item in items if "browser" in item.fixturenames]
+        items[:] = [item for item in items if "browser" not in item.fixturenames]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def answer_to(text: str, pair: str | None = None) -> list[dict[str, Any]]:

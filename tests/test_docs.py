@@ -5,7 +5,6 @@ That all it shows runs is tested in tests/docs, that the reference is complete t
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import re
@@ -31,7 +30,6 @@ DOCUMENTS = [
     "data/sample/README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
-STAGES = {"producer", "workers", "writer"}
 
 
 class Block(NamedTuple):
@@ -188,27 +186,6 @@ def test_modules_that_the_architecture_names_exist():
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     modules = set(re.findall(r"\b([a-z_]+\.py)\b", text))
     assert modules <= {file.name for file in (ROOT / "pipeline").rglob("*.py")}
-
-
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_stages_do_not_import_each_other(stage):
-    """Imports run one way: a stage knows neither the other stages nor what ties them together."""
-    forbidden = (STAGES - {stage}) | {"api", "cli", "engines", "run", "rundir"}
-    for file in (ROOT / "pipeline" / stage).glob("*.py"):
-        for module in imported(file):
-            assert module.split(".")[1:2] not in [[name] for name in forbidden], (file, module)
-
-
-def imported(file: Path) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "pipeline":
-            found += [f"pipeline.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return [module for module in found if module.startswith("pipeline")]
 
 
 def test_public_names_are_those_that_the_readme_uses():

@@ -115,9 +115,7 @@ class Sentiment:
     function = Function.SOFTMAX
 
     def __init__(self) -> None:
-        from vaderSentiment.vaderSentiment import (
-            SentimentIntensityAnalyzer,
-        )
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
         self.sha = _revision("vaderSentiment", recipe="p=(compound+1)/2")
         self._analyzer: Any = SentimentIntensityAnalyzer()
@@ -135,7 +133,7 @@ class Sentiment:
         return [ranked(self.labels, softmax(logits))[:k] for logits in self.logits(inputs)]
 
     def _positive(self, text_and_pair: TextInput) -> float:
-        compound: float = self._analyzer.polarity_scores(_joined(text_and_pair))["compound"]
+        compound: float = self._analyzer.polarity_scores(_one_text(text_and_pair))["compound"]
         return min(max((compound + 1) / 2, _MARGIN), 1 - _MARGIN)
 
 
@@ -163,7 +161,7 @@ class Language:
         self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
         """Give log P of every language, whose softmax is within 0.1% of `best`'s scores."""
-        scored = (dict(self._predict(_joined(pair), -1)) for pair in inputs)
+        scored = (dict(self._predict(_one_text(pair), -1)) for pair in inputs)
         return [[math.log(scores[label]) for label in self.labels] for scores in scored]
 
     def best(
@@ -172,7 +170,7 @@ class Language:
         """Ask fastText for `k` labels, which is many times faster than for all 176."""
         if k == 0:
             return [[] for _ in inputs]
-        return [self._predict(_joined(pair), k) for pair in inputs]
+        return [self._predict(_one_text(pair), k) for pair in inputs]
 
     def _predict(self, text: str, k: int) -> list[tuple[str, float]]:
         # fastText reads one line. A threshold of 0 would leave out labels that are very unlikely;
@@ -221,19 +219,15 @@ def load_model(name: str) -> Model:
     """
     check_model(name)
     try:
-        return _MODELS[name]() if name in _MODELS else _saved_model(Path(name))
+        if name in _MODELS:
+            return _MODELS[name]()
+        from pipeline.endpoint.transformers_model import TransformersModel
+
+        return TransformersModel(Path(name))
     except ImportError as error:
         raise SettingsError(
             f"the model {name!r} needs a package that is installed but cannot be imported: {error}"
         ) from error
-
-
-def _saved_model(path: Path) -> Model:
-    from pipeline.endpoint.transformers_model import (
-        TransformersModel,
-    )
-
-    return TransformersModel(path)
 
 
 def _check_directory(name: str) -> None:
@@ -256,7 +250,7 @@ def _check_directory(name: str) -> None:
     )
 
 
-def _joined(text_and_pair: TextInput) -> str:
+def _one_text(text_and_pair: TextInput) -> str:
     text, pair = text_and_pair
     return text if pair is None else f"{text} {pair}"
 

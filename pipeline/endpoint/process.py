@@ -16,7 +16,6 @@ from pipeline.system.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 _USAGE_EXIT: Final = SettingsError.exit_code
 _STDERR_TAIL_BYTES: Final = 2000
@@ -47,7 +46,7 @@ class EndpointProcess:
         self._command = [
             sys.executable,
             # Without the working directory on the path, a stray pipeline.py there is no danger.
-            *("-P", "-m", "pipeline.endpoint"),
+            *("-P", "-m", "pipeline.cli", "serve"),
             *("--host", "127.0.0.1", "--port", "0", "--until-stdin-closes"),
             *(part for model in models for part in ("--model", model)),
             *arguments,
@@ -77,12 +76,7 @@ class EndpointProcess:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     async def __aenter__(self) -> Self:
@@ -95,12 +89,7 @@ class EndpointProcess:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await in_thread(self._stop)
 
     # Popen and not asyncio's subprocesses: those hang on a child watcher that belongs to one

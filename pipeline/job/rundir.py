@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline.errors import OutputError, ResumeRefused, SettingsError
-from pipeline.producer import FileSource, Plan, check_unchanged, open_source
+from pipeline.producer import ByteSource, FileSource, Plan, open_source
 from pipeline.store import disk as storage
 from pipeline.system.failpoints import failpoint
 from pipeline.version import __version__
@@ -287,7 +287,7 @@ def check_only_input_is_lost(config: RunConfig, plan: Plan) -> None:
     Raises OutputError for other files in its directory, InputError where the input was changed.
     """
     for file in plan.files:
-        check_unchanged(file.path, file)
+        ByteSource(file.path).check_unchanged(file.signature)
     known = {Path(file.path).resolve() for file in plan.files}
     for path in sorted(config.output.rglob("*")):
         if not path.is_dir() and path.resolve() not in known:

@@ -9,12 +9,13 @@ the rows, `sources` ties these together.
 """
 
 from pipeline.producer.chunks import Chunk
-from pipeline.producer.files import check_unchanged
+from pipeline.producer.files import ByteSource
 from pipeline.producer.parquet_files import nests_dictionary
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
 __all__ = [
+    "ByteSource",
     "Chunk",
     "CsvFormat",
     "FileSource",
@@ -22,7 +23,6 @@ __all__ = [
     "Plan",
     "Source",
     "TableSource",
-    "check_unchanged",
     "first_rows",
     "nests_dictionary",
     "open_source",

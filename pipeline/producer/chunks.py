@@ -63,11 +63,11 @@ def rechunk(
                 size += piece_bytes
                 rest = rest.slice(piece.num_rows)
             if rest.num_rows or rows == max_rows:
-                yield Chunk(first_row, _joined(held, schema))
+                yield Chunk(first_row, _concatenated(held, schema))
                 first_row += rows
                 held, rows, size = [], 0, 0
     if held:
-        yield Chunk(first_row, _joined(held, schema))
+        yield Chunk(first_row, _concatenated(held, schema))
 
 
 def _fitting(batch: pa.RecordBatch, rows: int, size: int) -> tuple[pa.RecordBatch, int]:
@@ -99,7 +99,7 @@ def _own_array_bytes(array: pa.Array) -> int:
     return size
 
 
-def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+def _concatenated(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """Copy slices into one table that shares no buffer with their parents."""
     try:
         joined = pa.concat_batches([_map_columns(batch, _without_view) for batch in batches])

@@ -28,7 +28,7 @@ import hashlib
 import io
 import itertools
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -42,6 +42,7 @@ from pipeline.system.threads import stop_point
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pipeline.producer.files import ByteSource
     from pipeline.producer.plan import CsvFormat
 
 # At most four bytes a character keep a block's column below the 2 GiB of an Arrow string array.
@@ -53,6 +54,11 @@ BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
 
 _READ_BYTES = 256 << 10
+
+# Puts a character that no text has in the place of bytes that do not decode.
+_MARK, _MARKING = "\udcff", "pipeline.producer.csv_files"
+codecs.register_error(_MARKING, lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
+
 _BOMS = (
     # UTF-32's little-endian mark begins with UTF-16's.
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -82,7 +88,7 @@ def check_format(csv_format: CsvFormat) -> None:
 
 
 def plan_files(
-    paths: Sequence[str], csv_format: CsvFormat
+    sources: Sequence[ByteSource], csv_format: CsvFormat
 ) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every file once, and return the schema that holds over all rows of all files.
 
@@ -91,43 +97,36 @@ def plan_files(
     header: list[str] = []
     types = ColumnTypes(0)
     planned = []
-    for path in paths:
-        signature = files.signature(path)
+    for source in sources:
+        signature = source.signature()
         digest = hashlib.sha256()
         rows = 0
-        try:
-            with _open_cells(path, csv_format, digest) as cells:
-                if not header:
-                    header = cells.header
-                    types = ColumnTypes(
-                        len(header),
-                        [i for i, name in enumerate(header) if name in csv_format.text_columns],
-                    )
-                files.check_same_columns(path, cells.header, paths[0], header)
-                for block in cells.blocks():
-                    rows += len(block)
-                    _check_unicode(itertools.chain.from_iterable(block))
-                    types.observe(block)
-        except InputError:
-            files.check_unchanged(path, signature)
-            raise
-        files.check_unchanged(path, signature)
+        with source.unchanged(signature), _open_cells(source, csv_format, digest) as cells:
+            if not header:
+                header = cells.header
+                text = [i for i, name in enumerate(header) if name in csv_format.text_columns]
+                types = ColumnTypes(len(header), text)
+            files.check_same_columns(source, cells.header, sources[0], header)
+            for block in cells.blocks():
+                rows += len(block)
+                _check_unicode(itertools.chain.from_iterable(block))
+                types.observe(block)
         planned.append(
-            InputFile(path=path, rows=rows, sha256=digest.hexdigest(), **signature._asdict())
+            InputFile(source.path, rows, sha256=digest.hexdigest(), **signature._asdict())
         )
     return pa.schema(list(zip(header, types.types(), strict=True))), tuple(planned)
 
 
 def read_batches(
-    path: str, csv_format: CsvFormat, schema: pa.Schema, start_row: int
+    source: ByteSource, csv_format: CsvFormat, schema: pa.Schema, start_row: int
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on, as batches of at most BLOCK_ROWS.
 
     Raises InputError where the file does not read as it did when the schema was settled.
     """
-    with _open_cells(path, csv_format) as cells:
+    with _open_cells(source, csv_format) as cells:
         if cells.header != schema.names:
-            raise files.changed(path)
+            raise files.changed(source)
         for block in cells.blocks():
             rows = block[start_row:]
             start_row = max(0, start_row - len(block))
@@ -135,21 +134,23 @@ def read_batches(
                 try:
                     batch = to_batch(rows, schema)
                 except pa.ArrowInvalid as error:
-                    raise files.changed(path) from error
+                    raise files.changed(source) from error
                 yield batch
 
 
-def read_schema(path: str, csv_format: CsvFormat) -> pa.Schema:
+def read_schema(source: ByteSource, csv_format: CsvFormat) -> pa.Schema:
     """Read the header alone: every column is text, as far as that tells. Raises InputError."""
-    with _open_cells(path, csv_format) as cells:
+    with _open_cells(source, csv_format) as cells:
         return pa.schema([(name, pa.string()) for name in cells.header])
 
 
 class _Cells:
     """The records of one open file: its header, then blocks of rows of equal length."""
 
-    def __init__(self, path: str, text: io.TextIOWrapper, tap: _Tap, delimiter: str) -> None:
-        self._path = path
+    def __init__(
+        self, source: ByteSource, text: io.TextIOWrapper, tap: _Tap, delimiter: str
+    ) -> None:
+        self._source = source
         self._tap = tap
         first = text.readline().removeprefix("\ufeff")
         self._reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
@@ -192,19 +193,19 @@ class _Cells:
             header = block[0]
         if not header:
             raise InputError(
-                f"{self._path} has no header: it holds nothing but blank lines. "
+                f"{self._source} has no header: it holds nothing but blank lines. "
                 "Its first line must name the columns."
             )
         _check_unicode(header)
         for position, name in enumerate(header, start=1):
             if not name.strip():
                 raise InputError(
-                    f"{self._path}: column {position} of {len(header)} has no name. "
+                    f"{self._source}: column {position} of {len(header)} has no name. "
                     "Name every column in the header."
                 )
             if name in header[: position - 1]:
                 raise InputError(
-                    f"{self._path}: two columns are named {name!r}. Rename one in the header."
+                    f"{self._source}: two columns are named {name!r}. Rename one in the header."
                 )
         return header
 
@@ -214,7 +215,7 @@ class _Cells:
         line = first_line + sum(map(_lines, block[:at]))
         cells = len(block[at])
         return InputError(
-            f"{self._path} line {line}: {cells} cell{'' if cells == 1 else 's'}, but the header "
+            f"{self._source} line {line}: {cells} cell{'' if cells == 1 else 's'}, but the header "
             f"names {columns}. Quote cells that hold the delimiter or a line break, or set the "
             "delimiter that the file uses."
         )
@@ -222,13 +223,13 @@ class _Cells:
     def _malformed(self, error: csv.Error, record_line: int) -> InputError:
         if "unexpected end of data" in str(error):
             return InputError(
-                f"{self._path} line {record_line}: a quote that opens in this record is never "
+                f"{self._source} line {record_line}: a quote that opens in this record is never "
                 "closed. Close it, or double a quote that belongs to the text."
             )
         line = self._reader.line_num
         since = "" if line == record_line else f" (the record begins at line {record_line})"
         return InputError(
-            f"{self._path} line {line}{since}: {error}. A quote inside a quoted cell must be "
+            f"{self._source} line {line}{since}: {error}. A quote inside a quoted cell must be "
             "doubled."
         )
 
@@ -268,37 +269,37 @@ class _Tap(io.RawIOBase):
 
 
 @contextmanager
-def _open_cells(path: str, csv_format: CsvFormat, digest: Any = None) -> Iterator[_Cells]:
+def _open_cells(source: ByteSource, csv_format: CsvFormat, digest: Any = None) -> Iterator[_Cells]:
     """Open a file for reading cells; what goes wrong underneath becomes an InputError."""
     encoding = csv_format.encoding
     try:
         if encoding == "auto":
-            encoding = _detect_encoding(path)
+            encoding = _detect_encoding(source)
         with ExitStack() as stack:
-            tap = _open_bytes(path, stack, digest)
+            tap = _open_bytes(source, stack, digest)
             buffered = io.BufferedReader(tap, _READ_BYTES)
             text = stack.enter_context(io.TextIOWrapper(buffered, encoding, newline=""))
-            yield _Cells(path, text, tap, csv_format.delimiter)
+            yield _Cells(source, text, tap, csv_format.delimiter)
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{path} holds characters that are not Unicode text (lone surrogates) when it is "
+            f"{source} holds characters that are not Unicode text (lone surrogates) when it is "
             f"read as {encoding}. Set the encoding that the file is written in."
         ) from error
     except UnicodeError as error:
-        raise _undecodable(path, encoding, error) from error
+        raise _undecodable(source, encoding, error) from error
     except (EOFError, zlib.error) as error:
-        raise _not_decompressed(path, error) from error
+        raise _not_decompressed(source, error) from error
     except OSError as error:
         # Decompressors report damage as an OSError of their own; the system's carry a number.
         if error.errno is None:
-            raise _not_decompressed(path, error) from error
-        raise files.unreadable(path, error) from error
+            raise _not_decompressed(source, error) from error
+        raise files.unreadable(source.path, error) from error
 
 
-def _open_bytes(path: str, stack: ExitStack, digest: Any = None) -> _Tap:
+def _open_bytes(source: ByteSource, stack: ExitStack, digest: Any = None) -> _Tap:
     """Open the decompressed bytes; `digest` sees the raw ones."""
-    raw = _Tap(stack.enter_context(io.FileIO(path)), digest)
-    name = path.lower()
+    raw = _Tap(stack.enter_context(source.open()), digest)
+    name = source.path.lower()
     if name.endswith(".gz"):
         buffered = io.BufferedReader(raw, _READ_BYTES)
         return _Tap(stack.enter_context(gzip.GzipFile(fileobj=buffered, mode="rb")))
@@ -307,57 +308,40 @@ def _open_bytes(path: str, stack: ExitStack, digest: Any = None) -> _Tap:
     return raw
 
 
-def _detect_encoding(path: str) -> str:
+def _detect_encoding(source: ByteSource) -> str:
     with ExitStack() as stack:
-        start = io.BufferedReader(_open_bytes(path, stack)).read(4)
+        start = io.BufferedReader(_open_bytes(source, stack)).read(4)
     return next((encoding for bom, encoding in _BOMS if start.startswith(bom)), "utf-8")
 
 
-def _not_decompressed(path: str, error: Exception) -> InputError:
+def _not_decompressed(source: ByteSource, error: Exception) -> InputError:
     return InputError(
-        f"{path} cannot be decompressed: it is truncated or damaged ({error}). "
+        f"{source} cannot be decompressed: it is truncated or damaged ({error}). "
         "Copy or compress the file again."
     )
 
 
-def _undecodable(path: str, encoding: str, error: UnicodeError) -> InputError:
-    where = f"line {_bad_line(path, encoding)}"
+def _undecodable(source: ByteSource, encoding: str, error: UnicodeError) -> InputError:
+    where = f"line {_bad_line(source, encoding)}"
     what = ""
     if isinstance(error, UnicodeDecodeError) and error.start < len(error.object):
         what = f" (byte 0x{error.object[error.start]:02x}: {error.reason})"
     return InputError(
-        f"{path} {where}: not valid {encoding}{what}. Set the encoding that the file is written "
+        f"{source} {where}: not valid {encoding}{what}. Set the encoding that the file is written "
         "in, such as cp1252 or utf-16."
     )
 
 
-def _bad_line(path: str, encoding: str) -> int:
+def _bad_line(source: ByteSource, encoding: str) -> int:
     """Decode the file again, and return the line of the first byte that does not decode."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    line, after_cr = 1, False
-    with ExitStack() as stack:
-        source = io.BufferedReader(_open_bytes(path, stack), _READ_BYTES)
-        while True:
-            block = source.read(_READ_BYTES)
-            state = decoder.getstate()
-            try:
-                pieces, failed = [decoder.decode(block, final=not block)], False
-            except UnicodeError:
-                decoder.setstate(state)
-                pieces, failed = _decode_until_error(decoder, block), True
-            for text in pieces:
-                line += text.count("\n") + text.count("\r") - text.count("\r\n")
-                line -= after_cr and text.startswith("\n")
-                after_cr = text.endswith("\r") if text else after_cr
-            if failed or not block:
-                return line
-
-
-def _decode_until_error(decoder: codecs.IncrementalDecoder, block: bytes) -> list[str]:
-    pieces = []
-    try:
-        for position in range(len(block)):
-            pieces.append(decoder.decode(block[position : position + 1]))  # noqa: PERF401 - keeps what came before the error
-    except UnicodeError:
-        pass
-    return pieces
+    line = 0
+    with (
+        ExitStack() as stack,
+        suppress(UnicodeError),
+    ):  # some codecs refuse whatever the handler says
+        buffered = io.BufferedReader(_open_bytes(source, stack), _READ_BYTES)
+        for text in io.TextIOWrapper(buffered, encoding, _MARKING, newline=""):
+            if _MARK in text:
+                break
+            line += 1
+    return line + 1

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.system.arrays import strings
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -29,8 +31,6 @@ _DECIMAL = (
 # No cell matches both, so at most one candidate outlives the first non-empty cell.
 _CANDIDATES = ((pa.int64(), _INTEGER), (pa.float64(), _DECIMAL))
 
-_NULL = pa.scalar(None, pa.string())
-
 
 class ColumnTypes:
     """Narrows each column's type block by block; a column that is text is not looked at again.
@@ -46,8 +46,7 @@ class ColumnTypes:
     def observe(self, rows: Sequence[Sequence[str]]) -> None:
         """Take these rows into account; each must have one cell for each column."""
         for column, candidates in list(self._candidates.items()):
-            cells = pa.array([row[column] for row in rows], pa.string())
-            cells = cells.filter(pc.greater(pc.binary_length(cells), 0))
+            cells = strings([cell for row in rows if (cell := row[column])])
             if len(cells) == 0:
                 continue
             fitting = tuple(
@@ -76,9 +75,6 @@ def to_batch(rows: Sequence[Sequence[str]], schema: pa.Schema) -> pa.RecordBatch
     """
     columns = []
     for cells, kind in zip(zip(*rows, strict=True), schema.types, strict=True):
-        text = pa.array(cells, pa.string())
-        empty = pc.equal(pc.binary_length(text), 0)
-        if pc.any(empty).as_py():
-            text = pc.if_else(empty, _NULL, text)
+        text = strings(cells, empty_is_null=True)
         columns.append(text if kind == pa.string() else text.cast(kind))
     return pa.RecordBatch.from_arrays(columns, schema=schema)

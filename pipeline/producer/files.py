@@ -1,21 +1,25 @@
-"""Which files the input names, and whether they stay as they were planned."""
+"""Which files the input names, how they are opened, and whether they stay as they were planned."""
 
 from __future__ import annotations
 
 import difflib
 import glob
+import hashlib
 import os
 import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from pipeline.errors import InputError
 from pipeline.producer.plan import Signature
+from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pipeline.producer.plan import InputFile
+    from collections.abc import Iterable, Iterator, Sequence
 
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 PARQUET_SUFFIX = ".parquet"
@@ -23,7 +27,69 @@ SUFFIXES = (*CSV_SUFFIXES, PARQUET_SUFFIX)
 # A run keeps its parts there, which are Parquet files too.
 RUN_SUFFIX = ".run"
 _READABLE = ", ".join(SUFFIXES)
+_READ_BYTES = 1 << 20
 _SAME_COLUMNS = "All files of one input must have the same columns in the same order."
+
+
+@dataclass(frozen=True)
+class ByteSource:
+    """The bytes of one input file, which readers get from here alone; as a string, its path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    def open(self) -> pa.NativeFile:
+        """Open the file for reading. Raises OSError."""
+        return pa.OSFile(self.path)
+
+    def sha256(self) -> str:
+        """Return the checksum of all bytes. Raises OSError."""
+        digest = hashlib.sha256()
+        with self.open() as file:
+            while piece := file.read(_READ_BYTES):
+                stop_point()
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def signature(self) -> Signature:
+        """Return what `stat` says of a regular file.
+
+        Raises InputError if the file is missing, out of reach, or not a regular file.
+        """
+        try:
+            status = Path(self.path).stat()
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(
+                f"{self} is not a regular file. The input is read more than once, so pipes and "
+                "devices cannot be used: write the table to a file first."
+            )
+        return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+    def check_unchanged(self, planned: Signature) -> None:
+        """Raise InputError if the file is no longer the one that was planned."""
+        try:
+            same = self.signature() == planned
+        except InputError:
+            same = False
+        if not same:
+            raise changed(self)
+
+    @contextmanager
+    def unchanged(self, planned: Signature) -> Iterator[None]:
+        """Check the file at the end, and when reading it fails.
+
+        A file that is rewritten under the reader looks damaged; this names the cause instead.
+        """
+        try:
+            yield
+        except InputError:
+            self.check_unchanged(planned)
+            raise
+        self.check_unchanged(planned)
 
 
 def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str]:
@@ -53,7 +119,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
             found.append(path)
     for path in found:
         _check_name(path)
-        if signature(path).size_bytes == 0:
+        if ByteSource(path).signature().size_bytes == 0:
             raise InputError(f"{path} is empty (0 bytes). Write the table again, or leave it out.")
     csv = next((path for path in found if is_csv(path)), None)
     parquet = next((path for path in found if not is_csv(path)), None)
@@ -65,48 +131,20 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
 
 
 def is_csv(path: str) -> bool:
-    """Whether the name is that of a CSV file, compressed or not; case does not matter."""
+    """True if the name is that of a CSV file, compressed or not; case does not matter."""
     return path.lower().endswith(CSV_SUFFIXES)
 
 
-def signature(path: str) -> Signature:
-    """Return what `stat` says of a regular file.
-
-    Raises InputError where the file is missing, out of reach, or not a regular file.
-    """
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(
-            f"{path} is not a regular file. The input is read more than once, so pipes and "
-            "devices cannot be used: write the table to a file first."
-        )
-    return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-def check_unchanged(path: str, planned: InputFile | Signature) -> None:
-    """Raise InputError when the file is no longer the one that was planned."""
-    expected = planned if isinstance(planned, Signature) else planned.signature
-    try:
-        same = signature(path) == expected
-    except InputError:
-        same = False
-    if not same:
-        raise changed(path)
-
-
-def changed(path: str) -> InputError:
-    """Build the error for a file that does not hold still."""
+def changed(source: ByteSource) -> InputError:
+    """Return the error for a file that is written to while it is read."""
     return InputError(
-        f"{path} changed while it was being read. Wait until whatever writes it is done, "
+        f"{source} changed while it was being read. Wait until whatever writes it is done, "
         "then run again."
     )
 
 
 def unreadable(path: str, error: Exception) -> InputError:
-    """Build the error for a file that the operating system does not hand out."""
+    """Return the error for a file that the operating system does not hand out."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path} does not exist{_nearest(path)}. Check the path.")
     if isinstance(error, PermissionError):
@@ -117,7 +155,9 @@ def unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"{path} cannot be read: {reason}. Check the file and its disk.")
 
 
-def check_same_columns(path: str, names: list[str], first: str, expected: list[str]) -> None:
+def check_same_columns(
+    path: ByteSource, names: list[str], first: ByteSource, expected: list[str]
+) -> None:
     """Raise InputError, naming the column, unless `names` are those of the first file."""
     if names == expected:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,11 +13,12 @@ import pyarrow.types as pt
 from pipeline.errors import InputError
 from pipeline.producer import files
 from pipeline.producer.plan import InputFile
-from pipeline.store import disk as storage
 from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from pipeline.producer.files import ByteSource
 
 # A batch is decoded whole, and a page may decode to far more than the footer tells (a dictionary
 # holds a repeated value once), so rows are few even where bytes seem to allow more.
@@ -31,7 +31,7 @@ _READ_BYTES = 1 << 20
 _WIDE = pa.int32()
 
 
-def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
+def plan_files(sources: Sequence[ByteSource]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every footer and checksum every file.
 
     The schema is the first file's, metadata included; a column is nullable where it is so in any
@@ -42,32 +42,28 @@ def plan_files(paths: Sequence[str]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     schema = pa.schema([])
     values: dict[str, set[Any]] = {}
     planned: list[InputFile] = []
-    for path in paths:
-        signature = files.signature(path)
-        with _open(path) as file:
+    for source in sources:
+        signature = source.signature()
+        with source.unchanged(signature), _open(source) as file:
             found, rows = file.schema_arrow, file.metadata.num_rows
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             if rows != sum(counts) or min(counts, default=0) < 0:
                 raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
             _collect_values(file, values)
-        if not planned:
-            check_columns(path, found)
-            schema = found
-        schema = _joined(path, found, paths[0], schema)
-        try:
-            _, sha256 = storage.measure(Path(path))
-        except OSError as error:
-            raise files.unreadable(path, error) from error
-        files.check_unchanged(path, signature)
-        planned.append(InputFile(path=path, rows=rows, sha256=sha256, **signature._asdict()))
+            if not planned:
+                check_columns(source.path, found)
+                schema = found
+            schema = _nullable_in_either(source, found, sources[0], schema)
+            sha256 = source.sha256()
+        planned.append(InputFile(source.path, rows, sha256=sha256, **signature._asdict()))
     return _widened(schema, values), tuple(planned)
 
 
-def read_schema(path: str) -> pa.Schema:
+def read_schema(source: ByteSource) -> pa.Schema:
     """Read the schema of one file from its footer. Raises InputError."""
-    with _open(path) as file:
+    with _open(source) as file:
         schema = file.schema_arrow
-    check_columns(path, schema)
+    check_columns(source.path, schema)
     return schema
 
 
@@ -100,12 +96,12 @@ def _widened(schema: pa.Schema, values: dict[str, set[Any]]) -> pa.Schema:
     return schema
 
 
-def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
+def read_batches(source: ByteSource, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on; whole row groups before it are not read.
 
     Raises InputError where the data is damaged or not valid for its type.
     """
-    with _open(path) as file:
+    with _open(source) as file:
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
         first = 0
         while first < len(groups) and groups[first].num_rows <= start_row:
@@ -136,16 +132,16 @@ def read_batches(path: str, schema: pa.Schema, start_row: int) -> Iterator[pa.Re
 
 
 def nests_dictionary(schema: pa.Schema) -> bool:
-    """Whether a column has a dictionary inside a list, a struct or a map."""
+    """True if a column has a dictionary inside a list, a struct or a map."""
     return any(pt.is_nested(kind) and "dictionary<" in str(kind) for kind in schema.types)
 
 
 @contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
+def _open(source: ByteSource) -> Iterator[pq.ParquetFile]:
     """Open one file; damage found while it is open becomes an InputError."""
     try:
         with (
-            pa.OSFile(path) as raw,
+            source.open() as raw,
             pq.ParquetFile(
                 raw, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
             ) as file,
@@ -153,10 +149,10 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise files.unreadable(path, error) from error
+            raise files.unreadable(source.path, error) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"{path} cannot be read as Parquet: it is truncated, damaged or of another kind "
+            f"{source} cannot be read as Parquet: it is truncated, damaged or of another kind "
             f"({reason}). Copy or write the file again."
         ) from error
 
@@ -170,14 +166,16 @@ def check_columns(path: str, schema: pa.Schema) -> None:
             raise InputError(f"{path}: two columns are named {name!r}. Rename one of them.")
 
 
-def _joined(path: str, schema: pa.Schema, first: str, expected: pa.Schema) -> pa.Schema:
+def _nullable_in_either(
+    source: ByteSource, schema: pa.Schema, first: ByteSource, expected: pa.Schema
+) -> pa.Schema:
     """Return `expected`, nullable where either schema is; refuse any other difference."""
-    files.check_same_columns(path, schema.names, first, expected.names)
+    files.check_same_columns(source, schema.names, first, expected.names)
     for position, field in enumerate(schema):
         wanted = expected.field(position)
         if field.type != wanted.type:
             raise InputError(
-                f"{path}: column {field.name!r} is {field.type}, but {wanted.type} in {first}. "
+                f"{source}: column {field.name!r} is {field.type}, but {wanted.type} in {first}. "
                 "All files of one input must have the same types: convert one of them."
             )
         if field.nullable and not wanted.nullable:

@@ -111,17 +111,14 @@ class Plan:
 
 def _format_differences(now: CsvFormat | None, was: CsvFormat | None) -> list[str]:
     if now is None or was is None:
-        return [] if now is was else [f"input format: {_format(now)}, was {_format(was)}"]
+        is_now, it_was = ("CSV", "not CSV") if was is None else ("not CSV", "CSV")
+        return [] if now is was else [f"input format: {is_now}, was {it_was}"]
     found = []
     if now.delimiter != was.delimiter:
         found.append(f"delimiter: {now.delimiter!r}, was {was.delimiter!r}")
     if now.encoding != was.encoding:
         found.append(f"encoding: {now.encoding}, was {was.encoding}")
     return found
-
-
-def _format(csv_format: CsvFormat | None) -> str:
-    return "not CSV" if csv_format is None else "CSV"
 
 
 def _schema_differences(now: pa.Schema, was: pa.Schema) -> list[str]:

@@ -14,6 +14,7 @@ import pyarrow.types as pt
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
+from pipeline.producer.files import ByteSource
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
@@ -96,12 +97,13 @@ def first_rows(
     csv_files.check_format(csv_format)
     table = pa.table({})
     for path in files.find_files(inputs, output=output):
+        source = ByteSource(path)
         if files.is_csv(path):
-            schema = csv_files.read_schema(path, csv_format)
-            batches = csv_files.read_batches(path, csv_format, schema, 0)
+            schema = csv_files.read_schema(source, csv_format)
+            batches = csv_files.read_batches(source, csv_format, schema, 0)
         else:
-            schema = parquet_files.read_schema(path)
-            batches = parquet_files.read_batches(path, schema, 0)
+            schema = parquet_files.read_schema(source)
+            batches = parquet_files.read_batches(source, schema, 0)
         chunks = rechunk(batches, schema, first_row=0, max_rows=max_rows, max_bytes=max_bytes)
         with closing(chunks):
             chunk = next(chunks, None)
@@ -112,20 +114,21 @@ def first_rows(
 
 
 def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:
-    if files.is_csv(paths[0]):
-        schema, planned = csv_files.plan_files(paths, csv_format)
-        check_storable(paths[0], schema)
-        return Plan(schema, _limited(planned, None), planned, csv_format)
-    schema, planned = parquet_files.plan_files(paths)
+    sources = list(map(ByteSource, paths))
+    is_csv = files.is_csv(paths[0])
+    schema, planned = (
+        csv_files.plan_files(sources, csv_format) if is_csv else parquet_files.plan_files(sources)
+    )
     check_storable(paths[0], schema)
-    return Plan(schema, _limited(planned, None), planned)
+    return Plan(schema, _limited(planned, None), planned, csv_format if is_csv else None)
 
 
 def _still_valid(earlier: Plan, paths: list[str], csv_format: CsvFormat) -> Plan | None:
     """Return the earlier plan with today's paths, if no file was written to since."""
     if earlier.csv_format != (csv_format if files.is_csv(paths[0]) else None):
         return None
-    if [files.signature(path) for path in paths] != [file.signature for file in earlier.files]:
+    now = [ByteSource(path).signature() for path in paths]
+    if now != [file.signature for file in earlier.files]:
         return None
     moved = zip(earlier.files, paths, strict=True)
     return replace(earlier, files=tuple(replace(file, path=path) for file, path in moved))
@@ -161,23 +164,19 @@ class FileSource:
 
     def _batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.plan.files:
-            files.check_unchanged(file.path, file)
+            source = ByteSource(file.path)
+            source.check_unchanged(file.signature)
             if start_row >= file.rows:
                 start_row -= file.rows
                 continue
             rows = start_row
-            try:
-                for batch in self._read(file.path, start_row):
+            with source.unchanged(file.signature):
+                for batch in self._read(source, start_row):
                     rows += batch.num_rows
-                    files.check_unchanged(file.path, file)
+                    source.check_unchanged(file.signature)
                     if rows > file.rows:
                         break
                     yield batch
-            except InputError:
-                # A file that is rewritten under the reader looks damaged; name the cause instead.
-                files.check_unchanged(file.path, file)
-                raise
-            files.check_unchanged(file.path, file)
             if rows != file.rows:
                 raise InputError(
                     f"{file.path} does not hold the {file.rows:,} rows that were planned. Its "
@@ -185,10 +184,10 @@ class FileSource:
                 )
             start_row = 0
 
-    def _read(self, path: str, start_row: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, source: ByteSource, start_row: int) -> Iterator[pa.RecordBatch]:
         if self.plan.csv_format is None:
-            return parquet_files.read_batches(path, self.plan.schema, start_row)
-        return csv_files.read_batches(path, self.plan.csv_format, self.plan.schema, start_row)
+            return parquet_files.read_batches(source, self.plan.schema, start_row)
+        return csv_files.read_batches(source, self.plan.csv_format, self.plan.schema, start_row)
 
 
 class TableSource:

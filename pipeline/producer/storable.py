@@ -8,6 +8,8 @@ import pyarrow.types as pt
 
 from pipeline.errors import InputError
 
+# Columns that Arrow's datasets add to those of a file; `pq.read_table` reads by a dataset.
+_RESERVED = {"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"}
 _DICTIONARY_VALUES = (pt.is_string, pt.is_large_string, pt.is_binary, pt.is_large_binary)
 
 
@@ -34,11 +36,16 @@ def _reason(schema: pa.Schema) -> str | None:
     kind = next((found for field in schema if (found := _foreign_dictionary(field.type))), None)
     if kind is not None:
         return f"a dictionary of {kind.value_type}"
+    reserved = next((name for name in schema.names if name in _RESERVED), None)
+    if reserved is not None:
+        return f"pyarrow keeps the name {reserved} for itself"
     buffer = pa.BufferOutputStream()
     try:
         columns = [pa.nulls(0, kind) for kind in schema.types]
         pq.write_table(pa.table(columns, schema=schema), buffer)
-        pq.read_table(pa.BufferReader(buffer.getvalue()), schema=schema, partitioning=None)
+        # Not by `pq.read_table`, which imports pandas.
+        with pq.ParquetFile(pa.BufferReader(buffer.getvalue())) as file:
+            file.read().cast(schema)
     except (pa.ArrowException, OSError) as error:
         return str(error).splitlines()[0]
     return None

@@ -16,9 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.system import arrays
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 BATCH_ROWS = 65_536
 # A model has a few labels. Those beyond so many are counted together, whatever an endpoint says.
@@ -127,7 +131,7 @@ class _Bins:
     def edges(self) -> list[float]:
         return [round(self.low + self.step * i, 12) for i in range(self.count + 1)]
 
-    def of(self, scores: Any) -> Any:
+    def of(self, scores: NDArray[Any]) -> NDArray[Any]:
         places = np.floor((scores - self.low) / self.step + 1e-9)
         return np.clip(places, 0, self.count - 1).astype(np.int64)
 
@@ -142,14 +146,16 @@ class _Labels:
         self._binned = np.zeros((MOST_LABELS + 1, bins.count), np.int64)
         self._kept = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
-    def add(self, labels: Any, scores: Any, numbers: Any) -> None:
+    def add(self, labels: pa.Array, scores: pa.Array, numbers: NDArray[Any]) -> None:
         encoded = pc.dictionary_encode(labels.cast(pa.string()))
         if not len(encoded.dictionary):
             return
         places = np.array([self._id(name) for name in encoded.dictionary.to_pylist()], np.int64)
-        there = labels.is_valid().to_numpy(zero_copy_only=False)
-        ids = places[encoded.indices.drop_null().to_numpy()]
-        values = pc.fill_null(scores, math.nan).to_numpy(zero_copy_only=False)[there]
+        there = np.from_dlpack(pc.indices_nonzero(labels.is_valid()))
+        ids = places[np.from_dlpack(encoded.indices.drop_null())]
+        values = np.from_dlpack(pc.coalesce(scores, arrays.numbers([math.nan], pa.float64())[0]))[
+            there
+        ]
         known = ~np.isnan(values)
         self._counts += np.bincount(ids, minlength=MOST_LABELS + 1)
         cells = ids[known] * self._bins.count + self._bins.of(values[known])
@@ -183,8 +189,11 @@ class _Labels:
 
 
 def _lowest(
-    ids: Any, scores: Any, numbers: Any, of_each: int = LEAST_CERTAIN_OF_A_LABEL
-) -> tuple[Any, Any, Any]:
+    ids: NDArray[Any],
+    scores: NDArray[Any],
+    numbers: NDArray[Any],
+    of_each: int = LEAST_CERTAIN_OF_A_LABEL,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Of each id the rows with the lowest scores, the first ones where scores are equal."""
     order = np.lexsort((numbers, scores, ids))
     sorted_ids = ids[order]
@@ -201,19 +210,19 @@ class _Errors:
     def __init__(self) -> None:
         self._causes: dict[str, Cause] = {}
 
-    def add(self, errors: Any, numbers: Any) -> None:
+    def add(self, errors: pa.Array, numbers: NDArray[Any]) -> None:
         there = errors.is_valid()
         if not there.true_count:
             return
         words = pc.utf8_slice_codeunits(errors.filter(there).cast(pa.string()), 0, ERROR_CHARACTERS)
-        places = numbers[there.to_numpy(zero_copy_only=False)]
+        places = numbers[np.from_dlpack(pc.indices_nonzero(there))]
         # All numbers but the status in front are those of a row, such as how long it is.
         status, rest = (pc.utf8_slice_codeunits(words, *cut) for cut in ((0, 4), (4, 200)))
         keys = pc.binary_join_element_wise(
-            status, pc.replace_substring_regex(rest, r"\d+", "#"), ""
+            status, pc.replace_substring_regex(rest, r"\d+", "#"), arrays.strings([""])[0]
         )
         encoded = pc.dictionary_encode(keys)
-        found = encoded.indices.to_numpy()
+        found = np.from_dlpack(encoded.indices)
         counts: Counter[int] = Counter(dict(enumerate(np.bincount(found).tolist())))
         for place, rows in counts.most_common():
             cause = self._cause(encoded.dictionary[place].as_py())
@@ -252,14 +261,14 @@ def _range(files: Sequence[Path], score: str) -> tuple[float, float]:
     return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
 
 
-def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[Any]:
+def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for file in files:
         with pq.ParquetFile(file, pre_buffer=False) as opened:
             _check_columns(opened, names)
             yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
 
 
-def _check_columns(opened: Any, names: Sequence[str]) -> None:
+def _check_columns(opened: pq.ParquetFile, names: Sequence[str]) -> None:
     for name in names:
         if name not in opened.schema_arrow.names:
             raise KeyError(name)
@@ -288,7 +297,7 @@ def _fetch_texts(files: Sequence[Path], columns: Columns, rows: Sequence[Row]) -
                 first = end
 
 
-def _take_texts(batch: Any, names: Sequence[str], at: int, row: Row) -> None:
+def _take_texts(batch: pa.RecordBatch, names: Sequence[str], at: int, row: Row) -> None:
     for name in names:
         value = batch.column(name)[at].as_py()
         if isinstance(value, bytes):

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.pool import MAX_REQUEST_BYTES
 from pipeline.responses import Keys
+from pipeline.system.arrays import numbers, strings
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -29,8 +30,8 @@ class Prepared:
 
     items: list[Item]
     keys: list[bytes]
-    index: Any
-    errors: Any
+    index: pa.Array
+    errors: pa.StringArray
 
 
 def keys_of(config: RunConfig) -> Keys:
@@ -40,7 +41,7 @@ def keys_of(config: RunConfig) -> Keys:
     return Keys({name: settings[name] for name in decides})
 
 
-def open_rows(table: Any, config: RunConfig) -> tuple[Any, Any]:
+def open_rows(table: pa.Table, config: RunConfig) -> tuple[pa.Table, pa.Array | None]:
     """Give the rows of a chunk that are to be resolved, and their places; None for all of them.
 
     Of a labelled chunk these are the rows that carry an error; the others stay as they are.
@@ -52,7 +53,7 @@ def open_rows(table: Any, config: RunConfig) -> tuple[Any, Any]:
     return table.select(inputs).take(places), places
 
 
-def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
+def prepare(table: pa.Table, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
     """Find the distinct inputs of a chunk and the rows that cannot be sent."""
     text, text_error = _sendable(table.column(config.text), "text")
     columns, error = [text], text_error
@@ -74,7 +75,7 @@ def prepare(table: Any, config: RunConfig, keys: Keys, *, first_row: int) -> Pre
     return Prepared(items, item_keys, index, error)
 
 
-def _sendable(column: Any, name: str) -> tuple[Any, Any]:
+def _sendable(column: pa.ChunkedArray, name: str) -> tuple[pa.Array, pa.Array]:
     """Give a column as plain strings, null where a row cannot be sent, and why."""
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
@@ -82,7 +83,7 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
     values = values.cast(pa.large_string())
     error = pa.nulls(len(values), pa.string())
     if values.null_count:
-        error = pc.if_else(pc.is_null(values), pa.scalar(f"null {name}"), error)
+        error = pc.if_else(pc.is_null(values), strings([f"null {name}"])[0], error)
     lengths = pc.binary_length(values)
     if (pc.max(lengths).as_py() or 0) > MAX_REQUEST_BYTES:
         too_long = pc.fill_null(pc.greater(lengths, MAX_REQUEST_BYTES), False)
@@ -97,11 +98,11 @@ def _sendable(column: Any, name: str) -> tuple[Any, Any]:
             damaged, pa.scalar(f"{name} is no valid text (not a string, or not UTF-8)"), error
         )
     if error.null_count < len(error):
-        values = pc.if_else(pc.is_null(error), values, pa.scalar(None, pa.large_string()))
+        values = pc.if_else(pc.is_null(error), values, pa.nulls(1, values.type)[0])
     return values, error
 
 
-def _is_utf8(value: Any) -> bool:
+def _is_utf8(value: pa.Scalar) -> bool:
     try:
         (value.as_py() or b"").decode()
     except UnicodeDecodeError:
@@ -109,14 +110,15 @@ def _is_utf8(value: Any) -> bool:
     return True
 
 
-def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
+def _distinct(columns: list[pa.Array]) -> tuple[list[Item], pa.Array]:
     """Give the distinct inputs in order of appearance, and each row's position among them."""
     encoded = [column.dictionary_encode() for column in columns]
     if len(encoded) == 1:
         return _texts(encoded[0].dictionary), encoded[0].indices
     width = max(len(encoded[1].dictionary), 1)
+    factor = numbers([width], pa.int64())[0]
     first, second = (one.indices.cast(pa.int64()) for one in encoded)
-    both = pc.add(pc.multiply(first, width), second).dictionary_encode()
+    both = pc.add(pc.multiply(first, factor), second).dictionary_encode()
     texts, pairs = (_texts(one.dictionary) for one in encoded)
     items: list[Item] = [
         (texts[code // width], pairs[code % width]) for code in both.dictionary.to_pylist()
@@ -124,20 +126,20 @@ def _distinct(columns: list[Any]) -> tuple[list[Item], Any]:
     return items, both.indices
 
 
-def _as_items(columns: list[Any]) -> list[Item]:
+def _as_items(columns: list[pa.Array]) -> list[Item]:
     values = [_texts(column) for column in columns]
     return values[0] if len(values) == 1 else list(zip(*values, strict=True))
 
 
-def _texts(column: Any) -> list[Any]:
-    """Give a column as Python strings; by NumPy, which makes no Arrow scalar of each first."""
-    values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+def _texts(column: pa.Array) -> list[Any]:
+    """Return a column as Python strings."""
+    values: list[Any] = column.to_pylist()
     return values
 
 
-def _scatter(rows: Any, count: int) -> Any:
+def _scatter(rows: pa.Array, count: int) -> pa.Array:
     """Give the inverse of `rows`: for each of `count` rows its position there, or null."""
     positions: list[int | None] = [None] * count
     for position, row in enumerate(rows.to_pylist()):
         positions[row] = position
-    return pa.array(positions, pa.int64())
+    return numbers(positions, pa.int64())

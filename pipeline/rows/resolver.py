@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.rows.inputs import keys_of, open_rows, prepare
 from pipeline.rows.results import finish, patch
@@ -14,6 +14,8 @@ from pipeline.system.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
+
+    import pyarrow as pa
 
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
@@ -49,7 +51,7 @@ class Resolver:
         self._in_order = asyncio.Lock()
         self._keys = keys_of(config)
 
-    async def resolve(self, first_row: int, table: Any) -> Resolved:
+    async def resolve(self, first_row: int, table: pa.Table) -> Resolved:
         """Return the chunk with its results. Raises whatever stopped the engine."""
         self._engine.demand.expect()
         try:
@@ -60,7 +62,7 @@ class Resolver:
             raise
         return replace(resolved, revision=self._drift.revision)
 
-    async def _resolve(self, first_row: int, table: Any) -> Resolved:
+    async def _resolve(self, first_row: int, table: pa.Table) -> Resolved:
         config = self._config
         rows, places = open_rows(table, config)
         # One after the other, so that earlier rows are asked for first: they are committed first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
+from pipeline.system.arrays import numbers, strings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,7 @@ class Resolved:
     """
 
     first_row: int
-    table: Any
+    table: pa.Table
     errors: int
     labels: dict[str, int]
     revision: Revision = NOBODY_TOLD
@@ -53,7 +55,7 @@ def joined(chunks: Sequence[Resolved]) -> Resolved:
     )
 
 
-def result_fields(config: RunConfig) -> list[Any]:
+def result_fields(config: RunConfig) -> list[pa.Field]:
     """The columns that a run appends, in order."""
     fields = [
         pa.field(config.label_column, pa.string()),
@@ -65,14 +67,14 @@ def result_fields(config: RunConfig) -> list[Any]:
     return fields
 
 
-def output_schema(schema: Any, config: RunConfig) -> Any:
+def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
     """The schema of the output: all columns of the input, then the results."""
     for field in result_fields(config):
         schema = schema.append(field)
     return schema
 
 
-def check_columns(schema: Any, config: RunConfig) -> None:
+def check_columns(schema: pa.Schema, config: RunConfig) -> None:
     """Refuse a missing or unfit text column, and a name that the output would have twice.
 
     Raises InputError or SettingsError, before anything is sent.
@@ -99,7 +101,7 @@ def check_columns(schema: Any, config: RunConfig) -> None:
             )
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return any(
@@ -115,7 +117,7 @@ def _is_text(kind: Any) -> bool:
 
 def finish(
     first_row: int,
-    table: Any,
+    table: pa.Table,
     prepared: Prepared,
     outcomes: Sequence[Outcome],
     config: RunConfig,
@@ -126,9 +128,9 @@ def finish(
     if RowError in set(map(type, outcomes)):
         good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
         failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
-        error = pa.array(failed, pa.string())
-    label = pa.array([found and found[0][0] for found in good], pa.string())
-    score = pa.array([found and found[0][1] for found in good], pa.float64())
+        error = strings(failed)
+    label = strings([found and found[0][0] for found in good])
+    score = numbers([found and found[0][1] for found in good], pa.float64())
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
         good = [None]
@@ -137,18 +139,30 @@ def finish(
         columns = [column.take(prepared.index) for column in columns]
         columns[2] = pc.coalesce(prepared.errors, columns[2])
     if config.wants_predictions:
-        lists = [
-            found and [{"label": name, "score": value} for name, value in found] for found in good
-        ]
-        columns.append(pa.array(lists, PREDICTIONS).take(prepared.index))
+        columns.append(_predictions(good).take(prepared.index))
     result = table
     for field, column in zip(result_fields(config), columns, strict=True):
         result = result.append_column(field, column)
     return _counted(first_row, result, config)
 
 
+def _predictions(good: Sequence[Any]) -> pa.ListArray:
+    pairs = [pair for found in good for pair in found or ()]
+    values = pa.StructArray.from_arrays(
+        [
+            strings([name for name, _ in pairs]),
+            numbers([score for _, score in pairs], pa.float64()),
+        ],
+        fields=list(PREDICTIONS.value_type),
+    )
+    ends = accumulate((len(found or ()) for found in good), initial=0)
+    starts = [None if found is None else end for found, end in zip([*good, ()], ends, strict=True)]
+    offsets = numbers(starts, pa.int64()).cast(pa.int32())
+    return pa.ListArray.from_arrays(offsets, values, type=PREDICTIONS)
+
+
 def patch(
-    first_row: int, table: Any, rows: Sequence[int], results: Any, config: RunConfig
+    first_row: int, table: pa.Table, rows: Sequence[int], results: pa.Table, config: RunConfig
 ) -> Resolved:
     """Put the result columns of `results` in place of those of `rows` of a labelled chunk."""
     order = list(range(table.num_rows))
@@ -156,12 +170,12 @@ def patch(
         order[row] = table.num_rows + position
     for field in result_fields(config):
         both = [one.column(field.name).combine_chunks() for one in (table, results)]
-        column = pa.concat_arrays(both).take(pa.array(order, pa.int64()))
+        column = pa.concat_arrays(both).take(numbers(order, pa.int64()))
         table = table.set_column(table.schema.get_field_index(field.name), field, column)
     return _counted(first_row, table, config)
 
 
-def _counted(first_row: int, table: Any, config: RunConfig) -> Resolved:
+def _counted(first_row: int, table: pa.Table, config: RunConfig) -> Resolved:
     counts = pc.value_counts(table.column(config.label_column)).to_pylist()
     return Resolved(
         first_row,

@@ -1,4 +1,4 @@
-"""What a command sets for its whole process: signals before and after a run, memory, imports.
+"""What a command sets for its whole process: signals before and after a run, and memory.
 
 A command in a process of its own (`console`) leaves it so to the end; one that a program called
 puts back what was there.
@@ -10,9 +10,7 @@ import ctypes
 import gc
 import os
 import signal
-import sys
 from contextlib import suppress
-from importlib.abc import MetaPathFinder
 
 import click
 
@@ -60,15 +58,13 @@ def fit() -> None:
     Each row makes a few small objects, none in a cycle: at its defaults the garbage collector
     takes a fifth of a run. Arrow's own allocator keeps what each thread frees; with the system's a
     run peaks 130 MB lower, at the same speed, and hardly more for more rows, where that is told to
-    map large buffers. Arrow also loads pandas to look whether a list is one of its own, which costs
-    0.4 s and 34 MB and is of no use here: no command hands out a DataFrame.
+    map large buffers.
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 50, 100)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     context = click.get_current_context()
     if context.obj:
-        sys.meta_path.insert(0, NoPandas())
         with suppress(AttributeError):  # another libc
             libc = ctypes.CDLL(None)
             for name, (number, size_bytes) in _MALLOC.items():
@@ -77,12 +73,3 @@ def fit() -> None:
     else:
         context.call_on_close(lambda: gc.set_threshold(*before))
         context.call_on_close(gc.unfreeze)
-
-
-class NoPandas(MetaPathFinder):
-    """Makes pandas as good as not installed."""
-
-    def find_spec(self, name: str, *_: object) -> None:
-        """Find everything else elsewhere."""
-        if name == "pandas":
-            raise ModuleNotFoundError(name)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from pipeline.store import disk as storage
+from pipeline.system.arrays import numbers
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
 from pipeline.writer.parts import COMPRESSION
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 64 << 20
 FILE_ROWS = 1_048_576
@@ -30,7 +32,7 @@ FILE_ROWS = 1_048_576
 
 def assemble(
     parts: Sequence[Path],
-    schema: Any,
+    schema: pa.Schema,
     output: Path,
     *,
     rows: int,
@@ -63,7 +65,7 @@ def assemble(
             storage.commit_directory(scratch, output)
 
 
-def _write_files(directory: Path, schema: Any, groups: Iterator[Any]) -> int:
+def _write_files(directory: Path, schema: pa.Schema, groups: Iterator[pa.Table]) -> int:
     """Write row groups to files of FILE_ROWS rows, at least one; gives how many rows."""
     total = number = 0
     while True:
@@ -76,7 +78,9 @@ def _write_files(directory: Path, schema: Any, groups: Iterator[Any]) -> int:
         number += 1
 
 
-def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: int | None) -> int:
+def _write_file(
+    file: Path, schema: pa.Schema, groups: Iterator[pa.Table], *, most_rows: int | None
+) -> int:
     """Write row groups to one file until it holds `most_rows` or they end; gives how many rows.
 
     Leaving by an exception writes a footer, which makes a truncated file look whole; that is
@@ -95,14 +99,14 @@ def _write_file(file: Path, schema: Any, groups: Iterator[Any], *, most_rows: in
     return rows
 
 
-def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
+def _row_groups(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     """Cut the rows of all parts into row groups: ROW_GROUP_ROWS each, fewer where rows are big.
 
     The border is set by the rows alone: a group ends before the row that would take it over
     ROW_GROUP_BYTES, and a larger row is a group by itself. So no more than a group and a part are
     held, however large the cells are.
     """
-    pending: list[Any] = []
+    pending: list[pa.Table] = []
     rows = size_bytes = 0
     for part in parts:
         stop_point()
@@ -128,7 +132,7 @@ def _row_groups(parts: Sequence[Path], schema: Any) -> Iterator[Any]:
         yield pending.pop()
 
 
-def _whole(pieces: Sequence[Any]) -> Any:
+def _whole(pieces: Sequence[pa.Table]) -> pa.Table:
     """Join the pieces of a row group, so that nothing in it tells where a part ended.
 
     The writer's pages follow the chunks of a column, and its dictionaries those that it is given.
@@ -141,7 +145,7 @@ def _whole(pieces: Sequence[Any]) -> Any:
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 
-def _by_appearance(column: Any) -> Any:
+def _by_appearance(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """Give a dictionary column the values that it uses, in the order of their first row."""
     kind = column.type
     used = [chunk.dictionary.take(chunk.indices.drop_null().unique()) for chunk in column.chunks]
@@ -154,7 +158,7 @@ def _by_appearance(column: Any) -> Any:
     return pa.DictionaryArray.from_arrays(joined, values, ordered=kind.ordered)
 
 
-def _row_bytes(table: Any) -> Any:
+def _row_bytes(table: pa.Table) -> Any:
     """About how many bytes each row has, told by its values alone."""
     sizes = np.zeros(table.num_rows, np.int64)
     for column in table.columns:
@@ -165,7 +169,7 @@ def _row_bytes(table: Any) -> Any:
     return sizes
 
 
-def _value_bytes(array: Any) -> Any:
+def _value_bytes(array: pa.Array) -> Any:
     """About how many bytes each value of an array has; values inside lists count, too."""
     kind = array.type
     if isinstance(kind, pa.ExtensionType):
@@ -174,11 +178,11 @@ def _value_bytes(array: Any) -> Any:
         return _value_bytes(array.cast(pa.large_binary()))
     if any(is_it(kind) for is_it in (pt.is_string, pt.is_large_string, pt.is_binary,
                                      pt.is_large_binary)):  # fmt: skip
-        return pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+        return np.from_dlpack(pc.coalesce(pc.binary_length(array), numbers([0], pa.int64())[0]))
     if pt.is_struct(kind):
         return sum(map(_value_bytes, array.flatten()), np.zeros(len(array), np.int64))
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_map(kind):
-        offsets = array.offsets.to_numpy()
+        offsets = np.from_dlpack(array.offsets)
         inside = array.values if not pt.is_map(kind) else pa.StructArray.from_arrays(
             [array.keys, array.items], ["key", "value"]
         )  # fmt: skip

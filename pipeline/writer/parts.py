@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import pyarrow as pa
+
 COMPRESSION = "zstd"
 
 
 def write_part(
     directory: Path,
-    table: Any,
+    table: pa.Table,
     *,
     first_row: int,
     errors: int,

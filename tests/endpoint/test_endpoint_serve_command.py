@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-SERVE = [sys.executable, "-m", "pipeline.endpoint"]
+SERVE = [sys.executable, "-m", "pipeline.cli", "serve"]
 
 
 @contextmanager

@@ -125,8 +125,8 @@ def test_while_it_is_planned(label, server, source, tmp_path, monkeypatch, chang
                 act()
 
         # The first checksum of a run is that of the input.
-        monkeypatch.setattr("pipeline.store.disk._READ_BYTES", 2_000)
-        monkeypatch.setattr("pipeline.store.disk.stop_point", between_pieces)
+        monkeypatch.setattr("pipeline.producer.files._READ_BYTES", 2_000)
+        monkeypatch.setattr("pipeline.producer.files.stop_point", between_pieces)
     else:
 
         class Tap(csv_files._Tap):

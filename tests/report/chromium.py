@@ -1,7 +1,7 @@
 """A real browser, headless, driven over the pipe of its own DevTools protocol.
 
-Nothing is installed for it but the browser itself: Debian's package `chromium`, or another one that
-CHROMIUM names.
+It needs only the browser: Debian's package `chromium`, or the one that CHROMIUM names.
+`python -m tests.report.chromium` installs the package where it can.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -22,12 +23,56 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 40.0
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_PACKAGES = ("chromium", "fonts-dejavu-core")
+# Wait for another apt-get, and do not wait long for a mirror that is out of reach.
+_APT = ("-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::http::Timeout=20")
 _FLAGS = (
     *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu"),
     *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
     *("--hide-scrollbars", "--force-device-scale-factor=1", "--mute-audio"),
 )
+
+
+def find() -> str | None:
+    """Return the browser to use, None if there is none."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+def install() -> str | None:
+    """Install Debian's package, as root or by sudo without a password; return what went wrong."""
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    command = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *_APT]
+    if not all(map(shutil.which, [*root[:1], "apt-get"])):
+        return "that takes apt-get, and root or sudo"
+    sys.stderr.write("Installing Chromium, which the tests of the report use...\n")
+    # If the package lists cannot be updated, those that are there may do.
+    for step in (["update"], ["install", "-y", "--no-install-recommends", *_PACKAGES]):
+        done = subprocess.run(
+            [*command, *step],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    return (done.stderr.strip() or "apt-get failed").splitlines()[-1] if done.returncode else None
+
+
+def main() -> str | None:
+    """Install Chromium unless it is there.
+
+    Return a message, which ends the process with 1, if it is missing and the tests must have it
+    (CI=true). Elsewhere the tests that need it are left out, and pytest says so.
+    """
+    failure = None if find() else install()
+    if failure is None:
+        return None
+    message = f"Chromium could not be installed: {failure}"
+    if os.environ.get("CI") == "true":
+        return f"{message}. Install it, or set CHROMIUM to another browser."
+    sys.stderr.write(f"{message}\n")
+    return None
 
 
 class Chromium:
@@ -38,8 +83,8 @@ class Chromium:
     """
 
     def __init__(self) -> None:
-        found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
-        assert found, "no Chromium is installed: apt-get install chromium, or set CHROMIUM"
+        found = find()
+        assert found, "Chromium is not installed: run `make test`, or set CHROMIUM"
         self._profile = tempfile.mkdtemp(prefix="chromium-")
         read_here, write_there = os.pipe()
         read_there, write_here = os.pipe()
@@ -197,3 +242,7 @@ class Chromium:
             "Page.captureScreenshot", format="png", captureBeyondViewport=clip is not None, **more
         )
         file.write_bytes(base64.b64decode(told["data"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
