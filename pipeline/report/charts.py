@@ -1,7 +1,7 @@
 """The charts, drawn as SVG by Vega-Lite in this process, so that the page needs no library.
 
-Colours are variables of the page's style, which makes one drawing do for light, dark and paper.
-Each mark says in words what it shows; the page reads that out and shows it under the mouse.
+Colours are variables of the page's style, so that one drawing serves light mode, dark mode and
+print. Each mark has a description in words, which the page shows under the mouse and reads out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOG_FROM = 10
 PALETTE = 8
 WIDE = 940
 _VEGA_LITE = "5.20"
-# What a chart is made of. All else that a drawing might hold is left out of the page.
+# What a chart may hold. Everything else in a drawing is left out of the page.
 _ELEMENTS = frozenset(["svg", "g", "path", "line", "rect", "text", "tspan"])
 _ATTRIBUTES = frozenset(
     [
@@ -312,7 +312,7 @@ def _draw(width: int, height: int | _Spec, *layers: _Spec) -> Markup:
         "config": _CONFIG,
     }
     drawn = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, allowed_base_urls=[])
-    # It is of our own making, and what it holds is checked.
+    # The drawing is our own, and what it holds is checked.
     checked = _checked(ET.fromstring(drawn))  # noqa: S314
     return Markup(ET.tostring(checked, encoding="unicode", method="html"))  # noqa: S704
 

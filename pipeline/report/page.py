@@ -1,4 +1,4 @@
-"""The page: one HTML file that loads nothing, and says all in text that the charts show."""
+"""The page: one HTML file that loads nothing. All that its charts show is also there as text."""
 
 from __future__ import annotations
 
@@ -73,33 +73,25 @@ def _render(facts: Facts, output: Path) -> bytes:
     files = resources.files("pipeline.report")
     style = files.joinpath("page.css").read_text(encoding="utf-8")
     script = files.joinpath("page.js").read_text(encoding="utf-8")
-    found, columns = facts.found, facts.columns
-    page = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            facts=facts,
-            output=output,
-            now=time.time(),
-            version=__version__,
-            # Files of our own, whose digests are of these bytes.
-            style=Markup(style),  # noqa: S704
-            script=Markup(script),  # noqa: S704
-            policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-            "base-uri 'none'; form-action 'none'",
-            charts=charts,
-            most_waits=MOST_WAITS,
-            found=found,
-            bins=[f"{low:g} to {high:g}" for low, high in pairwise(found.edges)] if found else [],
-            places={label.name: i for i, label in enumerate(found.labels)} if found else {},
-            columns=columns,
-            text_columns=[name for name in (columns.text, columns.text_pair) if name]
-            if columns
-            else [],
-        )
+    found = facts.found
+    page = _environment().get_template("page.html.jinja")
+    rendered = page.render(
+        facts=facts,
+        output=output,
+        bins=[f"{low:g} to {high:g}" for low, high in pairwise(found.edges)] if found else [],
+        places={label.name: i for i, label in enumerate(found.labels)} if found else {},
+        charts=charts,
+        most_waits=MOST_WAITS,
+        now=time.time(),
+        version=__version__,
+        # Files of our own, which stand as they are: the policy allows them by their digests.
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'",
     )
-    # Of the whole page, so that no text can be forgotten.
-    return visible(page).encode() + b"\n"
+    # On the whole page, so that no text can be forgotten.
+    return visible(rendered).encode() + b"\n"
 
 
 def _environment() -> Environment:
