@@ -17,15 +17,14 @@ from pipeline.writer import write_part
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from pathlib import Path
 
     from pipeline.config import RunConfig
     from pipeline.engines import Engine
     from pipeline.events import Observer
     from pipeline.producer import Source
     from pipeline.rows import Resolved
+    from pipeline.store import RunStore
     from pipeline.system.threads import Stop
-    from pipeline.writer import Manifest
 
 # Constants, not settings: a run that is continued must cut the same chunks.
 CHUNK_ROWS = 4_096
@@ -56,16 +55,15 @@ class Stream:
 
     Chunks are resolved several at a time and committed in order, so that the parts never have a
     gap. Reading goes on while the engine is hungry and what is held between reading and commit
-    stays below HELD_BYTES, which bounds the memory. `parts` is their directory, `threads`
-    does the work on rows, and `stop` ends reading early.
+    stays below HELD_BYTES, which bounds the memory. `store` takes the parts, `threads` does the
+    work on rows, and `stop` ends reading early.
     """
 
     def __init__(
         self,
         config: RunConfig,
         source: Source,
-        parts: Path,
-        manifest: Manifest,
+        store: RunStore,
         engine: Engine,
         threads: Executor,
         emit: Observer,
@@ -73,13 +71,12 @@ class Stream:
     ) -> None:
         self._config = config
         self._source = source
-        self._parts = parts
-        self._manifest = manifest
+        self._store = store
         self._engine = engine
         self._threads = threads
         self._emit = emit
         self._stop_reading = stop
-        self._errors = sum(part.errors for part in manifest.parts)
+        self._errors = store.log.run.errors
         self._held_bytes = 0
         self._released = asyncio.Event()
         self._full = self._unresolved = False
@@ -111,7 +108,7 @@ class Stream:
 
     async def _read(self) -> None:
         chunks = self._source.chunks(
-            self._manifest.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
+            self._store.log.run.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
         )
         try:
             while True:
@@ -180,20 +177,19 @@ class Stream:
         self._engine.input_blocked(self._full and self._unresolved)
 
     async def _commit(self, resolved: Resolved) -> None:
-        manifest, revision = self._manifest, self._engine.revision
+        revision = self._engine.revision
 
         def write() -> None:
             part = write_part(
-                self._parts,
+                self._store,
                 resolved.table,
                 first_row=resolved.first_row,
                 errors=resolved.errors,
                 labels=resolved.labels,
                 revision=revision.current,
             )
-            if revision.confirmed and manifest.revision is None:
-                manifest.set_revision(str(revision.current))
-            manifest.add_part(part)
+            told = revision.current if revision.confirmed else None
+            self._store.log.add_part(part, told)
 
         await in_thread(write, executor=self._threads)
         self._errors += resolved.errors
