@@ -37,14 +37,9 @@ class DiskObjects:
 
     @property
     def place(self) -> str:
-        """Where the objects are, for messages."""
         return str(self._root)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Store an object unless its name is taken. Return False if it is.
-
-        Raises OutputError if the file system has no hard links.
-        """
         final, what = self._root / name, _kind(name)
         with writing(final):
             temp = self._temporary(final, content, what)
@@ -67,7 +62,6 @@ class DiskObjects:
             return True
 
     def put(self, name: str, content: bytes) -> None:
-        """Store an object, replacing what has its name."""
         final, what = self._root / name, _kind(name)
         with writing(final):
             temp = self._temporary(final, content, what)
@@ -77,7 +71,6 @@ class DiskObjects:
             failpoint(f"{what}.put")
 
     def get(self, name: str) -> bytes | None:
-        """Return the content of an object, None if there is none."""
         path = self._root / name
         with reading(path):
             try:
@@ -86,7 +79,6 @@ class DiskObjects:
                 return None
 
     def list(self, folder: str) -> list[str]:
-        """Return the names of the objects directly in a folder."""
         path = self._root / folder
         with reading(path):
             try:
@@ -98,7 +90,6 @@ class DiskObjects:
         return sorted(folder + name for name in names)
 
     def delete(self, name: str) -> None:
-        """Delete an object; a missing one is fine. Its folder goes with the last one in it."""
         path = self._root / name
         with writing(path):
             path.unlink(missing_ok=True)
@@ -107,7 +98,6 @@ class DiskObjects:
                 path.parent.rmdir()
 
     def _temporary(self, final: Path, content: bytes, what: str) -> Path:
-        """Write a synced temporary file beside `final`; a kill or a failure leaves it behind."""
         temp = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:

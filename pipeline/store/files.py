@@ -3,83 +3,24 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import os
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.store.disk import fsync_path
+from pipeline.store.memory import MemoryFile
 from pipeline.system.failpoints import end, failpoint, reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
-
-
-class GrowingFile(Protocol):
-    """Bytes that are appended to, by several processes at once. All methods raise OSError.
-
-    Only `exists`, `size` and `reader` can be used without `open`.
-    """
-
-    @property
-    def place(self) -> str:
-        """Where it is, for messages."""
-        ...
-
-    @property
-    def scratch(self) -> Path | None:
-        """A directory with room for temporary files; None for the system's own."""
-        ...
-
-    def exists(self) -> bool:
-        """Return True if it was ever opened for writing."""
-        ...
-
-    def size(self) -> int:
-        """Return its size in bytes."""
-        ...
-
-    def reader(self) -> BinaryIO:
-        """Return its content so far as a file of its own, which the caller closes."""
-        ...
-
-    def open(self, *, read_only: bool = False) -> None:
-        """Open it. Unless `read_only`, it is made if missing, and its name is durable."""
-        ...
-
-    def read(self, length: int, at: int) -> bytes:
-        """Return up to so many bytes from a position on."""
-        ...
-
-    def append(self, content: bytes) -> int:
-        """Append bytes, all or none of them. Return where they begin."""
-        ...
-
-    def sync(self) -> None:
-        """Make what was appended durable."""
-        ...
-
-    def cut(self, size: int) -> None:
-        """Drop what follows the first `size` bytes, durably."""
-        ...
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep others from appending."""
-        ...
-
-    def close(self) -> None:
-        """Close it."""
-        ...
-
-    def delete(self) -> None:
-        """Delete it; a missing one is fine."""
-        ...
 
 
 class DiskFile:
     """A growing file on a POSIX file system, appended to under its lock (flock).
+
+    Several processes may append to it. All methods raise OSError; only `exists`, `size`, `reader`
+    and `delete` can be used without `open`.
 
     `failpoints` is the first word of the failpoints that it passes; none if it is empty.
     """
@@ -187,63 +128,4 @@ class DiskFile:
             failpoint(f"{self._failpoints}.{step}")
 
 
-class MemoryFile:
-    """A growing file in memory."""
-
-    scratch = None
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self._content: bytearray | None = None
-
-    def exists(self) -> bool:
-        """Return True if it was ever opened for writing."""
-        return self._content is not None
-
-    def size(self) -> int:
-        """Return its size in bytes."""
-        return len(self._found)
-
-    def reader(self) -> BinaryIO:
-        """Return a copy of its content."""
-        return io.BytesIO(self._found)
-
-    def open(self, *, read_only: bool = False) -> None:
-        """Make it if it is missing and not only read."""
-        if self._content is None and not read_only:
-            self._content = bytearray()
-        assert self._found is not None
-
-    def read(self, length: int, at: int) -> bytes:
-        """Return up to so many bytes from a position on."""
-        return bytes(self._found[at : at + length])
-
-    def append(self, content: bytes) -> int:
-        """Append bytes. Return where they begin."""
-        start = len(self._found)
-        self._found.extend(content)
-        return start
-
-    def sync(self) -> None:
-        """Do nothing: memory is as durable as it gets."""
-
-    def cut(self, size: int) -> None:
-        """Drop what follows the first `size` bytes."""
-        del self._found[size:]
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Do nothing: one run at a time appends."""
-        return nullcontext()
-
-    def close(self) -> None:
-        """Do nothing: its content stays."""
-
-    def delete(self) -> None:
-        """Drop its content."""
-        self._content = None
-
-    @property
-    def _found(self) -> bytearray:
-        if self._content is None:
-            raise FileNotFoundError(2, "No such file", self.place)
-        return self._content
+GrowingFile = DiskFile | MemoryFile

@@ -9,7 +9,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputBusy, OutputError
 from pipeline.store.disk import fsync_path
@@ -42,26 +42,6 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
-class Lease(Protocol):
-    """The right to write to a run store."""
-
-    def acquire(self, *, create: bool) -> bool:
-        """Take the lease.
-
-        If there is nothing yet that could be leased, make it (`create`) or return False. Raises
-        OutputBusy if it is held, OutputError if nothing can be made.
-        """
-        ...
-
-    def release(self) -> None:
-        """Give the lease back; harmless if it is not held."""
-        ...
-
-    def holder(self) -> Holder | None:
-        """Return who holds the lease, None if nobody does. Writes nothing."""
-        ...
-
-
 def busy(place: object, holder: Holder) -> OutputBusy:
     """Return the error of an output that another run works on."""
     return OutputBusy(
@@ -83,7 +63,10 @@ class FlockLease:
         self._descriptor: int | None = None
 
     def acquire(self, *, create: bool) -> bool:
-        """Take the lock. Without a run directory, make one (`create`) or return False."""
+        """Take the lock. Without a run directory, make one (`create`) or return False.
+
+        Raises OutputBusy if it is held, OutputError if no directory can be made.
+        """
         if create:
             self._make_directory()
         elif not self._directory.exists():
@@ -137,28 +120,6 @@ class FlockLease:
         with writing(root):
             for path in (root, *missing):
                 fsync_path(path.parent)
-
-
-class MemoryLease:
-    """The lease of a store in memory, for runs of one process."""
-
-    def __init__(self) -> None:
-        self._holder: Holder | None = None
-
-    def acquire(self, *, create: bool) -> bool:  # noqa: ARG002 - there is always a place
-        """Take the lease. Raises OutputBusy if it is taken."""
-        if self._holder is not None:
-            raise busy("(memory)", self._holder)
-        self._holder = Holder.here()
-        return True
-
-    def release(self) -> None:
-        """Give the lease back."""
-        self._holder = None
-
-    def holder(self) -> Holder | None:
-        """Return who holds the lease."""
-        return self._holder
 
 
 def _locked(descriptor: int) -> bool:

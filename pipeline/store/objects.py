@@ -27,27 +27,21 @@ class Objects(Protocol):
     @property
     def place(self) -> str:
         """Where the objects are, for messages."""
-        ...
 
     def create(self, name: str, content: bytes) -> bool:
         """Store an object unless its name is taken. Return False if it is."""
-        ...
 
     def put(self, name: str, content: bytes) -> None:
         """Store an object, replacing what has its name."""
-        ...
 
     def get(self, name: str) -> bytes | None:
         """Return the content of an object, None if there is none."""
-        ...
 
     def list(self, folder: str) -> list[str]:
         """Return the names of the objects directly in a folder (`log/`; "" for the top)."""
-        ...
 
     def delete(self, name: str) -> None:
         """Delete an object; a missing one is fine."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,11 @@ class ByteSource:
     def of(cls, path: Path) -> ByteSource:
         """The bytes of a file. Raises OSError."""
         return cls(str(path), path.stat().st_size, partial(pa.OSFile, str(path)))
+
+    @classmethod
+    def held(cls, name: str, content: bytes) -> ByteSource:
+        """Bytes in memory."""
+        return cls(name, len(content), partial(pa.BufferReader, content))
 
 
 @contextmanager

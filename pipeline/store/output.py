@@ -2,87 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.store import disk
+from pipeline.store.memory import MemoryOutput
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pipeline.store.records import Identity
-
-
-class Output(Protocol):
-    """Where the output appears, and its draft, which becomes the output.
-
-    The methods that write raise StoppedEarly if the storage refuses.
-    """
-
-    is_file: bool
-
-    @property
-    def path(self) -> Path | None:
-        """The path of the output, None if it has none."""
-        ...
-
-    def exists(self) -> bool:
-        """Return True if something is in the output's place."""
-        ...
-
-    def files(self) -> list[ByteSource]:
-        """Return the Parquet files of the output, in order."""
-        ...
-
-    def identity(self) -> Identity | None:
-        """Return what the output is; None if there is none, or it cannot be read."""
-        ...
-
-    def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
-        """Refuse an output that cannot be written, or would take rows of the input with it.
-
-        Raises OutputError.
-        """
-        ...
-
-    def replaces(self, inputs: Sequence[str]) -> bool:
-        """Return True if the output takes the place of the input."""
-        ...
-
-    def check_holds_only(self, files: Sequence[str]) -> None:
-        """Refuse to replace a directory that holds other files, too. Raises OutputError."""
-        ...
-
-    def begin_draft(self) -> None:
-        """Begin an empty draft."""
-        ...
-
-    def open_draft(self, name: str) -> pa.NativeFile:
-        """Open a file of the draft for writing; if the output is one file, `name` is unused."""
-        ...
-
-    def drop_from_draft(self, name: str) -> None:
-        """Remove a file of the draft."""
-        ...
-
-    def draft_identity(self) -> Identity:
-        """Return what the output will be."""
-        ...
-
-    def publish(self) -> None:
-        """Put the draft in the output's place, at once and durably."""
-        ...
-
-    def clear(self) -> None:
-        """Remove what is left of a draft."""
-        ...
 
 
 class DiskOutput:
@@ -219,76 +153,6 @@ class DiskOutput:
             disk.remove(disk.aside_of(self._draft))
 
 
-class MemoryOutput:
-    """An output in memory: `content` has the bytes of each file by name, None before it is there.
-
-    The only file of an output that is one is named by nothing.
-    """
-
-    path = None
-
-    def __init__(self, *, is_file: bool = True) -> None:
-        self.is_file = is_file
-        self.content: dict[str, bytes] | None = None
-        self._draft: dict[str, Any] = {}
-
-    def exists(self) -> bool:
-        """Return True if the output is there."""
-        return self.content is not None
-
-    def files(self) -> list[ByteSource]:
-        """Return the files of the output, in order."""
-        return [
-            ByteSource(name, len(content), partial(pa.BufferReader, content))
-            for name, content in sorted((self.content or {}).items())
-        ]
-
-    def identity(self) -> Identity | None:
-        """Return what the output is; None if there is none."""
-        return None if self.content is None else _identity_of(self.content)
-
-    def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
-        """Do nothing: memory has room."""
-
-    def replaces(self, inputs: Sequence[str]) -> bool:  # noqa: ARG002 - inputs have paths
-        """Return False: no input is in this place."""
-        return False
-
-    def check_holds_only(self, files: Sequence[str]) -> None:
-        """Do nothing: nothing else is in this place."""
-
-    def begin_draft(self) -> None:
-        """Begin an empty draft."""
-        self._draft = {}
-
-    def open_draft(self, name: str) -> pa.NativeFile:
-        """Open a file of the draft for writing."""
-        sink = self._draft["" if self.is_file else name] = pa.BufferOutputStream()
-        return sink
-
-    def drop_from_draft(self, name: str) -> None:
-        """Remove a file of the draft."""
-        del self._draft[name]
-
-    def draft_identity(self) -> Identity:
-        """Return what the output will be."""
-        return _identity_of(self._finished())
-
-    def publish(self) -> None:
-        """Put the draft in the output's place."""
-        self.content = self._finished()
-
-    def clear(self) -> None:
-        """Remove what is left of a draft."""
-        self._draft = {}
-
-    def _finished(self) -> dict[str, bytes]:
-        for name, sink in self._draft.items():
-            if not isinstance(sink, bytes):
-                self._draft[name] = sink.getvalue().to_pybytes()
-        return dict(sorted(self._draft.items()))
-
-
 def _files_of(output: Path, pattern: str) -> list[Path]:
     """Return the file, or the files below a directory, but no hidden ones.
 
@@ -303,5 +167,4 @@ def _identity(output: Path) -> Identity:
     return [list(disk.measure(file)) for file in _files_of(output, "[!._]*")]
 
 
-def _identity_of(files: Mapping[str, bytes]) -> Identity:
-    return [[len(each), hashlib.sha256(each).hexdigest()] for each in files.values()]
+Output = DiskOutput | MemoryOutput

@@ -24,11 +24,11 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
 from pipeline.store.disk import DiskObjects
-from pipeline.store.files import DiskFile, MemoryFile
-from pipeline.store.lease import FlockLease, MemoryLease
-from pipeline.store.memory import MemoryObjects
+from pipeline.store.files import DiskFile
+from pipeline.store.lease import FlockLease
+from pipeline.store.memory import MemoryFile, MemoryLease, MemoryObjects, MemoryOutput
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
-from pipeline.store.output import DiskOutput, MemoryOutput
+from pipeline.store.output import DiskOutput
 from pipeline.store.records import RunLog
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.store.files import GrowingFile
-    from pipeline.store.lease import Holder, Lease
+    from pipeline.store.lease import Holder
     from pipeline.store.objects import Objects
     from pipeline.store.output import Output
     from pipeline.store.records import PartRecord, RunRecord, RunState
@@ -58,7 +58,7 @@ class RunStore:
     def __init__(
         self,
         objects: Objects,
-        lease: Lease,
+        lease: FlockLease | MemoryLease,
         journal: GrowingFile,
         events: GrowingFile,
         output: Output,
@@ -76,7 +76,7 @@ class RunStore:
         return self._objects.place
 
     def acquire(self, *, create: bool = True) -> bool:
-        """Take the lease: see `Lease.acquire`."""
+        """Take the lease: see `FlockLease.acquire`."""
         taken = self._lease.acquire(create=create)
         if taken:
             self.log.entries.owner = secrets.token_hex(8)
@@ -271,8 +271,8 @@ class MemoryStore(RunStore):
         super().__init__(
             MemoryObjects(),
             MemoryLease(),
-            MemoryFile("(memory)/responses.journal"),
-            MemoryFile("(memory)/events.jsonl"),
+            MemoryFile(),
+            MemoryFile(),
             MemoryOutput(is_file=is_file),
         )
 

@@ -16,9 +16,9 @@ import pytest
 from pipeline.errors import OutputBusy, OutputError, StoppedEarly
 from pipeline.store import disk, lease
 from pipeline.store.disk import DiskObjects
-from pipeline.store.files import DiskFile, MemoryFile
-from pipeline.store.lease import FlockLease, MemoryLease
-from pipeline.store.memory import MemoryObjects
+from pipeline.store.files import DiskFile
+from pipeline.store.lease import FlockLease
+from pipeline.store.memory import MemoryFile, MemoryLease, MemoryObjects
 from pipeline.store.objects import writing
 
 
@@ -86,7 +86,7 @@ def test_a_file_system_without_links_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
 def test_a_growing_file(tmp_path, kind):
-    file = DiskFile(tmp_path / "file") if kind == "disk" else MemoryFile("file")
+    file = DiskFile(tmp_path / "file") if kind == "disk" else MemoryFile()
     assert not file.exists()
     with pytest.raises(FileNotFoundError):
         file.open(read_only=True)
