@@ -23,6 +23,7 @@ from pipeline.job.runner import Run
 from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
 from pipeline.producer import TableSource
 from pipeline.rows import check_columns, result_fields
+from pipeline.store import LocalStore
 from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
 
@@ -221,7 +222,10 @@ class _InMemory:
             self._table = self._table.first(config.limit)
         arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
         return Run(
-            config, source=TableSource(arrow), directory=self._directory, observers=observers
+            config,
+            source=TableSource(arrow),
+            store=LocalStore(self._output, self._directory),
+            observers=observers,
         )
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:

@@ -21,7 +21,7 @@ import time
 import zlib
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from aiohttp import web
 import pipeline.api
 from pipeline.config import RunConfig
 from pipeline.responses import ResponseStore
+from pipeline.store import LocalStore
 from tests.report import chromium
 
 if TYPE_CHECKING:
@@ -425,15 +426,11 @@ def many_texts():
 
 @pytest.fixture
 def committed():
-    """Read the parts that a manifest records, while a run may be writing it."""
+    """Read the parts that a log records, while a run may be writing it."""
 
     def read(output: Path) -> list[dict[str, Any]]:
-        try:
-            lines = output.with_name(output.name + ".run").joinpath("manifest.jsonl").read_bytes()
-        except FileNotFoundError:
-            return []
-        records = [json.loads(line[9:]) for line in lines.split(b"\n")[:-1]]
-        return [record for record in records if record["kind"] == "part"]
+        state = LocalStore(output).load()
+        return [] if state is None else [asdict(part) for part in state.parts]
 
     return read
 

@@ -1,156 +1,285 @@
-"""The opening of a run: what it would label, and what of that is done; nothing is written.
+"""The opening of a run: what it would label, and what of that is done. Nothing is written.
 
-A run locks its output first and then does what is settled here; a plan only tells it.
+A run takes the lease of its store first and then begins what was decided here; a plan only tells
+it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.engines.local import check_endpoint
-from pipeline.errors import ResumeRefused
-from pipeline.job import rundir
-from pipeline.producer import FileSource, Plan, open_source
-from pipeline.rows import Revision, check_columns
-from pipeline.writer import Manifest
+from pipeline.errors import OutputError, ResumeRefused, SettingsError
+from pipeline.producer import FileSource, Plan, SourceFile, open_source
+from pipeline.rows import NOBODY_TOLD, Revision, check_columns
+from pipeline.store.files import DiskFile
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.producer import Source
+    from pipeline.store import RunState, RunStore
+    from pipeline.store.files import GrowingFile
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What a run goes through, and the record that it goes on from.
-
-    `manifest` is None where the run begins anew. Two records may not be on disk yet: that of a
-    retry which begins (`begins_retry`), and of an output whose retry is dropped (`drops_retry`).
-    `stands` is set where the output is in its place, and only its record is missing.
-    """
+class Fresh:
+    """A run begins; whatever is recorded is thrown away."""
 
     source: Source
-    manifest: Manifest | None
-    retries: bool = False
-    begins_retry: bool = False
-    drops_retry: bool = False
-    stands: bool = False
-
-    @property
-    def nothing_to_do(self) -> bool:
-        """Whether the output is complete and stays as it is."""
-        return self.manifest is not None and self.manifest.complete is not None
+    state: None = None
 
 
-def check(config: RunConfig) -> None:
+@dataclass(frozen=True)
+class Continue:
+    """A run, or the retry of one, goes on from its committed parts."""
+
+    source: Source
+    state: RunState
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The output of a run, or of a retry, is in its place; only its record is missing."""
+
+    source: Source
+    state: RunState
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The output is complete and stays as it is; a retry of it that was begun is dropped."""
+
+    source: Source
+    state: RunState
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The rows with an error of a complete output are asked again; `state` is that of the retry."""
+
+    source: Source
+    state: RunState
+
+
+# Where the output is that the recorded run assembled: in its place; moved aside or not there yet,
+# by a kill between the renames that replace a directory; or not known, or not there.
+Place = Literal["standing", "between renames", "elsewhere"]
+
+Opening = Fresh | Continue | Standing | Complete | Retry
+
+
+def check(config: RunConfig, store: RunStore) -> None:
     """Refuse an output, a cache or an endpoint that cannot be. Raises UsageError."""
-    rundir.check_output(config)
-    rundir.check_cache(config.cache)
+    store.output.check(config.input, limit=config.limit)
+    _check_cache(config.cache)
     check_endpoint(config)
 
 
-def settle(
+def decide(
     config: RunConfig,
-    directory: rundir.RunDirectory,
+    store: RunStore,
     table: Source | None = None,
     *,
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
-) -> Settled:
+) -> Opening:
     """Read the input and the record of an earlier attempt, and decide what they mean.
 
     `table` replaces the input files. Raises UsageError for what cannot be labelled, continued or
     replaced.
     """
-    found, drops_retry = _recorded(config, directory, restart=restart)
-    begun = found is not None and found.retry_of is not None
-    unfinished = found is not None and found.complete is None
-    if begun or (retry_failed and not unfinished):
-        return _settle_retry(config, found, drops_retry=drops_retry)
-    source, again = _open_source(config, found, table)
-    manifest = rundir.same_run_or_new(
-        directory, found, config, source.plan, overwrite=overwrite and not again
-    )
-    if not again:
+    found = store.load(restart=restart, overwrite=overwrite)
+    place = _place(config, store, found)
+    if restart and found is not None and found.complete is None and place != "standing":
+        found = found.retry_of
+        place = _place(config, store, found)
+    retries = retry_failed and (found is None or found.complete is not None)
+    if retries or (found is not None and found.retry_of is not None):
+        return _decide_retry(config, store, found, place)
+    return _decide_run(config, store, found, place, table, overwrite=overwrite)
+
+
+def _place(config: RunConfig, store: RunStore, found: RunState | None) -> Place:
+    """Find out where the output is that the recorded run assembled, if that decides anything."""
+    if found is None or found.assembled is None:
+        return "elsewhere"
+    if not store.output.exists():
+        return "between renames" if found.complete is None else "elsewhere"
+    if found.complete is not None and not store.output.replaces(config.input):
+        return "elsewhere"  # or a large output would be read for nothing
+    return "standing" if store.output.identity() == found.assembled else "elsewhere"
+
+
+def _decide_run(
+    config: RunConfig,
+    store: RunStore,
+    found: RunState | None,
+    place: Place,
+    table: Source | None,
+    *,
+    overwrite: bool,
+) -> Opening:
+    source, state = table, found
+    if (
+        source is None
+        and found is not None
+        and place != "elsewhere"
+        and store.output.replaces(config.input)
+        and found.run.settings == config.result_settings()
+    ):
+        # This very run has replaced the input by its output.
+        source = FileSource(Plan.from_json(found.run.plan))
+    else:
+        source = source or open_source(
+            config.input,
+            text_columns=[name for name in (config.text, config.text_pair) if name],
+            delimiter=config.delimiter,
+            encoding=config.encoding,
+            limit=config.limit,
+            earlier=Plan.from_json(found.run.plan) if found else None,
+            output=config.output,
+        )
+        state = _same_run(config, store, found, source.plan, overwrite=overwrite)
         check_columns(source.plan.schema, config)
-    unrecorded = manifest is not None and manifest.complete is None
-    return Settled(
-        source,
-        manifest,
-        drops_retry=drops_retry,
-        stands=unrecorded and rundir.stands(config.output, manifest),
+    if state is None:
+        return Fresh(source)
+    if state.complete is not None:
+        return Complete(source, state)
+    return Standing(source, state) if place == "standing" else Continue(source, state)
+
+
+def _decide_retry(
+    config: RunConfig, store: RunStore, found: RunState | None, place: Place
+) -> Opening:
+    """Decide on the output as the recorded run wrote it.
+
+    Raises OutputError if no run is recorded, ResumeRefused if settings differ or the output is
+    another one.
+    """
+    if found is None:
+        raise OutputError(
+            f"output: no run is recorded in {store.place}, so there is nothing to retry. Run "
+            "without --retry-failed first."
+        )
+    # A retry that was begun is dropped first.
+    again = "--overwrite" if found.complete is not None else "--restart --overwrite"
+    if differences := _differences(found, config):
+        raise ResumeRefused(
+            f"{config.output} was made with other settings:\n{_listed(differences)}\nGo back to "
+            "those to ask again for its rows with an error, or label the input again with "
+            f"{again}."
+        )
+    if found.complete is not None and not found.errors:
+        return Complete(FileSource(Plan.from_json(found.run.plan)), found)
+    if found.complete is None and place != "elsewhere":  # only its end is missing
+        recorded = FileSource(Plan.from_json(found.run.plan))
+        return (Standing if place == "standing" else Continue)(recorded, found)
+    if store.output.path is not None and store.output.exists():
+        source = open_source([str(store.output.path)])
+        identity = [[file.size_bytes, file.sha256] for file in source.plan.files]
+        if identity == found.retried_identity:
+            check_only_input_is_lost(store, source.plan)
+            if found.complete is None:
+                return Continue(source, found)
+            return Retry(source, found.retrying())
+    raise ResumeRefused(
+        f"{config.output} is not what the run wrote that {store.place} records, so its rows with "
+        f"an error are not known. Put it back, or label the input again with {again}."
     )
 
 
-def _settle_retry(config: RunConfig, found: Manifest | None, *, drops_retry: bool) -> Settled:
-    source = rundir.open_retry(config, found)
-    assert found is not None
-    if found.complete is None:
-        stands = rundir.stands(config.output, found)
-        return Settled(source, found, retries=True, stands=stands)
-    if not found.complete["errors"]:
-        return Settled(source, found, retries=True, drops_retry=drops_retry)
-    return Settled(source, found.retrying(), retries=True, begins_retry=True)
+def _same_run(
+    config: RunConfig, store: RunStore, found: RunState | None, plan: Plan, *, overwrite: bool
+) -> RunState | None:
+    """Return what is to be continued (or left alone, if it is complete); None to begin.
 
-
-def _recorded(
-    config: RunConfig, directory: rundir.RunDirectory, *, restart: bool
-) -> tuple[Manifest | None, bool]:
-    """Read the record that may be gone on from; also gives whether a retry is dropped from it."""
-    try:
-        found = Manifest.load(directory.manifest)
-    except ResumeRefused:
-        if not restart:
-            raise
-        return None, False
-    if not restart or found is None or found.complete is not None:
-        return found, False
-    if rundir.stands(config.output, found):
-        return found, False
-    if found.retry_of is None:
-        return None, False
-    return found.without_retry(), True
-
-
-def _open_source(
-    config: RunConfig, found: Manifest | None, table: Source | None
-) -> tuple[Source, bool]:
-    """Open the input; also gives whether the recorded run has put its output in its place."""
-    if table is not None:
-        return table, False
-    replaced = rundir.replaced_input(config, found)
-    if replaced is not None:
-        return FileSource(replaced), True
-    source = open_source(
-        config.input,
-        text_columns=[name for name in (config.text, config.text_pair) if name],
-        delimiter=config.delimiter,
-        encoding=config.encoding,
-        limit=config.limit,
-        earlier=Plan.from_json(found.run.plan) if found else None,
-        output=config.output,
+    Raises ResumeRefused, naming the differences, or OutputError if an output of unknown origin
+    would be replaced.
+    """
+    output, in_place = store.output, store.output.replaces(config.input)
+    if in_place and (found is None or (found.complete is not None and overwrite)):
+        check_only_input_is_lost(store, plan)
+    if found is None:
+        if output.exists() and not overwrite:
+            if in_place:
+                raise OutputError(
+                    f"output: {config.output} is the input. With --overwrite it is replaced by the "
+                    "labelled table, once that is complete; or choose another output."
+                )
+            raise OutputError(
+                f"output: {config.output} exists already, and not from a run that is recorded in "
+                f"{store.place}. Replace it with --overwrite, or choose another output."
+            )
+        return None
+    if found.complete is not None and (overwrite or not output.exists()):
+        return None
+    differences = _differences(found, config) + plan.differences(Plan.from_json(found.run.plan))
+    if not differences:
+        return found
+    if found.complete is not None:
+        raise ResumeRefused(
+            f"{config.output} is complete, and was made from another input or with other settings:"
+            f"\n{_listed(differences)}\nReplace it with --overwrite, or choose another output."
+        )
+    raise ResumeRefused(
+        f"{store.place} holds an unfinished run with another input or other settings:\n"
+        f"{_listed(differences)}\nGo back to those to continue it, throw it away with --restart, "
+        "or choose another output."
     )
-    return source, False
+
+
+def check_only_input_is_lost(store: RunStore, plan: Plan) -> None:
+    """Refuse to replace more than was read, if the output takes the place of what was.
+
+    Raises OutputError for other files in its directory, InputError if the input was changed.
+    """
+    for file in plan.files:
+        SourceFile(file.path).check_unchanged(file.signature)
+    store.output.check_holds_only([file.path for file in plan.files])
+
+
+def _differences(was: RunState, config: RunConfig) -> list[str]:
+    before, now = was.run.settings, config.result_settings()
+    keys = [*now, *(key for key in before if key not in now)]
+    return [
+        f"{key}: {now.get(key)!r}, was {before.get(key)!r}"
+        for key in keys
+        if now.get(key) != before.get(key)
+    ]
+
+
+def _listed(differences: list[str]) -> str:
+    return "\n".join(f"  {difference}" for difference in differences)
+
+
+def _check_cache(cache: Path | None) -> None:
+    """Refuse a cache that cannot be a file. Raises SettingsError."""
+    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
+        wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
+        raise SettingsError(f"cache: {cache} {wrong}. Give the path of a file, new or old.")
 
 
 def stores(
-    config: RunConfig, directory: rundir.RunDirectory, manifest: Manifest | None
-) -> tuple[Path, list[Path]]:
-    """Where this attempt's answers go, and the other files that hold answers of earlier ones.
+    config: RunConfig, store: RunStore, state: RunState | None
+) -> tuple[GrowingFile, list[GrowingFile]]:
+    """Return where this attempt's answers go, and what else holds answers of earlier attempts.
 
-    A run that begins anew has none of its own yet.
+    A run that begins has none of its own yet.
     """
-    used = [] if manifest is None else [directory.responses, *map(Path, manifest.caches)]
-    store = config.cache.absolute() if config.cache else directory.responses
-    return store, [path for path in used if path != store]
+    cache = None if config.cache is None else str(config.cache.absolute())
+    caches = [] if state is None else [path for path in state.caches if path != cache]
+    earlier: list[GrowingFile] = [DiskFile.journal(Path(path)) for path in caches]
+    if cache is None:
+        return store.journal, earlier
+    return DiskFile.journal(Path(cache)), [*([store.journal] if state else []), *earlier]
 
 
-def revision(manifest: Manifest | None) -> Revision:
+def revision(state: RunState | None) -> Revision:
     """Return the model's revision, as far as the record tells it."""
-    if manifest is None:
-        return Revision()
-    name = manifest.latest_revision
-    told = manifest.retry_of is not None or manifest.revision is not None
-    return Revision(name, told=told and name is not None)
+    if state is None or state.latest_revision is None:
+        return NOBODY_TOLD
+    told = state.retry_of is not None or state.revision is not None
+    return Revision(state.latest_revision, told=told)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,51 +24,40 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.events import Notice, RunEnded, RunStarted, fan_out
-from pipeline.job import opening, rundir
+from pipeline.job import opening
+from pipeline.job.opening import Complete, Continue, Fresh, Retry, Standing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
-from pipeline.plan import kept as planned
+from pipeline.plan import kept
 from pipeline.producer import Plan
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
-from pipeline.store import disk as storage
+from pipeline.store import LocalStore, RunRecord
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
 from pipeline.version import __version__
-from pipeline.writer import Manifest, assemble, identify
+from pipeline.writer import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.job.opening import Settled
+    from pipeline.job.opening import Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
+    from pipeline.store import RunState, RunStore
 
 # What is done with rows is Python code in good part, which only one thread at a time can run; each
 # more thread is one more that the others wait for.
 ROW_THREADS = 2
 
 
-@dataclass
-class _Opened:
-    """A run that may begin: its input is settled, its output locked, its manifest on disk."""
-
-    source: Source
-    directory: rundir.RunDirectory
-    manifest: Manifest
-    damaged_parts: int = 0
-    # A kill came between the output's rename and its record.
-    stands: bool = False
-
-
 class Run:
     """One attempt at a run. `execute` does it; `stop` ends it early, keeping what was done.
 
-    `source` replaces the input files by a table in memory, `directory` the run directory beside
-    the output.
+    `source` replaces the input files by a table in memory, `store` the run directory beside the
+    output.
     """
 
     def __init__(
@@ -77,13 +65,11 @@ class Run:
         config: RunConfig,
         *,
         source: Source | None = None,
-        directory: Path | None = None,
+        store: RunStore | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._config = config
-        self._directory = (
-            rundir.RunDirectory(directory) if directory else rundir.RunDirectory.of(config.output)
-        )
+        self._store = store or LocalStore(config.output)
         self._source = source
         self._metrics = Metrics()
         self._observers: list[Observer] = [self._metrics, *observers]
@@ -96,7 +82,8 @@ class Run:
             self._observers.append(self._metrics_file)
         self._plan: dict[str, Any] | None = None
         self._stop = Stop()
-        self._lock = storage.Lock(self._directory.lock)
+        self._holds_lease = False
+        self._damaged_parts = 0
         self._interrupts = 0
         self._task: asyncio.Task[Any] | None = None
 
@@ -155,28 +142,23 @@ class Run:
                 self._stop,
             )
         except asyncio.CancelledError as cancelled:
-            self._lock.release()
+            self._release()
             reason = self._stop.reason or cancelled
             emit(_unbegun(reason))
             raise reason from None
         except BaseException as failure:
             emit(_unbegun(failure))
             raise
-        if opened.manifest.complete is not None:
-            self._lock.release()
+        if isinstance(opened, Complete):
+            self._release()
+            if retry_failed:
+                emit(Notice("No row carries an error: nothing to retry."))
             self._announce(opened, emit)
             summary = self._summary(opened, started, None)
             emit(RunEnded(summary["state"], summary["exit_code"], None))
             return summary
-        made_for = planned.made_for(
-            self._config,
-            opened.directory,
-            opened.manifest,
-            opened.source.plan,
-            resumed_rows=opened.manifest.rows,
-        )
-        self._plan = planned.find(opened.directory, made_for)
-        log = EventLog(opened.directory.events)
+        self._plan = kept.find(self._config, self._store, opened)
+        log = EventLog(self._store.events)
         self._observers.append(log)
         emit = fan_out(self._observers)
         error: BaseException | None = None
@@ -194,70 +176,80 @@ class Run:
             emit(RunEnded(summary["state"], summary["exit_code"], str(error) if error else None))
             log.close()
             with suppress(StoppedEarly):
-                opened.directory.write_summary(summary)
-            self._lock.release()
+                self._store.put_summary(summary)
+            self._release()
             if isinstance(error, ClassifyError):
                 error.summary = summary
         return summary
 
-    def _open(self, *, restart: bool, overwrite: bool, retry_failed: bool) -> _Opened:
+    def _open(self, *, restart: bool, overwrite: bool, retry_failed: bool) -> Opening:
         """Check everything that can be checked; write only once all is well.
 
-        Where the output is complete already, nothing is written and its manifest says so.
+        If the output is complete already, nothing is begun.
         """
-        config, directory, lock = self._config, self._directory, self._lock
-        opening.check(config)
-        locked = directory.root.exists()
-        if locked:
-            lock.acquire()
+        store = self._store
+        decide = partial(
+            opening.decide,
+            self._config,
+            store,
+            self._source,
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+        )
+        opening.check(self._config, store)
         try:
-            settled = opening.settle(
-                config,
-                directory,
-                self._source,
-                restart=restart,
-                overwrite=overwrite,
-                retry_failed=retry_failed,
-            )
-            if not settled.nothing_to_do:
-                directory.create()
-                lock.acquire()
-            if not (locked or restart) and Manifest.load(directory.manifest) is not None:
-                # Another process began this run since there was no directory to lock.
-                lock.release()
-                return self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
-            return self._begin(settled)
+            self._holds_lease = store.acquire(create=False)
+            found = decide()
+            if not self._holds_lease and not isinstance(found, Complete):
+                self._holds_lease = store.acquire()
+                if store.log.entries.exists():
+                    # Another process began this run while there was nothing to lease.
+                    found = decide()
+            self._begin(found)
         except BaseException:
-            lock.release()
+            self._release()
             raise
+        return found
 
-    def _begin(self, settled: Settled) -> _Opened:
-        """Write down what is settled."""
-        source, manifest, directory = settled.source, settled.manifest, self._directory
-        if manifest is None:
-            return _Opened(source, directory, rundir.begin(directory, self._config, source.plan))
-        if settled.drops_retry:
-            manifest.save()
-        if settled.nothing_to_do:
-            if settled.retries:
-                fan_out(self._observers)(Notice("No row carries an error: nothing to retry."))
-            with suppress(OSError):
-                directory.clear()  # a kill may have come between completion and tidying up
-            return _Opened(source, directory, manifest)
-        if settled.begins_retry:
-            rundir.begin_retry(directory, manifest)
-        if settled.stands:
-            return _Opened(source, directory, manifest, stands=True)
-        damaged = rundir.proceed(directory, manifest)
-        return _Opened(source, directory, manifest, damaged)
+    def _release(self) -> None:
+        if self._holds_lease:
+            self._store.release()
+            self._holds_lease = False
 
-    async def _execute(self, opened: _Opened, emit: Observer) -> None:
-        config, manifest, plan = self._config, opened.manifest, opened.source.plan
+    def _begin(self, found: Opening) -> None:
+        """Write down what is decided."""
+        store, log = self._store, self._store.log
+        match found:
+            case Fresh():
+                store.begin(
+                    RunRecord(
+                        software=f"classify-pipeline {__version__}",
+                        settings=self._config.result_settings(),
+                        plan=found.source.plan.to_json(),
+                    )
+                )
+            case Complete() | Retry():
+                if log.run.retry_of is not None:
+                    log.drop_retry()
+                if isinstance(found, Retry):
+                    store.clear()
+                    log.begin_retry()
+                else:
+                    with suppress(StoppedEarly):
+                        store.clear()  # a kill may have come between completion and tidying up
+            case Continue():
+                self._damaged_parts = store.repair()
+            case Standing():
+                pass
+
+    async def _execute(self, opened: Opening, emit: Observer) -> None:
+        config, log, plan = self._config, self._store.log, opened.source.plan
         self._announce(opened, emit)
-        if opened.damaged_parts:
+        if self._damaged_parts:
             emit(
                 Notice(
-                    f"{opened.damaged_parts} committed parts were damaged and are done again from "
+                    f"{self._damaged_parts} committed parts were damaged and are done again from "
                     "the stored answers."
                 )
             )
@@ -265,14 +257,14 @@ class Run:
             config.deadline, self.stop, _deadline_passed(config.deadline)
         )
         try:
-            revision = opening.revision(manifest)
-            while manifest.rows < plan.rows:
+            revision = opening.revision(log.run)
+            while log.run.rows < plan.rows:
                 self._stop.check()
                 try:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
                     emit(Notice(str(moved)))
-                    await in_thread(partial(manifest.begin_again, moved.revision))
+                    await in_thread(partial(log.begin_again, moved.revision))
                     self._announce(opened, emit)
                     revision = Revision(moved.revision, told=True)
         finally:
@@ -281,43 +273,39 @@ class Run:
         self._stop.check()
         await in_thread(lambda: self._finish(opened), self._stop)
 
-    def _announce(self, opened: _Opened, emit: Observer) -> None:
-        plan, manifest = opened.source.plan, opened.manifest
-        complete = manifest.complete
-        failed = sum(part.errors for part in manifest.parts)
+    def _announce(self, opened: Opening, emit: Observer) -> None:
+        state = self._store.log.run
         emit(
             RunStarted(
-                rows=plan.rows,
-                resumed_rows=plan.rows if complete else manifest.rows,
+                rows=opened.source.plan.rows,
+                resumed_rows=state.rows,
                 output=str(self._config.output),
                 endpoint=self._config.endpoint,
                 model=self._config.model_id,
-                resumed_errors=complete["errors"] if complete else failed,
+                resumed_errors=state.errors,
             )
         )
 
-    async def _label(self, opened: _Opened, revision: Revision, emit: Observer) -> None:
+    async def _label(self, opened: Opening, revision: Revision, emit: Observer) -> None:
         """Label and commit all rows that are not committed yet."""
-        config, manifest = self._config, opened.manifest
+        config, log = self._config, self._store.log
         if config.cache is not None:
-            await in_thread(partial(manifest.add_cache, str(config.cache.absolute())))
-        store, earlier = opening.stores(config, opened.directory, manifest)
+            await in_thread(partial(log.add_cache, str(config.cache.absolute())))
+        answers, earlier = opening.stores(config, self._store, log.run)
         # What ends this pass alone does not end the run.
         stop = Stop(self._stop)
-        rows = opened.source.plan.rows
-        allowance = Allowance(config, rows, sum(part.errors for part in manifest.parts))
+        allowance = Allowance(config, opened.source.plan.rows, log.run.errors)
         drift = DriftGuard(revision, emit, allow_drift=config.allow_drift)
-        open_store = partial(ResponseStores, store, earlier)
+        open_answers = partial(ResponseStores, answers, earlier)
         with ThreadPoolExecutor(ROW_THREADS, "rows") as threads:
             # The engine is left first, so that its last answers still reach the store.
             async with (
-                Dedup(open_store, emit, drift, allowance, stop) as dedup,
+                Dedup(open_answers, emit, drift, allowance, stop) as dedup,
                 open_engine(config, emit, stop, requests_sent=self._metrics.requests) as engine,
             ):
                 stream = Stream(
                     opened.source,
-                    opened.directory.parts,
-                    manifest,
+                    self._store,
                     engine.demand,
                     Resolver(config, engine, dedup, drift, threads, stop),
                     allowance=allowance,
@@ -328,70 +316,52 @@ class Run:
                 try:
                     await stream.flow()
                 finally:
-                    if drift.revision.told and manifest.revision is None:
-                        await in_thread(partial(manifest.set_revision, str(drift.revision.name)))
+                    if drift.revision.told:
+                        await in_thread(partial(log.set_revision, drift.revision.name))
 
-    def _finish(self, opened: _Opened) -> None:
+    def _finish(self, opened: Opening) -> None:
         """Assemble the output, record that it stands, and tidy up."""
-        config, manifest, directory = self._config, opened.manifest, opened.directory
-
-        def before_rename() -> None:
-            manifest.set_assembled(identify(directory.scratch))
-            failpoint("finish.identified")
-            replaces = rundir.is_in_place(config) or manifest.retry_of is not None
-            if replaces and config.output.exists():
-                rundir.check_only_input_is_lost(config, opened.source.plan)
-
-        if not opened.stands:
+        store, state = self._store, self._store.log.run
+        if not isinstance(opened, Standing):
             # What the stream used is free but not given back, and assembling would come on top.
             pa.default_memory_pool().release_unused()
-            # Of the input, also where it is gone and the output is what was gone through.
-            schema = output_schema(Plan.from_json(manifest.run.plan).schema, config)
-            assemble(
-                [directory.parts / part.file for part in manifest.parts],
-                schema.with_metadata({**(schema.metadata or {}), **_metadata(config, manifest)}),
-                config.output,
-                rows=manifest.rows,
-                as_file=config.output_is_file,
-                scratch=directory.scratch,
-                before_rename=before_rename,
-            )
+            # Of the input, even if it is gone and the output is what was gone through.
+            schema = output_schema(Plan.from_json(state.run.plan).schema, self._config)
+            metadata = {**(schema.metadata or {}), **_metadata(self._config, state)}
+            parts = [store.part(part) for part in state.parts]
+            assemble(parts, schema.with_metadata(metadata), store.output, rows=state.rows)
+            store.log.set_assembled(store.output.draft_identity())
+            failpoint("finish.identified")
+            replaces = store.output.replaces(self._config.input) or state.retry_of is not None
+            if replaces and store.output.exists():
+                opening.check_only_input_is_lost(store, opened.source.plan)
+            store.output.publish()
         failpoint("finish.assembled")
-        manifest.set_complete(self._facts(opened, "complete"))
-        failpoint("finish.complete")
-        with suppress(OSError):
-            directory.clear()
-        failpoint("finish.cleared")
-        planned.forget(directory)
+        store.finish(self._facts(opened, "complete"))
 
-    def _facts(self, opened: _Opened, state: str) -> dict[str, Any]:
+    def _facts(self, opened: Opening, state: str) -> dict[str, Any]:
         """What can be said of the rows that are committed."""
-        parts = opened.manifest.parts
-        labels: dict[str, int] = {}
-        for part in parts:
-            for label, count in part.labels.items():
-                labels[label] = labels.get(label, 0) + count
-        errors = sum(part.errors for part in parts)
-        failed = errors > (self._config.allowed_errors(opened.source.plan.rows) or 0)
+        done = self._store.log.run
+        failed = done.errors > (self._config.allowed_errors(opened.source.plan.rows) or 0)
         return {
             "state": state,
             "exit_code": EXIT_ROWS_FAILED if failed else EXIT_COMPLETE,
             "rows": opened.source.plan.rows,
-            "labelled": opened.manifest.rows - errors,
-            "errors": errors,
-            "labels": dict(sorted(labels.items())),
+            "labelled": done.rows - done.errors,
+            "errors": done.errors,
+            "labels": done.labels,
             "output": str(self._config.output),
             "endpoint": self._config.endpoint,
             "model": self._config.model_id,
-            "model_revision": opened.manifest.latest_revision,
+            "model_revision": done.latest_revision,
         }
 
     def _summary(
-        self, opened: _Opened, started: float, error: BaseException | None
+        self, opened: Opening, started: float, error: BaseException | None
     ) -> dict[str, Any]:
         metrics = self._metrics
         seconds = time.monotonic() - started
-        facts = opened.manifest.complete or self._facts(opened, "stopped")
+        facts = self._store.log.run.complete or self._facts(opened, "stopped")
         if error is not None:
             facts = {**facts, "exit_code": getattr(error, "exit_code", 1), "message": str(error)}
         found = {
@@ -421,13 +391,13 @@ def _unbegun(reason: BaseException) -> RunEnded:
     return RunEnded(state, getattr(reason, "exit_code", 1), str(reason))
 
 
-def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:
+def _metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
     """What the output tells of its origin; no time, so that equal runs give equal bytes."""
     facts = {
         "software": f"classify-pipeline {__version__}",
         "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
         "model": config.model_id or "",
-        "model_revision": manifest.latest_revision or "",
+        "model_revision": state.latest_revision or "",
         "top_k": str(config.top_k),
         "function_to_apply": config.function_to_apply or "",
         "truncate": str(config.truncate).lower(),

@@ -1,14 +1,14 @@
 """The status of a run: how far it is, read from its directory by another process.
 
-Nothing is written, and a run that works notices nothing. Its files may be read at any instant: the
-manifest and the event log only grow by lines, of which the last may not be whole yet.
+Nothing is written, and a running job is unaffected. Its store may be read at any instant: entries
+of the log are whole or not there, and the event log only grows by lines, of which the last may not
+be whole yet.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline.errors import EXIT_ROWS_FAILED, EndpointRefused
-from pipeline.job.rundir import RunDirectory
-from pipeline.store import disk as storage
-from pipeline.writer import Manifest
+from pipeline.store import LocalStore
+from pipeline.store.objects import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from pipeline.store import RunState, RunStore
+    from pipeline.store.files import GrowingFile
 
     LoggedEvent = dict[str, Any]
 
@@ -89,23 +91,27 @@ class Status:
 
 
 def status_of(output: Path, *, now: float | None = None) -> Status | None:
-    """Say how far the run of an output is; None where there is none.
+    """Say how far the run of an output is; None if there is none.
 
     A run directory may be given itself, such as the `checkpoint` of a notebook. `now` is seconds
-    since the epoch. Raises OutputError for a path without a name, ResumeRefused for a manifest
-    that is damaged or of another version, StoppedEarly where the disk cannot be read.
+    since the epoch. Raises OutputError for a path without a name, ResumeRefused for a log that is
+    damaged or of another version, StoppedEarly if the disk cannot be read.
     """
-    directory, places = located(output)
+    return status_in(LocalStore.located(output), str(output), now=now)
+
+
+def status_in(store: RunStore, output: str, *, now: float | None = None) -> Status | None:
+    """Do what `status_of` does for a store; `output` is what the status names it."""
     while True:
-        holder = storage.holder_of(directory.lock)
-        manifest = Manifest.load(directory.manifest)
-        events = _last_events(directory.events)
+        holder = store.holder()
+        state = store.load()
+        events = _last_events(store.events)
         # Else a run began or ended meanwhile, and these would not fit together.
-        if storage.holder_of(directory.lock) == holder:
+        if store.holder() == holder:
             break
-    if manifest is None and holder is None:
+    if state is None and holder is None:
         return None
-    facts = {"output": str(output), "run_directory": str(directory.root), **_committed(manifest)}
+    facts = {"output": output, "run_directory": store.place, **_committed(state)}
     ends = [i for i, event in enumerate(events) if event["event"] == "RunEnded"]
     # Of the attempt that works or was killed; none where the last one could say how it ended.
     current = events[ends[-1] + 1 :] if ends else events
@@ -114,56 +120,32 @@ def status_of(output: Path, *, now: float | None = None) -> Status | None:
             current = [event for event in current if event["at"] >= holder.since]
         working = _working(facts, current, now or time.time())
         return Status(**facts, **working, pid=holder.pid, host=holder.host, since=holder.since)
-    last_attempt = _summary(directory)
-    if manifest is not None and manifest.complete is not None:
-        there = any(place.exists() for place in places)
-        return Status(**facts, **_complete(manifest.complete, there), last_attempt=last_attempt)
+    last_attempt = _summary(store)
+    if state is not None and state.complete is not None:
+        done = _complete(state.complete, store.output.exists())
+        return Status(**facts, **done, last_attempt=last_attempt)
     if current or not events:
         return Status(**facts, **_killed(current))
     return Status(**facts, **_stopped(events[-1]), last_attempt=last_attempt)
 
 
-def located(output: Path) -> tuple[RunDirectory, list[Path]]:
-    """Find the run directory of an output, which may be given itself, and where the output may be.
-
-    Raises OutputError for a path without a name.
-    """
-    directory = RunDirectory.of(output)
-    if directory.root.is_dir() or not RunDirectory(output).manifest.is_file():
-        return directory, [output]
-    # A checkpoint holds its output, any other run directory lies beside it.
-    places = [output / "labelled.parquet"]
-    places += [output.with_suffix("")] if output.suffix == ".run" else []
-    return RunDirectory(output), places
-
-
-def _committed(manifest: Manifest | None) -> dict[str, Any]:
+def _committed(state: RunState | None) -> dict[str, Any]:
     """What is durable, and of which run."""
-    if manifest is None:
+    if state is None:
         empty = dict.fromkeys(("rows", "endpoint", "model", "model_revision"))
         zero = {"committed_rows": 0, "labelled": 0, "errors": 0, "labels": {}}
         return {**empty, **zero, "retry": False}
-    labels: Counter[str] = Counter()
-    for part in manifest.parts:
-        labels.update(part.labels)
-    errors = sum(part.errors for part in manifest.parts)
-    facts = {
-        "retry": manifest.retry_of is not None,
-        "rows": manifest.run.plan["rows"],
-        "committed_rows": manifest.rows,
-        "labelled": manifest.rows - errors,
-        "errors": errors,
-        "labels": dict(sorted(labels.items())),
-        "endpoint": manifest.run.settings.get("endpoint"),
-        "model": manifest.run.settings.get("model"),
-        "model_revision": manifest.latest_revision,
+    return {
+        "retry": state.retry_of is not None,
+        "rows": state.run.plan["rows"],
+        "committed_rows": state.rows,
+        "labelled": state.rows - state.errors,
+        "errors": state.errors,
+        "labels": state.labels,
+        "endpoint": state.run.settings.get("endpoint"),
+        "model": state.run.settings.get("model"),
+        "model_revision": state.latest_revision,
     }
-    if manifest.complete is not None:
-        # The parts are gone by now.
-        kept = ("rows", "labelled", "errors", "labels", "model_revision")
-        facts |= {name: manifest.complete[name] for name in kept}
-        facts["committed_rows"] = facts["rows"]
-    return facts
 
 
 def _working(facts: dict[str, Any], events: Sequence[LoggedEvent], now: float) -> dict[str, Any]:
@@ -234,9 +216,9 @@ def _stopped(ended: LoggedEvent) -> dict[str, Any]:
     }
 
 
-def _summary(directory: RunDirectory) -> dict[str, Any]:
-    """What the last attempt came to, where it could still write that down."""
-    found = directory.last_summary()
+def _summary(store: RunStore) -> dict[str, Any]:
+    """What the last attempt came to, if it could still write that down."""
+    found = store.summary()
     names = ("requests", "retries", "responses", "seconds", "rows_per_second")
     return {name: found.get(name) for name in names} if found else {}
 
@@ -286,11 +268,11 @@ def _row_speed(events: Sequence[LoggedEvent], now: float) -> float | None:
     return rows / max(now - began, 1.0)
 
 
-def _last_events(log: Path) -> list[LoggedEvent]:
+def _last_events(log: GrowingFile) -> list[LoggedEvent]:
     """Read the end of an event log; lines that are not whole are passed over."""
     if not log.exists():
         return []
-    with storage.reading(log), log.open("rb") as file:
+    with reading(log.place), log.reader() as file:
         size_bytes = file.seek(0, os.SEEK_END)
         file.seek(max(0, size_bytes - TAIL_BYTES))
         lines = file.read().split(b"\n")[size_bytes > TAIL_BYTES : -1]

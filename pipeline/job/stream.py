@@ -16,14 +16,13 @@ from pipeline.writer import write_part
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from pathlib import Path
 
     from pipeline.events import Observer
     from pipeline.pool.demand import Demand
     from pipeline.producer import Source
     from pipeline.rows import Allowance, Resolved, Resolver
+    from pipeline.store import RunStore
     from pipeline.system.threads import Stop
-    from pipeline.writer import Manifest
 
 # Constants, not settings: a run that is continued must cut the same chunks.
 CHUNK_ROWS = 4_096
@@ -54,15 +53,14 @@ class Stream:
 
     Chunks are resolved several at a time and committed in order, so that the parts never have a
     gap. Reading goes on while the engine is hungry and what is held between reading and commit
-    stays below HELD_BYTES, which bounds the memory. `parts` is their directory, `threads`
-    does the work on rows, and `stop` ends reading early.
+    stays below HELD_BYTES, which bounds the memory. `store` takes the parts, `threads` does the
+    work on rows, and `stop` ends reading early.
     """
 
     def __init__(
         self,
         source: Source,
-        parts: Path,
-        manifest: Manifest,
+        store: RunStore,
         demand: Demand,
         resolver: Resolver,
         *,
@@ -72,8 +70,7 @@ class Stream:
         stop: Stop,
     ) -> None:
         self._source = source
-        self._parts = parts
-        self._manifest = manifest
+        self._store = store
         self._demand = demand
         self._resolver = resolver
         self._allowance = allowance
@@ -111,7 +108,7 @@ class Stream:
 
     async def _read(self) -> None:
         chunks = self._source.chunks(
-            self._manifest.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
+            self._store.log.run.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
         )
         try:
             while True:
@@ -179,20 +176,19 @@ class Stream:
         self._demand.block(self._full and self._unresolved)
 
     async def _commit(self, resolved: Resolved) -> None:
-        manifest, revision = self._manifest, resolved.revision
+        revision = resolved.revision
 
         def write() -> None:
             part = write_part(
-                self._parts,
+                self._store,
                 resolved.table,
                 first_row=resolved.first_row,
                 errors=resolved.errors,
                 labels=resolved.labels,
                 revision=revision.name,
             )
-            if revision.told and manifest.revision is None:
-                manifest.set_revision(str(revision.name))
-            manifest.add_part(part)
+            told = revision.name if revision.told else None
+            self._store.log.add_part(part, told)
 
         await in_thread(write, executor=self._threads)
         self._emit(

@@ -10,28 +10,28 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pipeline.events import ChunkLookedUp, Requests, RunStarted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.events import Event
+    from pipeline.store.files import GrowingFile
 
 TICK_S = 1.0
 
 
 class EventLog:
-    """Appends events to a file. The log is a help: where it cannot be written, the run goes on."""
+    """Appends events to a file. The log is a help: if it cannot be written, the run goes on."""
 
-    def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] | None = None
+    def __init__(self, file: GrowingFile) -> None:
+        # A kill loses at most the second that is being summed up.
+        self._file: GrowingFile | None = None
         with suppress(OSError):
-            # Unbuffered: a kill loses at most the second that is being summed up.
-            self._file = path.open("ab", buffering=0)
+            file.open()
+            self._file = file
         self._tick_at = time.time()
         self._began = False
         self._causes: Counter[str] = Counter()
@@ -102,7 +102,7 @@ class EventLog:
             return
         line = {"at": round(time.time(), 3), "event": kind, **facts}
         try:
-            self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            self._file.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         except OSError:
             self._file.close()
             self._file = None

@@ -18,23 +18,25 @@ import pyarrow.compute as pc
 from pipeline.client import dialect_of, stated_dialect
 from pipeline.errors import ClassifyError
 from pipeline.job import opening, stream
-from pipeline.job.rundir import RunDirectory
-from pipeline.plan import kept as planned
+from pipeline.job.opening import Complete, Standing
+from pipeline.plan import kept
 from pipeline.pool.batching import Batcher, Job
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
-from pipeline.store import disk as storage
-from pipeline.writer import verified_parts
+from pipeline.store import LocalStore
+from pipeline.store.lease import busy
+from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.config import RunConfig
-    from pipeline.job.opening import Settled
+    from pipeline.job.opening import Opening
     from pipeline.outcomes import Item
     from pipeline.probing import Probe
     from pipeline.rows.inputs import Prepared
+    from pipeline.store import RunStore
 
 # How long one answer takes, from a small model nearby to a large one that is far away and busy.
 GUESSED_LATENCY_S = (0.1, 5.0)
@@ -114,67 +116,77 @@ def forecast(
     works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
     run would end with as the endpoint is.
     """
-    opening.check(config)
-    directory = RunDirectory.of(config.output)
-    if (holder := storage.holder_of(directory.lock)) is not None:
-        raise storage.busy(directory.lock, holder)
-    settled = opening.settle(
-        config, directory, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+    store = LocalStore(config.output)
+    opening.check(config, store)
+    if (holder := store.holder()) is not None:
+        raise busy(store.place, holder)
+    opened = opening.decide(
+        config, store, restart=restart, overwrite=overwrite, retry_failed=retry_failed
     )
-    first_row = _first_row(settled, directory)
+    first_row = _first_row(opened, store)
     probe = None
-    if measure is not None and first_row < settled.source.plan.rows:
-        probe = measure(_some_texts(config, settled, first_row))
+    if measure is not None and first_row < opened.source.plan.rows:
+        probe = measure(_some_texts(config, opened, first_row))
         if (failure := probe.failure) is not None:
             raise failure
     count = _Count(config, _spill(config.output), probe)
     passed_over: list[str] = []
-    if first_row < settled.source.plan.rows:
+    if first_row < opened.source.plan.rows:
         with ExitStack() as stack:
             stores = None
-            # What else lies there is of a run that is thrown away.
-            if settled.manifest is not None or config.cache is not None:
-                store, earlier = opening.stores(config, directory, settled.manifest)
-                stores = ResponseStores(store, earlier, read_only=True)
+            # What else is stored is of a run that is thrown away.
+            if opened.state is not None or config.cache is not None:
+                answers, earlier = opening.stores(config, store, opened.state)
+                stores = ResponseStores(answers, earlier, read_only=True)
                 stack.enter_context(closing(stores))
                 passed_over = stores.passed_over
-            count.go_through(settled, first_row, stores)
-    made_for = planned.made_for(
-        config, directory, settled.manifest, settled.source.plan, resumed_rows=first_row
+            count.go_through(opened, first_row, stores)
+    is_retry = opened.state is not None and opened.state.retry_of is not None
+    retries = is_retry or (retry_failed and isinstance(opened, Complete))
+    made_for = kept.basis(config, store, opened, resumed_rows=first_row)
+    return _forecast(
+        config,
+        opened,
+        count,
+        first_row,
+        price,
+        tuple(passed_over),
+        probe,
+        made_for,
+        retries=retries,
     )
-    return _forecast(config, settled, count, first_row, price, tuple(passed_over), probe, made_for)
 
 
 def keep(found: Forecast) -> str | None:
     """Leave a forecast in the run directory, for the run to compare with what it takes.
 
-    Gives a notice where that fails, which is no reason to fail. Where nothing is left to do,
-    nothing is written.
+    Return a notice if that fails, which is no reason to fail. If nothing is left to do, nothing is
+    written.
     """
     if found.resumed_rows >= found.rows:
         return None
     try:
-        planned.keep(RunDirectory.of(Path(found.output)), found.made_for, asdict(found))
+        kept.keep(LocalStore(Path(found.output)), found.made_for, asdict(found))
     except ClassifyError as error:
         return f"The run will not be compared with this plan, which could not be kept: {error}"
     return None
 
 
-def _first_row(settled: Settled, directory: RunDirectory) -> int:
-    """Give the first row that is not committed, or whose part is damaged and done again."""
-    manifest, rows = settled.manifest, settled.source.plan.rows
-    if manifest is None:
+def _first_row(opened: Opening, store: RunStore) -> int:
+    """Return the first row that is not committed, or whose part is damaged and done again."""
+    state = opened.state
+    if state is None:
         return 0
-    if settled.nothing_to_do or settled.stands:
-        return rows
-    good = verified_parts(directory.parts, manifest.parts)
-    return manifest.parts[good].first_row if good < len(manifest.parts) else manifest.rows
+    if isinstance(opened, Complete | Standing):
+        return opened.source.plan.rows
+    good = store.whole_parts(state)
+    return state.parts[good].first_row if good < len(state.parts) else state.rows
 
 
-def _some_texts(config: RunConfig, settled: Settled, first_row: int) -> list[Item]:
+def _some_texts(config: RunConfig, opened: Opening, first_row: int) -> list[Item]:
     """Give the texts of the first chunk that has any to be asked."""
     keys = keys_of(config)
-    chunks = settled.source.chunks(
+    chunks = opened.source.chunks(
         first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
     )
     with closing(chunks):
@@ -205,13 +217,13 @@ class _Count:
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
         self.unsendable: Counter[str] = Counter()
 
-    def go_through(self, settled: Settled, first_row: int, stores: ResponseStores | None) -> None:
+    def go_through(self, opened: Opening, first_row: int, stores: ResponseStores | None) -> None:
         """Count what the rows from `first_row` on would take."""
         config, keys = self._config, keys_of(self._config)
         drift = DriftGuard(
-            opening.revision(settled.manifest), lambda _: None, allow_drift=config.allow_drift
+            opening.revision(opened.state), lambda _: None, allow_drift=config.allow_drift
         )
-        chunks = settled.source.chunks(
+        chunks = opened.source.chunks(
             first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
         )
         with closing(chunks):
@@ -242,7 +254,7 @@ class _Count:
             for found in self._seen.meet(halves):
                 is_new[found.places] = False
             new = np.flatnonzero(is_new)
-            with storage.writing(self._spill):
+            with writing(self._spill):
                 self._seen.add(halves[new], new.astype(np.uint64))
             places = new.tolist()
         else:
@@ -262,13 +274,15 @@ class _Count:
 
 def _forecast(
     config: RunConfig,
-    settled: Settled,
+    opened: Opening,
     count: _Count,
     first_row: int,
     price: Price | None,
     notices: tuple[str, ...],
     probe: Probe | None,
     made_for: dict[str, Any],
+    *,
+    retries: bool,
 ) -> Forecast:
     # The canary asks for a text alone, which is to be compared with one in a batch.
     canaries = int(stated_dialect(config) == "auto" and count.asked > 1)
@@ -286,10 +300,10 @@ def _forecast(
         cost = price.per_request * requests + price.per_text * (count.asked + canaries)
     unsendable = dict(sorted(count.unsendable.items()))
     return Forecast(
-        state="complete" if settled.nothing_to_do else "planned",
-        rows=settled.source.plan.rows,
+        state="complete" if isinstance(opened, Complete) else "planned",
+        rows=opened.source.plan.rows,
         resumed_rows=first_row,
-        retried_rows=count.rows if settled.retries else None,
+        retried_rows=count.rows if retries else None,
         unsendable=unsendable,
         distinct_inputs=count.distinct,
         duplicates=count.rows - sum(unsendable.values()) - count.distinct,

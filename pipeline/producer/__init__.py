@@ -9,19 +9,19 @@ the rows, `sources` ties these together.
 """
 
 from pipeline.producer.chunks import Chunk
-from pipeline.producer.files import ByteSource
+from pipeline.producer.files import SourceFile
 from pipeline.producer.parquet_files import nests_dictionary
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
 __all__ = [
-    "ByteSource",
     "Chunk",
     "CsvFormat",
     "FileSource",
     "InputFile",
     "Plan",
     "Source",
+    "SourceFile",
     "TableSource",
     "first_rows",
     "nests_dictionary",

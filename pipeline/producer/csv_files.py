@@ -42,7 +42,7 @@ from pipeline.system.threads import stop_point
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pipeline.producer.files import ByteSource
+    from pipeline.producer.files import SourceFile
     from pipeline.producer.plan import CsvFormat
 
 # At most four bytes a character keep a block's column below the 2 GiB of an Arrow string array.
@@ -88,7 +88,7 @@ def check_format(csv_format: CsvFormat) -> None:
 
 
 def plan_files(
-    sources: Sequence[ByteSource], csv_format: CsvFormat
+    sources: Sequence[SourceFile], csv_format: CsvFormat
 ) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every file once, and return the schema that holds over all rows of all files.
 
@@ -118,7 +118,7 @@ def plan_files(
 
 
 def read_batches(
-    source: ByteSource, csv_format: CsvFormat, schema: pa.Schema, start_row: int
+    source: SourceFile, csv_format: CsvFormat, schema: pa.Schema, start_row: int
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on, as batches of at most BLOCK_ROWS.
 
@@ -138,7 +138,7 @@ def read_batches(
                 yield batch
 
 
-def read_schema(source: ByteSource, csv_format: CsvFormat) -> pa.Schema:
+def read_schema(source: SourceFile, csv_format: CsvFormat) -> pa.Schema:
     """Read the header alone: every column is text, as far as that tells. Raises InputError."""
     with _open_cells(source, csv_format) as cells:
         return pa.schema([(name, pa.string()) for name in cells.header])
@@ -148,7 +148,7 @@ class _Cells:
     """The records of one open file: its header, then blocks of rows of equal length."""
 
     def __init__(
-        self, source: ByteSource, text: io.TextIOWrapper, tap: _Tap, delimiter: str
+        self, source: SourceFile, text: io.TextIOWrapper, tap: _Tap, delimiter: str
     ) -> None:
         self._source = source
         self._tap = tap
@@ -269,7 +269,7 @@ class _Tap(io.RawIOBase):
 
 
 @contextmanager
-def _open_cells(source: ByteSource, csv_format: CsvFormat, digest: Any = None) -> Iterator[_Cells]:
+def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -> Iterator[_Cells]:
     """Open a file for reading cells; what goes wrong underneath becomes an InputError."""
     encoding = csv_format.encoding
     try:
@@ -296,7 +296,7 @@ def _open_cells(source: ByteSource, csv_format: CsvFormat, digest: Any = None) -
         raise files.unreadable(source.path, error) from error
 
 
-def _open_bytes(source: ByteSource, stack: ExitStack, digest: Any = None) -> _Tap:
+def _open_bytes(source: SourceFile, stack: ExitStack, digest: Any = None) -> _Tap:
     """Open the decompressed bytes; `digest` sees the raw ones."""
     raw = _Tap(stack.enter_context(source.open()), digest)
     name = source.path.lower()
@@ -308,20 +308,20 @@ def _open_bytes(source: ByteSource, stack: ExitStack, digest: Any = None) -> _Ta
     return raw
 
 
-def _detect_encoding(source: ByteSource) -> str:
+def _detect_encoding(source: SourceFile) -> str:
     with ExitStack() as stack:
         start = io.BufferedReader(_open_bytes(source, stack)).read(4)
     return next((encoding for bom, encoding in _BOMS if start.startswith(bom)), "utf-8")
 
 
-def _not_decompressed(source: ByteSource, error: Exception) -> InputError:
+def _not_decompressed(source: SourceFile, error: Exception) -> InputError:
     return InputError(
         f"{source} cannot be decompressed: it is truncated or damaged ({error}). "
         "Copy or compress the file again."
     )
 
 
-def _undecodable(source: ByteSource, encoding: str, error: UnicodeError) -> InputError:
+def _undecodable(source: SourceFile, encoding: str, error: UnicodeError) -> InputError:
     where = f"line {_bad_line(source, encoding)}"
     what = ""
     if isinstance(error, UnicodeDecodeError) and error.start < len(error.object):
@@ -332,7 +332,7 @@ def _undecodable(source: ByteSource, encoding: str, error: UnicodeError) -> Inpu
     )
 
 
-def _bad_line(source: ByteSource, encoding: str) -> int:
+def _bad_line(source: SourceFile, encoding: str) -> int:
     """Decode the file again, and return the line of the first byte that does not decode."""
     line = 0
     with (

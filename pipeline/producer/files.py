@@ -32,7 +32,7 @@ _SAME_COLUMNS = "All files of one input must have the same columns in the same o
 
 
 @dataclass(frozen=True)
-class ByteSource:
+class SourceFile:
     """The bytes of one input file, which readers get from here alone; as a string, its path."""
 
     path: str
@@ -119,7 +119,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
             found.append(path)
     for path in found:
         _check_name(path)
-        if ByteSource(path).signature().size_bytes == 0:
+        if SourceFile(path).signature().size_bytes == 0:
             raise InputError(f"{path} is empty (0 bytes). Write the table again, or leave it out.")
     csv = next((path for path in found if is_csv(path)), None)
     parquet = next((path for path in found if not is_csv(path)), None)
@@ -135,7 +135,7 @@ def is_csv(path: str) -> bool:
     return path.lower().endswith(CSV_SUFFIXES)
 
 
-def changed(source: ByteSource) -> InputError:
+def changed(source: SourceFile) -> InputError:
     """Return the error for a file that is written to while it is read."""
     return InputError(
         f"{source} changed while it was being read. Wait until whatever writes it is done, "
@@ -156,7 +156,7 @@ def unreadable(path: str, error: Exception) -> InputError:
 
 
 def check_same_columns(
-    path: ByteSource, names: list[str], first: ByteSource, expected: list[str]
+    path: SourceFile, names: list[str], first: SourceFile, expected: list[str]
 ) -> None:
     """Raise InputError, naming the column, unless `names` are those of the first file."""
     if names == expected:

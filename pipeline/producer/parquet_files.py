@@ -18,7 +18,7 @@ from pipeline.system.threads import stop_point
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pipeline.producer.files import ByteSource
+    from pipeline.producer.files import SourceFile
 
 # A batch is decoded whole, and a page may decode to far more than the footer tells (a dictionary
 # holds a repeated value once), so rows are few even where bytes seem to allow more.
@@ -31,7 +31,7 @@ _READ_BYTES = 1 << 20
 _WIDE = pa.int32()
 
 
-def plan_files(sources: Sequence[ByteSource]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
+def plan_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every footer and checksum every file.
 
     The schema is the first file's, metadata included; a column is nullable where it is so in any
@@ -59,7 +59,7 @@ def plan_files(sources: Sequence[ByteSource]) -> tuple[pa.Schema, tuple[InputFil
     return _widened(schema, values), tuple(planned)
 
 
-def read_schema(source: ByteSource) -> pa.Schema:
+def read_schema(source: SourceFile) -> pa.Schema:
     """Read the schema of one file from its footer. Raises InputError."""
     with _open(source) as file:
         schema = file.schema_arrow
@@ -96,7 +96,7 @@ def _widened(schema: pa.Schema, values: dict[str, set[Any]]) -> pa.Schema:
     return schema
 
 
-def read_batches(source: ByteSource, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
+def read_batches(source: SourceFile, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on; whole row groups before it are not read.
 
     Raises InputError where the data is damaged or not valid for its type.
@@ -137,7 +137,7 @@ def nests_dictionary(schema: pa.Schema) -> bool:
 
 
 @contextmanager
-def _open(source: ByteSource) -> Iterator[pq.ParquetFile]:
+def _open(source: SourceFile) -> Iterator[pq.ParquetFile]:
     """Open one file; damage found while it is open becomes an InputError."""
     try:
         with (
@@ -167,7 +167,7 @@ def check_columns(path: str, schema: pa.Schema) -> None:
 
 
 def _nullable_in_either(
-    source: ByteSource, schema: pa.Schema, first: ByteSource, expected: pa.Schema
+    source: SourceFile, schema: pa.Schema, first: SourceFile, expected: pa.Schema
 ) -> pa.Schema:
     """Return `expected`, nullable where either schema is; refuse any other difference."""
     files.check_same_columns(source, schema.names, first, expected.names)

@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
-from pipeline.producer.files import ByteSource
+from pipeline.producer.files import SourceFile
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
@@ -97,7 +97,7 @@ def first_rows(
     csv_files.check_format(csv_format)
     table = pa.table({})
     for path in files.find_files(inputs, output=output):
-        source = ByteSource(path)
+        source = SourceFile(path)
         if files.is_csv(path):
             schema = csv_files.read_schema(source, csv_format)
             batches = csv_files.read_batches(source, csv_format, schema, 0)
@@ -114,7 +114,7 @@ def first_rows(
 
 
 def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:
-    sources = list(map(ByteSource, paths))
+    sources = list(map(SourceFile, paths))
     is_csv = files.is_csv(paths[0])
     schema, planned = (
         csv_files.plan_files(sources, csv_format) if is_csv else parquet_files.plan_files(sources)
@@ -127,7 +127,7 @@ def _still_valid(earlier: Plan, paths: list[str], csv_format: CsvFormat) -> Plan
     """Return the earlier plan with today's paths, if no file was written to since."""
     if earlier.csv_format != (csv_format if files.is_csv(paths[0]) else None):
         return None
-    now = [ByteSource(path).signature() for path in paths]
+    now = [SourceFile(path).signature() for path in paths]
     if now != [file.signature for file in earlier.files]:
         return None
     moved = zip(earlier.files, paths, strict=True)
@@ -164,7 +164,7 @@ class FileSource:
 
     def _batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.plan.files:
-            source = ByteSource(file.path)
+            source = SourceFile(file.path)
             source.check_unchanged(file.signature)
             if start_row >= file.rows:
                 start_row -= file.rows
@@ -184,7 +184,7 @@ class FileSource:
                 )
             start_row = 0
 
-    def _read(self, source: ByteSource, start_row: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, source: SourceFile, start_row: int) -> Iterator[pa.RecordBatch]:
         if self.plan.csv_format is None:
             return parquet_files.read_batches(source, self.plan.schema, start_row)
         return csv_files.read_batches(source, self.plan.csv_format, self.plan.schema, start_row)

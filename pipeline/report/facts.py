@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.errors import OutputError
-from pipeline.job.status import located, status_of
+from pipeline.job.status import status_in
 from pipeline.report.history import History, read_history
 from pipeline.report.rows import Columns, Found, scan
-from pipeline.writer import Manifest
+from pipeline.store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from pipeline.job.rundir import RunDirectory
     from pipeline.job.status import Status
+    from pipeline.store import ByteSource, RunState, RunStore
 
 # A run that is completed meanwhile takes its parts away.
 _ATTEMPTS = 3
@@ -74,33 +74,33 @@ def gather(output: Path) -> Facts:
     """Read what there is of the run of an output, or of a run directory.
 
     Raises OutputError where there is no run or its rows cannot be read, ResumeRefused for a
-    damaged manifest, StoppedEarly for a disk that cannot be read.
+    damaged log, StoppedEarly for a disk that cannot be read.
     """
-    directory, places = located(output)
+    store = LocalStore.located(output)
     for attempt in range(_ATTEMPTS):
-        status = status_of(output)
+        status = status_in(store, str(output))
         if status is None:
             raise OutputError(
                 f"No run is recorded in {output}.run, so there is nothing to report. Give the path "
                 "that `classify run` has as -o."
             )
         try:
-            return _facts(directory, places, status)
+            return _facts(store, status)
         except FileNotFoundError:
             if attempt == _ATTEMPTS - 1:
                 raise OutputError(
-                    f"{directory.root}: parts that are recorded are not there. The same "
-                    "`classify run` makes them anew."
+                    f"{store.place}: parts that are recorded are missing. The same `classify run` "
+                    "makes them again."
                 ) from None
     raise AssertionError("unreachable")
 
 
-def _facts(directory: RunDirectory, places: Sequence[Path], status: Status) -> Facts:
-    manifest = Manifest.load(directory.manifest)
-    history = read_history(directory.events)
-    if manifest is None:
+def _facts(store: RunStore, status: Status) -> Facts:
+    state = store.load()
+    history = read_history(store.events)
+    if state is None:
         return Facts(status, history, "", None, None)
-    settings = manifest.run.settings
+    settings = state.run.settings
     columns = Columns(
         text=settings["text"],
         text_pair=settings["text_pair"],
@@ -109,32 +109,25 @@ def _facts(directory: RunDirectory, places: Sequence[Path], status: Status) -> F
         error=settings["error_column"],
     )
     notes: list[str] = []
-    files = _files(directory, places, manifest, status, notes)
+    files = _files(store, state, status, notes)
     found = None if files is None else _scanned(files, columns)
-    summary = {} if status.state == "running" else directory.last_summary()
+    summary = {} if status.state == "running" else store.summary()
     if status.state != "complete" and status.exit_code is None:
         summary = {}  # of an attempt before the one that was killed
-    return Facts(status, history, manifest.run.software, columns, found, summary, notes)
+    return Facts(status, history, state.run.software, columns, found, summary, notes)
 
 
 def _files(
-    directory: RunDirectory,
-    places: Sequence[Path],
-    manifest: Manifest,
-    status: Status,
-    notes: list[str],
-) -> list[Path] | None:
+    store: RunStore, state: RunState, status: Status, notes: list[str]
+) -> list[ByteSource] | None:
     """The files that hold the rows: the output, or the committed parts of an unfinished run."""
     if status.state != "complete":
-        return [directory.parts / part.file for part in manifest.parts]
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        notes.append("The output is not there any more, so nothing can be told of its rows.")
+        return [store.part(part) for part in state.parts]
+    if not store.output.exists():
+        notes.append("The output is gone, so nothing can be told of its rows.")
         return None
-    files = [place]
-    if place.is_dir():
-        files = [file for file in sorted(place.rglob("[!._]*.parquet")) if file.is_file()]
-    if [file.stat().st_size for file in files] != [size for size, _ in manifest.assembled or []]:
+    files = store.output.files()
+    if [file.size_bytes for file in files] != [size for size, _ in state.assembled or []]:
         notes.append(
             "The output is no longer what this run wrote. Labels, scores and errors are what it "
             "holds now; all else is as the run recorded it."
@@ -142,13 +135,13 @@ def _files(
     return files
 
 
-def _scanned(files: Sequence[Path], columns: Columns) -> Found:
+def _scanned(files: Sequence[ByteSource], columns: Columns) -> Found:
     try:
         return scan(files, columns)
     except KeyError as error:
         raise OutputError(
             f"{_place(files)} has no column {error.args[0]!r}, so it is not what the run wrote. "
-            "Put that back, or label the input anew."
+            "Put that back, or label the input again."
         ) from None
     except FileNotFoundError:
         raise
@@ -157,5 +150,6 @@ def _scanned(files: Sequence[Path], columns: Columns) -> Found:
         raise OutputError(f"{_place(files)} cannot be read as a labelled table: {words}") from None
 
 
-def _place(files: Sequence[Path]) -> Path | str:
-    return files[0] if len(files) == 1 else files[0].parent
+def _place(files: Sequence[ByteSource]) -> str:
+    first = files[0].name
+    return first if len(files) == 1 else str(Path(first).parent)

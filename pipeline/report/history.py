@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pipeline.store import disk as storage
+from pipeline.store.objects import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from pipeline.store.files import GrowingFile
 
     Event = dict[str, Any]
 
@@ -107,21 +108,21 @@ class History:
         return sum(attempt.seconds for attempt in self.attempts)
 
 
-def read_history(log: Path) -> History:
-    """Read an event log; empty where there is none. Raises StoppedEarly for an unreadable one."""
+def read_history(log: GrowingFile) -> History:
+    """Read an event log; empty if there is none. Raises StoppedEarly for an unreadable one."""
     history = History()
     if not log.exists():
         return history
-    with storage.reading(log):
+    with reading(log.place):
         first_line = _find_attempts(log, history)
         if history.attempts:
             _fill_spans(log, first_line, history)
     return history
 
 
-def _events(log: Path) -> Iterator[tuple[int, Event]]:
+def _events(log: GrowingFile) -> Iterator[tuple[int, Event]]:
     """Lines that are whole and an event, with their numbers: a kill may tear one anywhere."""
-    with log.open("rb") as file:
+    with log.reader() as file:
         for number, line in enumerate(file):
             with suppress(orjson.JSONDecodeError):
                 event = orjson.loads(line)
@@ -129,7 +130,7 @@ def _events(log: Path) -> Iterator[tuple[int, Event]]:
                     yield number, event
 
 
-def _find_attempts(log: Path, history: History) -> int:
+def _find_attempts(log: GrowingFile, history: History) -> int:
     """Find the attempts at the last run in the log; gives the line where it begins.
 
     A log outlasts the runs that are thrown away or repeated: another run begins after one that was
@@ -207,7 +208,7 @@ def _note_wait(event: Event, attempt: Attempt, history: History, waits: dict[str
             waits.pop(event["reason"], None)
 
 
-def _fill_spans(log: Path, first_line: int, history: History) -> None:
+def _fill_spans(log: GrowingFile, first_line: int, history: History) -> None:
     """Sum the seconds up into spans of one width."""
     total_s = max(history.seconds, 1.0)
     width_s = next((w for w in _WIDTHS_S if total_s / w <= MOST_SPANS), total_s / MOST_SPANS)

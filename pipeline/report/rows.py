@@ -20,9 +20,10 @@ from pipeline.system import arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from pipeline.store import ByteSource
 
 BATCH_ROWS = 65_536
 # A model has a few labels. Those beyond so many are counted together, whatever an endpoint says.
@@ -90,7 +91,7 @@ class Found:
     least_certain: list[Row]
 
 
-def scan(files: Sequence[Path], columns: Columns) -> Found:
+def scan(files: Sequence[ByteSource], columns: Columns) -> Found:
     """Read labelled rows. Raises OSError, ArrowException, or KeyError for a missing column."""
     bins = _Bins.over(*_range(files, columns.score))
     counts, errors = _Labels(bins), _Errors()
@@ -242,11 +243,12 @@ class _Errors:
         return sorted(self._causes.values(), key=lambda cause: (-cause.rows, cause.words))
 
 
-def _range(files: Sequence[Path], score: str) -> tuple[float, float]:
+def _range(files: Sequence[ByteSource], score: str) -> tuple[float, float]:
     """The lowest and the highest score, as the statistics of the files have them."""
     low, high = math.inf, -math.inf
     for file in files:
-        metadata = pq.read_metadata(file)
+        with file.open() as opened:
+            metadata = pq.read_metadata(opened)
         # A column inside of another one may have the same name, but not the same path.
         paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         if score not in paths:
@@ -261,9 +263,9 @@ def _range(files: Sequence[Path], score: str) -> tuple[float, float]:
     return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
 
 
-def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _batches(files: Sequence[ByteSource], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for file in files:
-        with pq.ParquetFile(file, pre_buffer=False) as opened:
+        with file.open() as source, pq.ParquetFile(source, pre_buffer=False) as opened:
             _check_columns(opened, names)
             yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
 
@@ -274,7 +276,7 @@ def _check_columns(opened: pq.ParquetFile, names: Sequence[str]) -> None:
             raise KeyError(name)
 
 
-def _fetch_texts(files: Sequence[Path], columns: Columns, rows: Sequence[Row]) -> None:
+def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
     """Put the texts into rows, from the row groups that hold one of them."""
     names = [columns.text, *([columns.text_pair] if columns.text_pair else [])]
     wanted: dict[int, list[Row]] = {}
@@ -283,7 +285,7 @@ def _fetch_texts(files: Sequence[Path], columns: Columns, rows: Sequence[Row]) -
     numbers = np.array(sorted(wanted), np.int64)
     first = 0
     for file in files:
-        with pq.ParquetFile(file, pre_buffer=False) as opened:
+        with file.open() as source, pq.ParquetFile(source, pre_buffer=False) as opened:
             _check_columns(opened, names)
             for group in range(opened.num_row_groups):
                 end = first + opened.metadata.row_group(group).num_rows

@@ -26,13 +26,13 @@ frames of the others from when it opened the file.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import struct
 import zlib
 from bisect import bisect_right
+from contextlib import nullcontext
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,15 +40,15 @@ import orjson
 
 from pipeline.errors import StoppedEarly
 from pipeline.responses.index import Index
-from pipeline.store import disk as storage
-from pipeline.system.failpoints import end, failpoint, reached
+from pipeline.store.files import DiskFile
+from pipeline.store.objects import reading, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from pipeline.outcomes import Answer
     from pipeline.responses.index import Found
+    from pipeline.store.files import GrowingFile
 
     # Keys, their answers, and the model revision that gave them.
     Group = tuple[Sequence[bytes], Sequence["Answer"], str | None]
@@ -93,32 +93,25 @@ class ResponseStore:
     """The answers of one file; used from one thread at a time.
 
     With `read_only` the file must be there and stays as it is, and nobody who writes to it waits:
-    a frame that is only half there by now counts as torn. Raises StoppedEarly where the file cannot
-    be read or written, or is no response store.
+    a frame that is only half there by now counts as torn. Raises StoppedEarly if the file cannot be
+    read or written, or is not a response store.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._path = path
-        # Who reads a store may not be allowed to write beside it.
-        self._index = Index(path.parent if os.access(path.parent, os.W_OK) else None)
+    def __init__(self, file: GrowingFile | Path, *, read_only: bool = False) -> None:
+        self._file = DiskFile.journal(file) if isinstance(file, Path) else file
+        self._index = Index(self._file.scratch)
         # Frames by where they begin, for the revision that a block belongs to.
         self._frame_starts: list[int] = []
         self._frame_revisions: list[str | None] = []
-        with storage.reading(path) if read_only else storage.writing(path):
-            flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
-            self._file = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        with reading(self._file.place) if read_only else writing(self._file.place):
+            self._file.open(read_only=read_only)
             try:
-                if not read_only:
-                    failpoint("journal.made")
-                    # Also where the file was there: who made it may have died before this.
-                    storage.fsync_path(path.parent)
-                    fcntl.flock(self._file, fcntl.LOCK_EX)
-                self._load(cut_torn_tail=not read_only)
-                self._index.loaded()
+                with nullcontext() if read_only else self._file.locked():
+                    self._load(cut_torn_tail=not read_only)
+                    self._index.loaded()
             except BaseException:
-                os.close(self._file)
+                self._file.close()
                 raise
-            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def get(self, keys: Sequence[bytes]) -> dict[int, Known]:
         """Look up keys; gives what is known, by place in `keys`."""
@@ -126,7 +119,7 @@ class ResponseStore:
             return {}
         first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
         known: dict[int, Known] = {}
-        with storage.reading(self._path):
+        with reading(self._file.place):
             # A key may have several positions, where another key has the same first half, or an
             # answer was stored again.
             for found in self._index.meet(first_halves):
@@ -145,7 +138,7 @@ class ResponseStore:
 
     def put(self, groups: Iterable[Group]) -> None:
         """Store the answers of all groups; durable when this returns."""
-        with storage.writing(self._path):
+        with writing(self._file.place):
             for revision, members in groupby(groups, itemgetter(2)):
                 keys: list[bytes] = []
                 answers: list[Answer] = []
@@ -155,14 +148,12 @@ class ResponseStore:
                 for start in range(0, len(keys), _FRAME_ANSWERS):
                     stop = start + _FRAME_ANSWERS
                     self._append(keys[start:stop], answers[start:stop], revision)
-            failpoint("journal.written")
-            os.fdatasync(self._file)
-            failpoint("journal.synced")
+            self._file.sync()
 
     def close(self) -> None:
         """Close the file; what was put is durable already."""
         self._index.close()
-        os.close(self._file)
+        self._file.close()
 
     def _append(
         self, keys: Sequence[bytes], answers: Sequence[Answer], revision: str | None
@@ -186,31 +177,11 @@ class ResponseStore:
                 *blocks,
             )
         )
-        start = self._write(_header(payload) + payload)
+        start = self._file.append(_header(payload) + payload)
         first_block = start + _HEADER.size + len(payload) - int(lengths.sum())
         self._note(start, revision)
         positions = _positions(first_block, lengths, len(keys))
         self._index.add(first_halves, positions)
-
-    def _write(self, frame: bytes) -> int:
-        """Append a frame under the file's lock, whole or not at all; gives where it begins."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            start = os.fstat(self._file).st_size
-            rest = memoryview(frame)
-            failpoint("journal.before")
-            if reached("journal.torn"):
-                os.write(self._file, rest[: len(rest) // 2])
-                end("journal.torn")
-            try:
-                while rest:
-                    rest = rest[os.write(self._file, rest) :]
-            except OSError:
-                os.ftruncate(self._file, start)
-                raise
-            return start
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _note(self, start: int, revision: str | None) -> None:
         self._frame_starts.append(start)
@@ -221,7 +192,7 @@ class ResponseStore:
 
     def _read_block(self, begin: int) -> tuple[bytes, list[Any]]:
         """Read a block: second halves of keys, and answers; none of them where it is damaged."""
-        piece = os.pread(self._file, _FIRST_READ, begin)
+        piece = self._file.read(_FIRST_READ, begin)
         if len(piece) < _BLOCK.size:
             return b"", []
         crc, count, length = _BLOCK.unpack_from(piece)
@@ -230,9 +201,9 @@ class ResponseStore:
             return b"", []
         if len(piece) < text_at + length:
             # Room is made for all that is asked for, so a damaged length may ask for no more.
-            if begin + text_at + length > os.fstat(self._file).st_size:
+            if begin + text_at + length > self._file.size():
                 return b"", []
-            piece = os.pread(self._file, text_at + length, begin)
+            piece = self._file.read(text_at + length, begin)
         piece = piece[: text_at + length]
         if zlib.crc32(memoryview(piece)[4:]) != crc:
             return b"", []
@@ -240,21 +211,20 @@ class ResponseStore:
 
     def _load(self, *, cut_torn_tail: bool) -> None:
         """Read all frames into the index; a torn one at the end may be cut off."""
-        start, size = 0, os.fstat(self._file).st_size
+        start, size = 0, self._file.size()
         while start < size:
             frame = self._frame_at(start)
             if frame is None:
                 following = self._next_frame(start + 1, size)
                 if following is None:
-                    if start == 0 and not _MAGIC.startswith(os.pread(self._file, 4, 0)):
+                    if start == 0 and not _MAGIC.startswith(self._file.read(4, 0)):
                         raise StoppedEarly(
-                            f"{self._path} is no response store, or nothing in it can be read. "
-                            "Name another file, or delete this one: its answers would be asked "
-                            "for again."
+                            f"{self._file.place} is no response store, or nothing in it can be "
+                            "read. Name another file, or delete this one: its answers would be "
+                            "asked for again."
                         )
                     if cut_torn_tail:
-                        os.ftruncate(self._file, start)
-                        os.fsync(self._file)
+                        self._file.cut(start)
                     return
                 start = following
                 continue
@@ -265,7 +235,7 @@ class ResponseStore:
     def _next_frame(self, start: int, size: int) -> int | None:
         """Find where the next whole frame begins; None where there is none."""
         while start < size:
-            window = os.pread(self._file, _WINDOW, start)
+            window = self._file.read(_WINDOW, start)
             found = window.find(_MAGIC)
             if found < 0:
                 # The mark may lie across the border of two windows.
@@ -278,13 +248,13 @@ class ResponseStore:
 
     def _frame_at(self, start: int) -> _Frame | None:
         """Read the frame that begins here; None where there is no whole one."""
-        header = os.pread(self._file, _HEADER.size, start)
+        header = self._file.read(_HEADER.size, start)
         if len(header) < _HEADER.size:
             return None
         magic, length, crc, header_crc = _HEADER.unpack(header)
         if magic != _MAGIC or zlib.crc32(header[:12]) != header_crc or length > _LONGEST_FRAME:
             return None
-        payload = os.pread(self._file, length, start + _HEADER.size)
+        payload = self._file.read(length, start + _HEADER.size)
         if len(payload) < length or zlib.crc32(payload) != crc:
             return None
         count, name_bytes = _COUNTS.unpack_from(payload)
@@ -336,11 +306,15 @@ class ResponseStores:
     """
 
     def __init__(
-        self, path: Path, earlier: Sequence[Path] = (), *, read_only: bool = False
+        self,
+        file: GrowingFile | Path,
+        earlier: Sequence[GrowingFile | Path] = (),
+        *,
+        read_only: bool = False,
     ) -> None:
         self._stores: list[ResponseStore] = []
-        if path.exists() or not read_only:
-            self._stores.append(ResponseStore(path, read_only=read_only))
+        if file.exists() or not read_only:
+            self._stores.append(ResponseStore(file, read_only=read_only))
         self.passed_over: list[str] = []
         try:
             for other in earlier:

@@ -2,12 +2,13 @@
 
 from pipeline.rows.allowance import Allowance
 from pipeline.rows.dedup import Dedup, recall
-from pipeline.rows.drift import DriftGuard, Revision
+from pipeline.rows.drift import NOBODY_TOLD, DriftGuard, Revision
 from pipeline.rows.inputs import keys_of, open_rows, prepare
 from pipeline.rows.resolver import Resolver
 from pipeline.rows.results import Resolved, check_columns, joined, output_schema, result_fields
 
 __all__ = [
+    "NOBODY_TOLD",
     "Allowance",
     "Dedup",
     "DriftGuard",

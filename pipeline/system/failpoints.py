@@ -14,33 +14,27 @@ import time
 VARIABLE = "PIPELINE_FAILPOINT"
 EXIT_CODE = 137  # what a shell shows for SIGKILL
 
-# The steps of `storage.commit` and of appending to the manifest.
-COMMIT_STEPS = ("written", "fsynced", "renamed", "directory fsynced")
+# The steps of the verbs `create` and `put` on a disk, and of a growing file.
+CREATE_STEPS = ("written", "fsynced", "linked", "created")
+PUT_STEPS = ("written", "fsynced", "renamed", "put")
+APPEND_STEPS = ("made", "before", "torn", "written", "synced")
 
 NAMES = frozenset(
     [
-        *(f"{what}.{step}" for what in ("part", "manifest", "summary") for step in COMMIT_STEPS),
-        "part.measured",
-        "record.before",
-        "record.torn",
-        "record.written",
-        "record.fsynced",
-        "tail.before",
-        "tail.cut",
+        *(f"log.{step}" for step in CREATE_STEPS),
+        *(f"{what}.{step}" for what in ("parts", "summary") for step in PUT_STEPS),
+        *(f"journal.{step}" for step in APPEND_STEPS),
         "parts.forgotten",
         "parts.orphan removed",
-        "begin.manifest removed",
+        "begin.abandoned",
         "begin.cleared",
-        "begin.parts made",
-        "journal.made",
-        "journal.before",
-        "journal.torn",
-        "journal.written",
-        "journal.synced",
         "assembly.begun",
         "assembly.row group",
         "assembly.written",
-        *(f"output.{step}" for step in COMMIT_STEPS[1:]),
+        "output.fsynced",
+        "output.renamed",
+        "output.durable",
+        "output.directory fsynced",
         "output.moved aside",
         "output.directory renamed",
         "output.directory durable",

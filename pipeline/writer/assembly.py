@@ -1,6 +1,6 @@
-"""Assembly: the committed parts become the output, which appears by one rename.
+"""Assembly: the committed parts become the draft of the output.
 
-The rows are cut anew into row groups of a fixed size, so the bytes of the output depend on its
+The rows are cut again, into row groups of a fixed size, so the bytes of the output depend on its
 rows and never on where an interruption happened to end a part.
 """
 
@@ -14,15 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from pipeline.store import disk as storage
+from pipeline.store.objects import writing
 from pipeline.system.arrays import numbers
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
 from pipeline.writer.parts import COMPRESSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.store import ByteSource
+    from pipeline.store.output import Output
 
 
 ROW_GROUP_ROWS = 65_536
@@ -30,64 +32,56 @@ ROW_GROUP_BYTES = 64 << 20
 FILE_ROWS = 1_048_576
 
 
-def assemble(
-    parts: Sequence[Path],
-    schema: pa.Schema,
-    output: Path,
-    *,
-    rows: int,
-    as_file: bool,
-    scratch: Path,
-    before_rename: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the rows of `parts`, in order, to `output`: a file, or a directory of files.
+def assemble(parts: Sequence[ByteSource], schema: pa.Schema, output: Output, *, rows: int) -> None:
+    """Write the rows of `parts`, in order, as the draft of `output`: a file or several.
 
-    `schema` carries the metadata of the output, `rows` is how many rows it must have. `scratch`
-    is a path on the same filesystem that may be overwritten; `before_rename` is called when the
-    output lies there whole. Raises StoppedEarly if the disk refuses.
+    `schema` carries the metadata of the output, `rows` is how many rows it must have. Raises
+    StoppedEarly if the storage refuses.
     """
-    with storage.writing(output):
-        storage.remove(scratch)
+    with writing(output.path):
+        output.begin_draft()
         failpoint("assembly.begun")
         groups = _row_groups(parts, schema)
-        if as_file:
-            written = _write_file(scratch, schema, groups, most_rows=None)
+        if output.is_file:
+            written = _write_file(output, "", schema, groups, most_rows=None)
         else:
-            scratch.mkdir()
-            written = _write_files(scratch, schema, groups)
+            written = _write_files(output, schema, groups)
         # Nothing may be lost silently: a bug here must not reach the output.
         assert written == rows, f"{written} rows assembled, {rows} expected"
         failpoint("assembly.written")
-        before_rename()
-        if as_file:
-            storage.commit(scratch, output, "output")
-        else:
-            storage.commit_directory(scratch, output)
 
 
-def _write_files(directory: Path, schema: pa.Schema, groups: Iterator[pa.Table]) -> int:
-    """Write row groups to files of FILE_ROWS rows, at least one; gives how many rows."""
+def _write_files(output: Output, schema: pa.Schema, groups: Iterator[pa.Table]) -> int:
+    """Write row groups to files of FILE_ROWS rows, at least one. Return how many rows."""
     total = number = 0
     while True:
-        file = directory / f"part-{number:05d}.parquet"
-        rows = _write_file(file, schema, groups, most_rows=FILE_ROWS)
+        name = f"part-{number:05d}.parquet"
+        rows = _write_file(output, name, schema, groups, most_rows=FILE_ROWS)
         if not rows and number:
-            storage.remove(file)
+            output.drop_from_draft(name)
             return total
         total += rows
         number += 1
 
 
 def _write_file(
-    file: Path, schema: pa.Schema, groups: Iterator[pa.Table], *, most_rows: int | None
+    output: Output,
+    name: str,
+    schema: pa.Schema,
+    groups: Iterator[pa.Table],
+    *,
+    most_rows: int | None,
 ) -> int:
-    """Write row groups to one file until it holds `most_rows` or they end; gives how many rows.
+    """Write row groups to one file until it holds `most_rows` or they end. Return how many rows.
 
     Leaving by an exception writes a footer, which makes a truncated file look whole; that is
-    harmless only because this is a scratch file, which is never renamed then.
+    harmless only because this is a draft, which is never published then.
     """
     rows = 0
-    with pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+    with (
+        output.open_draft(name) as file,
+        pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer,
+    ):
         while most_rows is None or rows < most_rows:
             group = next(groups, None)
             if group is None:
@@ -99,7 +93,7 @@ def _write_file(
     return rows
 
 
-def _row_groups(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(parts: Sequence[ByteSource], schema: pa.Schema) -> Iterator[pa.Table]:
     """Cut the rows of all parts into row groups: ROW_GROUP_ROWS each, fewer where rows are big.
 
     The border is set by the rows alone: a group ends before the row that would take it over
@@ -110,7 +104,8 @@ def _row_groups(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     rows = size_bytes = 0
     for part in parts:
         stop_point()
-        table = pq.ParquetFile(part, pre_buffer=False).read().cast(schema)
+        with part.open() as file:
+            table = pq.ParquetFile(file, pre_buffer=False).read().cast(schema)
         ends = np.concatenate([[0], np.cumsum(_row_bytes(table))])
         start = 0
         while start < table.num_rows:

@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import EndpointRefused, OutputBusy, StoppedEarly
 from pipeline.plan import forecast as planning
 from pipeline.responses import index
-from pipeline.store.disk import Lock
+from pipeline.store import LocalStore
 
 # 100 distinct ones: squares modulo a prime.
 TEXTS = [f"text {i * i % 199}" for i in range(200)]
@@ -257,12 +257,11 @@ def test_the_cost_counts_requests_or_texts(plan, write_csv, tmp_path):
 def test_another_run_on_the_output_is_named(plan, write_csv, tmp_path):
     """Its progress would make the numbers untrue."""
     source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
-    (tmp_path / "out.parquet.run").mkdir()
-    lock = Lock(tmp_path / "out.parquet.run" / "lock")
-    lock.acquire()
+    lease = LocalStore(output)
+    lease.acquire()
     with pytest.raises(OutputBusy, match="another run holds this output"):
         plan(source, output)
-    lock.release()
+    lease.release()
     assert plan(source, output).asked == len(set(TEXTS))
 
 
@@ -315,7 +314,8 @@ def test_the_installed_command_sends_nothing_and_writes_the_plan_alone(
     assert (ended.code, ended.json["rows"], ended.stderr) == (0, len(TEXTS), "")
     assert server.requests == []
     directory = "new/out.parquet.run"
-    assert set(listing()) - set(before) == {"new", directory, f"{directory}/plan.json"}
+    new = {"new", directory, f"{directory}/plan.json", f"{directory}/lock"}
+    assert set(listing()) - set(before) == new
     # It is no run yet, and keeps none from beginning.
     status = cli("status", "new/out.parquet", "--json")
     assert (status.code, status.json["state"]) == (2, "none")

@@ -11,7 +11,8 @@ import pytest
 import pipeline
 from pipeline.errors import ResumeRefused, StoppedEarly
 from pipeline.job.status import status_of
-from pipeline.store.disk import Lock, holder_of
+from pipeline.store import LocalStore
+from pipeline.store.disk import DiskObjects
 
 CHUNK = 4_096
 
@@ -47,7 +48,7 @@ def ask(cli):
 def test_of_a_run_that_works(server, halfway, ask, cli, listing, tmp_path):
     run_directory = tmp_path / "out.parquet.run"
     # The run itself may still write to its log and its journal.
-    kept = ("lock", "manifest.jsonl", "parts")
+    kept = ("lock", "log", "parts")
     before = {name: file for name, file in listing(run_directory).items() if name.startswith(kept)}
     code, found = ask()
     after = {name: file for name, file in listing(run_directory).items() if name.startswith(kept)}
@@ -165,19 +166,35 @@ def stopped(label, write_csv, tmp_path, small_chunks):
 
 
 @pytest.mark.fault(3)
-def test_a_manifest_is_read_while_its_last_line_is_written(stopped, tmp_path):
-    """Cut off at every byte behind its first line: whole records count, and nothing is changed."""
-    manifest = tmp_path / "out.parquet.run" / "manifest.jsonl"
-    whole = manifest.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for size in range(len(lines[0]), len(whole) + 1):
-        manifest.write_bytes(whole[:size])
+def test_a_log_is_read_while_its_next_entry_is_written(stopped, tmp_path, listing):
+    """Only entries that have their name count, however much is written; nothing is changed."""
+    log = tmp_path / "out.parquet.run" / "log"
+    last = max(log.iterdir())
+    whole, temp = last.read_bytes(), last.with_name(f"{last.name}.0123abcd.tmp")
+    last.unlink()
+    for size in range(len(whole) + 1):
+        temp.write_bytes(whole[:size])
+        before = listing()
         found = status_of(stopped)
-        parts = [line for line in whole[:size].split(b"\n")[:-1] if b'"kind":"part"' in line]
-        assert (found.state, found.rows) == ("stopped", 100)
-        assert found.committed_rows == 16 * len(parts)
-        assert manifest.read_bytes() == whole[:size]
-    assert found.committed_rows == 48
+        assert (found.state, found.rows, found.committed_rows) == ("stopped", 100, 32)
+        assert listing() == before
+    temp.rename(last)
+    assert status_of(stopped).committed_rows == 48
+
+
+def test_a_log_is_read_while_the_run_is_completed(stopped, tmp_path, monkeypatch):
+    """An entry that was listed may be gone when it is read: the snapshot above it counts."""
+    store, read = LocalStore(stopped), DiskObjects.get
+    other = LocalStore(stopped)
+    other.load()
+
+    def complete(objects, name):
+        monkeypatch.setattr(DiskObjects, "get", read)
+        other.finish({"rows": 100, "errors": 0})
+        return read(objects, name)
+
+    monkeypatch.setattr(DiskObjects, "get", complete)
+    assert store.load().complete == {"rows": 100, "errors": 0}
 
 
 def test_an_event_log_is_read_while_its_last_line_is_written(stopped, tmp_path):
@@ -191,17 +208,16 @@ def test_an_event_log_is_read_while_its_last_line_is_written(stopped, tmp_path):
         assert (found.state, found.exit_code, found.committed_rows) == ("stopped", None, 48)
 
 
-def test_before_the_manifest_is_there(tmp_path, listing):
+def test_before_the_log_is_there(tmp_path, listing):
     """A run locks its output first, and reads its input then."""
-    (tmp_path / "out.parquet.run").mkdir()
-    lock = Lock(tmp_path / "out.parquet.run" / "lock")
-    lock.acquire()
+    lease = LocalStore(tmp_path / "out.parquet")
+    lease.acquire()
     before = listing()
     found = status_of(tmp_path / "out.parquet")
     assert (found.state, found.pid, found.rows) == ("running", os.getpid(), None)
     assert "reading the input" in found.doing
     assert listing() == before
-    lock.release()
+    lease.release()
     assert status_of(tmp_path / "out.parquet") is None
 
 
@@ -211,12 +227,12 @@ def test_a_run_that_begins_again_is_not_told_by_the_one_before(stopped, tmp_path
     log = tmp_path / "out.parquet.run" / "events.jsonl"
     if killed:
         log.write_bytes(log.read_bytes().rpartition(b'{"at"')[0])
-    lock = Lock(tmp_path / "out.parquet.run" / "lock")
-    lock.acquire()
+    lease = LocalStore(tmp_path / "out.parquet")
+    lease.acquire()
     found = status_of(stopped)
     assert (found.state, found.message, found.exit_code) == ("running", None, None)
     assert (found.committed_rows, "reading" in found.doing) == (48, True)
-    lock.release()
+    lease.release()
     assert status_of(stopped).state == "stopped"
 
 
@@ -232,10 +248,8 @@ def test_where_there_is_no_run(cli, tmp_path, listing):
     assert listing() == before
 
 
-def test_a_damaged_manifest_is_refused(cli, stopped, tmp_path):
-    manifest = tmp_path / "out.parquet.run" / "manifest.jsonl"
-    lines = manifest.read_bytes().splitlines(keepends=True)
-    manifest.write_bytes(b"".join([lines[0], b"damaged\n", *lines[2:]]))
+def test_a_damaged_log_is_refused(cli, stopped, tmp_path):
+    (tmp_path / "out.parquet.run" / "log" / "00000002.json").write_bytes(b"damaged\n")
     with pytest.raises(ResumeRefused):
         status_of(stopped)
     ended = cli("status", "out.parquet", "--json")
@@ -262,9 +276,9 @@ def logged(stopped, tmp_path):
     It logged these events, whose times are counted from when it locked the output.
     """
     run_directory = tmp_path / "out.parquet.run"
-    lock = Lock(run_directory / "lock")
-    lock.acquire()
-    began = holder_of(run_directory / "lock").since
+    lease = LocalStore(stopped)
+    lease.acquire()
+    began = lease.holder().since
 
     def ask(*events):
         lines = [
@@ -274,7 +288,7 @@ def logged(stopped, tmp_path):
         return status_of(stopped, now=began + 1000)
 
     yield ask
-    lock.release()
+    lease.release()
 
 
 def _requests(at, inputs=10, cause="ok"):

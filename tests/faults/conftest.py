@@ -21,10 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.store import LocalStore
+
 # How long before a kill an answer may have come and not be stored yet (docs/architecture.md,
 # "The order of a commit").
 UNSAVED_S = 0.5
-KEPT = {"manifest.jsonl", "lock", "events.jsonl", "summary.json"}
+KEPT = {"log", "lock", "events.jsonl", "summary.json"}
 
 
 @dataclass
@@ -178,12 +180,13 @@ class Job:
         if len(self.server.requests) == self._first_request:
             return "planning"
         parts = self.run_directory / "parts"
-        unrecorded = len(list(parts.iterdir())) > len(self.committed(self.output))
+        found = list(parts.iterdir()) if parts.exists() else []
+        unrecorded = len(found) > len(self.committed(self.output))
         return "committing" if unrecorded else "sending"
 
     def _complete(self) -> bool:
-        manifest = self.run_directory / "manifest.jsonl"
-        return manifest.exists() and b'"kind":"complete"' in manifest.read_bytes()
+        state = LocalStore(self.output).load()
+        return state is not None and state.complete is not None
 
 
 def files_of(output: Path) -> dict[str, bytes]:

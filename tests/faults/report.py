@@ -15,7 +15,7 @@ import pytest
 ROWS = {
     1: ("SIGKILL at any moment", "same bytes, no committed row asked again"),
     2: ("crash at each commit step", "same bytes, leftovers cleaned"),
-    3: ("torn or garbled manifest, part, store", "back to the last valid record, or refused"),
+    3: ("torn or garbled log, part, store", "refused with its place, or done again"),
     4: ("power loss", "what was recorded is whole, the rest is done again"),
     5: ("fsync fails", "exit 75, not committed, no second fsync"),
     6: ("disk full", "exit 75, nothing at OUTPUT, continues"),

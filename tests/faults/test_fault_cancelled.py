@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import aclassify
+from pipeline.store import LocalStore
 
 pytestmark = [pytest.mark.fault(9), pytest.mark.usefixtures("small_chunks")]
 
@@ -123,11 +123,5 @@ async def test_cancelled_after_every_turn(server, tmp_path, tidy, record_propert
 
 def committed_texts(checkpoint, server):
     """The texts that a checkpoint must not ask for again: those of committed rows."""
-    manifest = checkpoint / "manifest.jsonl"
-    if not manifest.exists():
-        return set()
-    records = [json.loads(line[9:]) for line in manifest.read_bytes().split(b"\n")[:-1]]
-    if any(record["kind"] == "complete" for record in records):
-        return set(TEXTS)
-    rows = sum(record["rows"] for record in records if record["kind"] == "part")
-    return set(TEXTS[:rows])
+    state = LocalStore(checkpoint / "labelled.parquet", checkpoint).load()
+    return set() if state is None else set(TEXTS[: state.rows])

@@ -17,10 +17,10 @@ def slow(*values):
 
 
 # What is synced or written, as an expression for its path.
-PART = r"/parts/part-.*\.tmp$"
+PART = r"/parts/.*\.tmp$"
 PARTS = r"/parts$"
-MANIFEST = r"/manifest\.jsonl$"
-NEW_MANIFEST = r"/manifest\.jsonl\.tmp$"
+ENTRY = r"/log/.*\.tmp$"
+LOG = r"/log$"
 JOURNAL = r"/responses\.journal$"
 OUTPUT = r"/assembled\.tmp$"
 BESIDE = r"/test_[^/]*$"  # the directory of the output
@@ -53,10 +53,10 @@ def records(work):
 @pytest.mark.fault(5)
 @pytest.mark.parametrize(
     ("match", "at"),
-    [(PART, 1), slow(PART, 2), slow(MANIFEST, 1), (MANIFEST, 2), slow(NEW_MANIFEST, 1),
-     (JOURNAL, 1), slow(OUTPUT, 1)],
-    ids=["first part", "second part", "first record", "second record", "new manifest", "journal",
-         "output"],
+    [(PART, 1), slow(PART, 2), slow(PARTS, 1), slow(ENTRY, 2), (ENTRY, 3), slow(ENTRY, 1),
+     slow(LOG, 2), (JOURNAL, 1), slow(OUTPUT, 1)],
+    ids=["first part", "second part", "name of a part", "first record", "second record", "new log",
+         "name of a record", "journal", "output"],
 )  # fmt: skip
 def test_an_fsync_fails_once(job, record_property, match, at):
     """The run stops, what was not durable counts for nothing, and no second fsync lies about it."""
@@ -80,7 +80,7 @@ def test_an_fsync_fails_once(job, record_property, match, at):
 @pytest.mark.parametrize(
     ("call", "match", "at"),
     [("write", JOURNAL, 1), slow("open", JOURNAL, 1), slow("fsync", PART, 1),
-     slow("fsync", MANIFEST, 2), slow("fsync", OUTPUT, 1)],
+     slow("fsync", ENTRY, 2), slow("fsync", OUTPUT, 1)],
 )  # fmt: skip
 def test_no_space_is_left(job, call, match, at):
     """It stays so until somebody makes space; then the same command continues."""
@@ -111,7 +111,7 @@ def test_files_may_not_grow(job, file_bytes):
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("what", ["events.jsonl", "summary.json.tmp"])
+@pytest.mark.parametrize("what", ["events.jsonl", "summary.json"])
 def test_a_log_that_cannot_be_written_does_not_stop_the_run(job, record_property, what):
     """The event log and the summary are a help; the labels are what was paid for."""
     work = job(rows=FEW)

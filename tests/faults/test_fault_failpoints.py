@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.system.failpoints import COMMIT_STEPS, NAMES
+from pipeline.system.failpoints import APPEND_STEPS, CREATE_STEPS, NAMES, PUT_STEPS
 
 pytestmark = pytest.mark.fault(2)
 
@@ -18,11 +18,14 @@ pytestmark = pytest.mark.fault(2)
 FEW = 5_000
 PACKAGE = Path(pipeline.__file__).parent
 # Reached only where an earlier attempt, or an earlier output, left something behind.
-RECOVERY = {"tail.before", "tail.cut", "parts.forgotten", "parts.orphan removed"}
-DIRECTORY = {"output.moved aside", "output.directory renamed", "output.directory durable"}
+RECOVERY = {"parts.forgotten", "parts.orphan removed"}
+BEGIN = ["begin.abandoned", "begin.cleared"]
+DIRECTORY = {"output.directory fsynced", "output.moved aside", "output.directory renamed",
+             "output.directory durable"}  # fmt: skip
 # Passed several times by one process, so that a crash there may have commits of its kind before.
-REPEATED = ("part.", "record.", "journal.before", "journal.torn", "journal.written")
-REPEATED += ("journal.synced", "manifest.")
+REPEATED = ("parts.", "journal.before", "journal.torn", "journal.written", "journal.synced")
+# The entries of the log: the run, its two parts, what is assembled, that it is complete.
+ENTRIES = range(2, 6)
 
 
 def calls_of(name: str) -> list[ast.Call]:
@@ -32,7 +35,8 @@ def calls_of(name: str) -> list[ast.Call]:
         found += [
             node
             for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
+            if isinstance(node, ast.Call)
+            and name in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))
         ]
     return found
 
@@ -45,43 +49,48 @@ def test_every_failpoint_of_the_package_is_listed():
         for call in calls_of(name)
         if isinstance(call.args[0], ast.Constant)
     ]
-    steps = [
+    steps = {
         "".join(part.value for part in call.args[0].values if isinstance(part, ast.Constant))
-        for call in calls_of("failpoint")
+        for name in ("failpoint", "reached")
+        for call in calls_of(name)
         if isinstance(call.args[0], ast.JoinedStr)
-    ]
-    assert sorted(step.removeprefix(".") for step in steps) == sorted(COMMIT_STEPS)
+    }
+    steps |= {f".{call.args[0].value}" for call in calls_of("_pass")}
+    of_verbs = {*CREATE_STEPS, *PUT_STEPS, *APPEND_STEPS}
+    assert {step.removeprefix(".") for step in steps - {"."}} == of_verbs
     assert len(written) == len(set(written))
-    commits = {f"{what}.{step}" for what in ("part", "manifest", "summary", "output")
-               for step in COMMIT_STEPS}  # fmt: skip
-    assert set(written) <= NAMES <= set(written) | commits
+    commits = {f"log.{step}" for step in CREATE_STEPS}
+    commits |= {f"{what}.{step}" for what in ("parts", "summary") for step in PUT_STEPS}
+    commits |= {f"journal.{step}" for step in APPEND_STEPS}
+    assert set(written) <= NAMES == set(written) | commits
 
 
 def test_an_unknown_failpoint_is_refused():
     """A misspelt name in a test would otherwise test nothing."""
     found = subprocess.run(
         [sys.executable, "-c", "import pipeline.system.failpoints"],
-        env={"PIPELINE_FAILPOINT": "part.renmaed"},
+        env={"PIPELINE_FAILPOINT": "parts.renmaed"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert found.returncode == 1
-    assert "part.renmaed" in found.stderr
+    assert "parts.renmaed" in found.stderr
 
 
 def test_a_failpoint_that_is_not_set_costs_nothing():
     """A commit passes about ten of them, at far less than the price of one fsync."""
     code = (
         "import timeit; from pipeline.system.failpoints import failpoint as f\n"
-        "print(min(timeit.repeat(lambda: f('part.renamed'), number=10_000)))"
+        "print(min(timeit.repeat(lambda: f('parts.renamed'), number=10_000)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(ran.stdout) / 10_000 < 20e-6
 
 
-ONCE = [name for name in sorted(NAMES) if name not in RECOVERY | DIRECTORY]
+ONCE = [name for name in sorted(NAMES) if name not in RECOVERY | DIRECTORY | {*BEGIN}]
 LATER = [f"{name}:2" for name in ONCE if name.startswith(REPEATED)]
+LATER += [f"{name}:{entry}" for name in ONCE if name.startswith("log.") for entry in ENTRIES]
 
 
 @pytest.mark.slow
@@ -95,7 +104,7 @@ def test_a_crash_at_each_step(job, record_property, failpoint):
 
 
 @pytest.mark.parametrize(
-    "failpoint", ["part.renamed", "record.torn:2", "journal.torn", "output.renamed"]
+    "failpoint", ["parts.renamed", "log.written:3", "journal.torn", "output.renamed"]
 )
 def test_a_crash_at_some_steps(job, record_property, failpoint):
     """The quick choice of the test above."""
@@ -107,24 +116,24 @@ def test_a_crash_at_some_steps(job, record_property, failpoint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "failpoint", ["part.written:2", "part.renamed:2", "record.torn:2", "record.fsynced:2"]
+    "failpoint", ["parts.written:2", "parts.renamed:2", "log.written:3", "log.created:3"]
 )
 def test_a_crash_where_chunks_are_committed_together(job, record_property, failpoint):
     """The first commit takes so long that others wait for it; as many as fit become one part."""
     work = job(rows=30_000, batch_size=256)
-    work.disk["slow"] = [{"match": r"/parts/part-000000000000\.parquet\.tmp$", "seconds": 2}]
+    work.disk["slow"] = [{"match": r"/parts/000000000000-.*\.tmp$", "seconds": 2}]
     work.crash(failpoint)
     work.disk.clear()
     rows = [part["rows"] for part in work.committed(work.output)]
     assert rows[0] == 4_096
-    assert rows[1:] == ([3 * 4_096] if failpoint == "record.fsynced:2" else [])
+    assert rows[1:] == ([3 * 4_096] if failpoint == "log.created:3" else [])
     work.resume()
     record_property("sent again", work.check())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "complete"])
-@pytest.mark.parametrize("failpoint", ["assembly.row group", "output.fsynced", *sorted(DIRECTORY)])
+@pytest.mark.parametrize("failpoint", ["assembly.row group", *sorted(DIRECTORY)])
 def test_a_crash_at_each_step_of_a_directory(job, record_property, failpoint, before):
     """Also where it replaces one that a run before it made."""
     work = job(out="out", rows=FEW)
@@ -156,9 +165,9 @@ def test_a_crash_between_row_groups(job, record_property, failpoint):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "failpoint",
-    ["begin.manifest removed", "begin.cleared", "begin.parts made", "manifest.written",
-     "manifest.renamed", "manifest.directory fsynced", "output.fsynced", "output.renamed",
-     "finish.assembled", "finish.complete", "clear.parts removed"],
+    [*BEGIN, *(f"log.{step}:{entry}" for step in CREATE_STEPS for entry in (1, 2)),
+     "output.fsynced", "output.renamed", "finish.assembled", "finish.complete",
+     "clear.parts removed", "clear.parts removed:2"],
 )  # fmt: skip
 def test_a_crash_while_an_output_is_replaced(job, record_property, failpoint):
     """The earlier output stands until the new one takes its place, and no kill leaves neither."""
@@ -171,7 +180,7 @@ def test_a_crash_while_an_output_is_replaced(job, record_property, failpoint):
     assert work.found() in (before, work.expected)
     work.resume("--overwrite")
     if failpoint == "finish.complete":
-        # The run was complete, so the second --overwrite did it anew, as it should.
+        # The run was complete, so the second --overwrite did it again, as it should.
         assert len(work.server.texts) == 2 * len(work.texts)
         assert work.found() == work.expected
     else:
@@ -180,12 +189,12 @@ def test_a_crash_while_an_output_is_replaced(job, record_property, failpoint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "failpoint", ["begin.manifest removed", "begin.cleared", "begin.parts made", "manifest.renamed"]
+    "failpoint", [*BEGIN, "log.written", "log.linked", "log.written:2", "log.linked:2"]
 )
 def test_a_crash_while_a_run_is_thrown_away(job, failpoint):
     """`--restart` gives up what was done; a crash in it leaves nothing that would be mixed."""
     work = job(rows=FEW)
-    work.crash("record.fsynced:2")
+    work.crash("log.created:3")
     work.crash(failpoint, "--restart")
     work.resume()
     assert work.found() == work.expected
@@ -202,25 +211,23 @@ def damaged(work) -> None:
 
 # A crash, what is spoilt after it, and a crash while that is mended.
 TWICE = [
-    ("record.torn:2", None, "tail.before"),
-    ("record.torn:2", None, "manifest.written"),
-    ("record.torn:2", None, "manifest.fsynced"),
-    ("record.torn:2", None, "manifest.renamed"),
-    ("record.torn:2", None, "tail.cut"),
-    ("record.torn:2", None, "parts.orphan removed"),
-    ("record.before:2", None, "parts.orphan removed"),
-    ("part.written:2", None, "parts.orphan removed"),
-    ("record.fsynced:2", damaged, "manifest.written"),
-    ("record.fsynced:2", damaged, "manifest.renamed"),
-    ("record.fsynced:2", damaged, "parts.forgotten"),
-    ("record.fsynced:2", damaged, "parts.orphan removed"),
-    ("record.fsynced:2", damaged, "part.renamed"),
+    ("log.written:3", None, "log.written"),
+    ("log.written:3", None, "parts.orphan removed"),
+    ("log.fsynced:3", None, "log.linked"),
+    ("parts.put:2", None, "parts.orphan removed"),
+    ("parts.renamed:2", None, "parts.orphan removed"),
+    ("parts.written:2", None, "parts.renamed"),
+    ("log.created:3", damaged, "log.written"),
+    ("log.created:3", damaged, "log.linked"),
+    ("log.created:3", damaged, "parts.forgotten"),
+    ("log.created:3", damaged, "parts.orphan removed"),
+    ("log.created:3", damaged, "parts.renamed"),
     ("journal.torn", None, "journal.torn"),
     ("journal.torn", None, "journal.made"),
-    ("journal.written", None, "record.torn"),
-    ("output.renamed", None, "manifest.written"),
+    ("journal.written", None, "log.written"),
+    ("output.renamed", None, "log.written"),
     ("finish.identified", None, "output.renamed"),
-    ("finish.assembled", None, "manifest.written"),
+    ("finish.assembled", None, "log.written"),
     ("clear.parts removed", None, None),
 ]
 
@@ -235,7 +242,7 @@ def test_a_crash_while_recovering_from_a_crash(job, record_property, first, spoi
         spoil(work)
     if second:
         again = work.crash(second)
-        # The manifest may still name the spoilt part, which is as good as not committed.
+        # The log may still name the spoilt part, which is as good as not committed.
         again.committed_rows = min(again.committed_rows, *(a.committed_rows for a in work.attempts))
     work.resume()
     record_property("sent again", work.check())
@@ -244,4 +251,4 @@ def test_a_crash_while_recovering_from_a_crash(job, record_property, first, spoi
 def test_every_failpoint_is_crashed_at():
     """The lists of this module hold every name."""
     twice = {second.partition(":")[0] for _, _, second in TWICE if second}
-    assert set(ONCE) | DIRECTORY | (RECOVERY & twice) == NAMES
+    assert set(ONCE) | {*BEGIN} | DIRECTORY | (RECOVERY & twice) == NAMES

@@ -159,12 +159,13 @@ def cut_and_resume(work, disk):
 ONCE = sorted(
     name
     for name in NAMES
-    if not name.startswith(("tail.", "parts.", "output.moved", "output.directory "))
+    if not name.startswith(
+        ("begin.", "parts.forgotten", "parts.orphan", "output.moved", "output.directory ")
+    )
 )
-QUICK = ["record.fsynced:2", "output.directory fsynced"]
-LATER = ["part.renamed:2", "part.directory fsynced:2", "record.written:2", "record.fsynced:2",
-         "journal.written:2", "journal.synced:2", "manifest.renamed:2",
-         "manifest.directory fsynced:2"]  # fmt: skip
+QUICK = ["log.created:3", "output.durable"]
+LATER = ["parts.renamed:2", "parts.put:2", "log.fsynced:3", "log.linked:3", "log.created:3",
+         "journal.written:2", "journal.synced:2", "log.linked:5", "log.created:5"]  # fmt: skip
 
 
 def crash_and_cut(job, failpoint, chance):
@@ -228,14 +229,13 @@ def test_the_power_is_cut_at_random_moments(job, record_property):
 
 # What is not synced any more, and a crash after which somebody must notice.
 FORGOTTEN = [
-    (r"/parts/part-.*\.tmp$", "record.fsynced:2"),
-    (r"/parts$", "record.fsynced:2"),
-    (r"/manifest\.jsonl$", "record.fsynced:2"),
-    # Before the first part is recorded, when answers are old that only the journal knows. Without
-    # a manifest the run begins anew, and with an empty journal.
-    (r"/responses\.journal$", "part.written"),
-    (r"/manifest\.jsonl\.tmp$", "part.written"),
-    (r"/out\.parquet\.run$", "record.fsynced"),
+    (r"/parts/.*\.tmp$", "log.created:3"),
+    (r"/parts$", "log.created:3"),
+    (r"/log/.*\.tmp$", "log.created:3"),
+    (r"/log$", "log.created:3"),
+    # Before the first part is recorded, when answers are old that only the journal knows.
+    (r"/responses\.journal$", "parts.written"),
+    (r"/out\.parquet\.run$", "log.created:2"),
     (r"/assembled\.tmp$", "finish.cleared"),
     (r"^(?!.*(parquet|parts)).*$", "finish.cleared"),
 ]
@@ -250,9 +250,9 @@ def test_the_test_bites(job, unsynced, failpoint):
     work.disk["skip"] = [unsynced]
     work.crash(failpoint)
     rows = announced_rows(work)
-    if failpoint == "record.fsynced:2":
+    if failpoint == "log.created:3":
         rows = FEW
-    elif failpoint == "record.fsynced":
+    elif failpoint == "log.created:2":
         rows = 4_096
     with pytest.raises((AssertionError, OSError)):  # noqa: PT012 - either may notice
         disk.cut_power()

@@ -158,7 +158,7 @@ def test_while_sending_twice(job, record_property, number):
 
 @BOTH
 @ONCE_AND_TWICE
-@pytest.mark.parametrize("match", [r"/parts/part-.*\.tmp$", r"/manifest\.jsonl$"])
+@pytest.mark.parametrize("match", [r"/parts/.*\.tmp$", r"/log/0{7}[2-9].*\.tmp$"])
 def test_while_committing(job, watch, record_property, number, times, match):
     """A commit that was begun is done to its end, however slow the disk is."""
     work = job(rows=FEW)
@@ -166,7 +166,7 @@ def test_while_committing(job, watch, record_property, number, times, match):
     work.disk["log"] = str(work.output.parent / "disk.log")
     log = work.output.parent / "disk.log"
     process = work.begin()
-    name = "part-" if "part-" in match else "manifest.jsonl"
+    name = "000000000000-" if "parts" in match else "00000002.json"
     watch(process, lambda: log.exists() and f'"slow": "{name}' in log.read_text())
     interrupt(work, process, number, times)
     work.disk.clear()

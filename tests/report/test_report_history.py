@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.report.history import read_history
+from pipeline.store.files import DiskFile
 
 BEGAN = 1_700_000_000.0
 
@@ -19,7 +20,7 @@ def history(tmp_path):
             json.dumps({"at": BEGAN + at, "event": name, **facts}) for at, name, facts in events
         ]
         log.write_text("\n".join([*lines, tail]))
-        return read_history(log)
+        return read_history(DiskFile(log))
 
     return read
 
@@ -45,7 +46,7 @@ def requests(at, *, ok=2, failed=0, inputs=10, **facts):
 
 
 def test_no_log(tmp_path):
-    assert read_history(tmp_path / "nowhere").attempts == []
+    assert read_history(DiskFile(tmp_path / "nowhere")).attempts == []
 
 
 def test_attempts_follow_each_other_without_the_time_between(history):

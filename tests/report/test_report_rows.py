@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.report import rows as rows_module
 from pipeline.report.rows import OTHER_CAUSES, OTHERS, Columns, scan
+from pipeline.store import ByteSource
 
 COLUMNS = Columns("text", None, "label", "score", "error")
 
@@ -57,7 +58,7 @@ def test_it_finds_what_a_loop_finds(tmp_path, monkeypatch, seed, low, high):
         files.append(tmp_path / f"{start:05d}.parquet")
         pq.write_table(piece, files[-1], row_group_size=rng.choice([13, 64, 1000]))
         start += piece.num_rows
-    found = scan(files, COLUMNS)
+    found = scan([*map(ByteSource.of, files)], COLUMNS)
 
     everything = table.to_pylist()
     counts = Counter(row["label"] for row in everything if row["label"])
@@ -105,7 +106,7 @@ def test_bins_have_round_borders(tmp_path):
         ([250.0, 250.0], None),
     ):
         pq.write_table(labelled(["a", "b"], ["x", "x"], scores, [None, None]), file)
-        found = scan([file], COLUMNS)
+        found = scan([ByteSource.of(file)], COLUMNS)
         assert sum(found.labels[0].bins) == 2
         assert len(found.labels[0].bins) == len(found.edges) - 1 <= 60
         if edges is not None:
@@ -123,7 +124,7 @@ def test_an_endpoint_that_invents_labels_and_errors_is_bounded(tmp_path):
     errors = [None if i % 2 else letters[i] for i in range(count)]
     scores = [0.5 if i % 2 else None for i in range(count)]
     pq.write_table(labelled(letters, labels, scores, errors), tmp_path / "in.parquet")
-    found = scan([tmp_path / "in.parquet"], COLUMNS)
+    found = scan([ByteSource.of(tmp_path / "in.parquet")], COLUMNS)
     assert len(found.labels) == 1_001
     assert found.labels[-1].name == OTHERS
     assert sum(label.rows for label in found.labels) == count / 2
@@ -137,7 +138,8 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from pipeline.report.rows import Columns, scan
-found = scan([Path(sys.argv[1])], Columns("text", None, "label", "score", "error"))
+from pipeline.store import ByteSource
+found = scan([ByteSource.of(Path(sys.argv[1]))], Columns("text", None, "label", "score", "error"))
 print(found.rows, len(found.least_certain), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -219,7 +219,7 @@ def test_an_output_that_is_gone_or_another(shown, words, label, source, tmp_path
     assert "no longer what this run wrote" in words()
     output.unlink()
     shown(output)
-    assert "not there any more" in words()
+    assert "The output is gone" in words()
     assert "No rows to show." in words()
     for content, what in ((table.drop(["score"]), "no column 'score'"), (None, "cannot be read")):
         if content is None:

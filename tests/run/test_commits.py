@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.job import stream
-from pipeline.writer import Manifest
+from pipeline.store.records import RunLog
 
 CHUNK_ROWS = 16
 ROWS = 100
@@ -43,13 +43,13 @@ def source(tmp_path, server):
 def parts(monkeypatch):
     """The rows of each part, in the order of their records."""
     found = []
-    add = Manifest.add_part
+    add = RunLog.add_part
 
-    def adding(manifest, part):
+    def adding(log, part, revision):
         found.append((part.first_row, part.rows))
-        add(manifest, part)
+        add(log, part, revision)
 
-    monkeypatch.setattr(Manifest, "add_part", adding)
+    monkeypatch.setattr(RunLog, "add_part", adding)
     return found
 
 
@@ -65,11 +65,11 @@ def lagging(monkeypatch):
         resolved.release()
         return found
 
-    def writing(directory, table, *, first_row, **more):
+    def writing(store, table, *, first_row, **more):
         if first_row == 0:
             for _ in range(CHUNKS):
                 assert resolved.acquire(timeout=30)
-        return write(directory, table, first_row=first_row, **more)
+        return write(store, table, first_row=first_row, **more)
 
     monkeypatch.setattr(resolver, "finish", finishing)
     monkeypatch.setattr(stream, "write_part", writing)

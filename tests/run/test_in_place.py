@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError, OutputError, ResumeRefused, StoppedEarly
-from pipeline.store import disk as storage
-from pipeline.writer import Manifest
+from pipeline.store import disk
+from pipeline.store.records import RunLog
 
 TEXTS = [f"text {i}" for i in range(100)]
 
@@ -96,13 +96,13 @@ def test_needs_overwrite_to_begin(label, server, data):
 
 
 def _kill_after_assembly(patch):
-    recorded = Manifest.set_assembled
+    recorded = RunLog.set_assembled
 
-    def kill(manifest, identity):
-        recorded(manifest, identity)
+    def kill(log, identity):
+        recorded(log, identity)
         raise Killed
 
-    patch.setattr(Manifest, "set_assembled", kill)
+    patch.setattr(RunLog, "set_assembled", kill)
 
 
 def _kill_between_renames(patch):
@@ -110,28 +110,18 @@ def _kill_between_renames(patch):
 
     def kill(temp, final):
         if final.is_dir():
-            final.rename(storage.aside_of(temp))
+            final.rename(disk.aside_of(temp))
         raise Killed
 
-    patch.setattr(storage, "commit_directory", kill)
-    if patch.target.suffix:
-        patch.setattr(storage, "commit", _killing_commit(storage.commit, patch.target))
-
-
-def _killing_commit(commit, target):
-    def kill(temp, final, what):
-        if final == target:
-            raise Killed
-        commit(temp, final, what)
-
-    return kill
+    patch.setattr(disk, "commit_directory", kill)
+    patch.setattr(disk, "commit", kill)
 
 
 def _kill_before_the_record(patch):
     def kill(*_):
         raise Killed
 
-    patch.setattr(Manifest, "set_complete", kill)
+    patch.setattr(RunLog, "set_complete", kill)
 
 
 @pytest.mark.parametrize("place", ["in place", "beside"])
@@ -157,7 +147,7 @@ def test_killed_around_the_rename(label, server, data, right_answer, monkeypatch
     if renamed:
         assert output.stat().st_ino == before, "assembled again"
     kept = {path.name for path in output.with_name(output.name + ".run").iterdir()}
-    assert kept == {"manifest.jsonl", "summary.json", "events.jsonl", "lock"}
+    assert kept == {"log", "summary.json", "events.jsonl", "lock"}
     assert label(data, output)["state"] == "complete"
     assert not output.with_name(output.name + ".replaced").exists()
 

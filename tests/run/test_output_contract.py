@@ -214,7 +214,7 @@ def test_what_is_kept_after_success(label, write_csv, tmp_path):
     output = tmp_path / "out.parquet"
     summary = label(write_csv("in.csv", ["good", "bad"]), output)
     kept = {path.name for path in (tmp_path / "out.parquet.run").iterdir()}
-    assert kept == {"manifest.jsonl", "summary.json", "events.jsonl", "lock"}
+    assert kept == {"log", "summary.json", "events.jsonl", "lock"}
     written = json.loads((tmp_path / "out.parquet.run" / "summary.json").read_text())
     assert written == json.loads(json.dumps(summary))
     events = [

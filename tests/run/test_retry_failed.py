@@ -17,8 +17,8 @@ from pipeline.errors import (
     TooManyErrors,
 )
 from pipeline.job import stream
-from pipeline.store import disk as storage
-from pipeline.writer import Manifest
+from pipeline.store import disk
+from pipeline.store.records import RunLog
 
 TEXTS = [f"poison {i}" if i % 7 == 3 else f"text {i}" for i in range(100)]
 POISON = [text for text in TEXTS if "poison" in text]
@@ -233,10 +233,10 @@ def test_restart_drops_a_retry(label, server, source, output, failed, check):
     check()
 
 
-# After which call of which method of the manifest a retry is killed. Before `set_complete`, the
+# After which call of which method of the log a retry is killed. Before `set_complete`, the
 # output has its name.
 KILLS = {
-    "begun": ("save", 1),
+    "begun": ("begin_retry", 1),
     "a part": ("add_part", 1),
     "all parts": ("add_part", 7),
     "assembled": ("set_assembled", 1),
@@ -248,7 +248,7 @@ KILLS = {
 @pytest.mark.parametrize("kill", KILLS)
 def test_killed_it_continues(label, server, source, output, failed, check, monkeypatch, kill):
     name, last = KILLS[kill]
-    work, calls = getattr(Manifest, name), itertools.count(1)
+    work, calls = getattr(RunLog, name), itertools.count(1)
 
     def killing(*arguments):
         call = next(calls)
@@ -258,7 +258,7 @@ def test_killed_it_continues(label, server, source, output, failed, check, monke
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Manifest, name, killing)
+        patch.setattr(RunLog, name, killing)
         with pytest.raises(Killed):
             label(source, output, retry_failed=True)
     assert label(source, output, retry_failed=True)["errors"] == 1
@@ -370,7 +370,7 @@ def test_an_output_that_was_changed_is_refused(label, server, source, output, fa
 
 
 def test_an_output_that_is_gone_is_refused(label, server, source, output, failed):
-    storage.remove(output)
+    disk.remove(output)
     with pytest.raises(ResumeRefused, match="not what the run wrote"):
         label(source, output, retry_failed=True)
     assert server.requests == []

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoppedEarly
-from pipeline.writer import assemble, verified_parts, write_part
+from pipeline.store import ByteSource, LocalStore, MemoryStore, RunRecord
+from pipeline.writer import assemble, write_part
 
 ROWS = 10_000
 TABLE = pa.table(
@@ -26,25 +28,33 @@ TABLE = pa.table(
 )
 
 
-def _write_parts(directory, table, cuts):
-    directory.mkdir(exist_ok=True)
+def _begun(place, name="out.parquet"):
+    """The store of a run that has begun, with its output in `place`."""
+    store = LocalStore(place / name)
+    store.acquire()
+    store.begin(RunRecord("software", {}, {}))
+    return store
+
+
+def _write_parts(store, table, cuts):
+    """Commit a table as parts; gives their bytes."""
     edges = [0, *cuts, table.num_rows]
-    return [
-        write_part(
-            directory, table.slice(start, stop - start), first_row=start, errors=0, labels={},
-            revision=None,
-        )
-        for start, stop in pairwise(edges)
-        if stop > start
-    ]  # fmt: skip
+    for start, stop in pairwise(edges):
+        if stop > start:
+            part = write_part(
+                store, table.slice(start, stop - start), first_row=start, errors=0, labels={},
+                revision=None,
+            )  # fmt: skip
+            store.log.add_part(part)
+    return [store.part(part) for part in store.log.run.parts]
 
 
-def _assemble(parts, tmp_path, name="out.parquet", *, as_file=True, rows=ROWS):
-    output = tmp_path / name
-    scratch = tmp_path / "scratch.tmp"
-    assemble(parts, TABLE.schema, output, rows=rows, as_file=as_file, scratch=scratch)
-    assert not (tmp_path / "scratch.tmp").exists()
-    return output
+def _assemble(store, parts, *, rows=ROWS, schema=TABLE.schema):
+    assemble(parts, schema, store.output, rows=rows)
+    store.output.publish()
+    left = {path.name for path in store.output.path.with_name(Path(store.place).name).iterdir()}
+    assert left <= {"lock", "log", "parts"}
+    return store.output.path
 
 
 @pytest.fixture
@@ -56,8 +66,8 @@ def small_groups(monkeypatch):
 
 
 @pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "parts"
+def store(tmp_path):
+    return _begun(tmp_path)
 
 
 CUTS = st.lists(st.integers(1, ROWS - 1), max_size=6, unique=True).map(sorted)
@@ -65,17 +75,14 @@ CUTS = st.lists(st.integers(1, ROWS - 1), max_size=6, unique=True).map(sorted)
 
 @pytest.mark.usefixtures("small_groups")
 def test_the_bytes_do_not_tell_how_the_rows_were_cut(tmp_path_factory):
-    whole = tmp_path_factory.mktemp("whole")
-    (part,) = _write_parts(whole / "parts", TABLE, [])
-    expected = _assemble([whole / "parts" / part.file], whole).read_bytes()
+    whole = _begun(tmp_path_factory.mktemp("whole"))
+    expected = _assemble(whole, _write_parts(whole, TABLE, [])).read_bytes()
 
     @settings(max_examples=25, deadline=None)
     @given(CUTS)
     def check(cuts):
-        place = tmp_path_factory.mktemp("cut")
-        parts = _write_parts(place / "parts", TABLE, cuts)
-        found = _assemble([place / "parts" / part.file for part in parts], place)
-        assert found.read_bytes() == expected
+        store = _begun(tmp_path_factory.mktemp("cut"))
+        assert _assemble(store, _write_parts(store, TABLE, cuts)).read_bytes() == expected
 
     check()
 
@@ -86,10 +93,8 @@ def test_nor_where_big_rows_make_small_groups(tmp_path, monkeypatch, bytes_a_gro
     monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_BYTES", bytes_a_group)
     found = set()
     for number, cuts in enumerate(([], [1], [3_000], [3_010, 3_020], [511, 1_025, 9_999])):
-        place = tmp_path / str(number)
-        place.mkdir()
-        parts = _write_parts(place / "parts", TABLE, cuts)
-        output = _assemble([place / "parts" / part.file for part in parts], place)
+        store = _begun(tmp_path / str(number))
+        output = _assemble(store, _write_parts(store, TABLE, cuts))
         assert pq.read_metadata(output).num_row_groups > 2
         assert pq.read_table(output).equals(TABLE)
         found.add(output.read_bytes())
@@ -121,8 +126,9 @@ def test_groups_are_bounded_by_bytes_whatever_the_rows_hold(tmp_path_factory, cu
     place = tmp_path_factory.mktemp("big")
     parts = []
     for first, end in itertools.pairwise([0, *cuts, 600]):
-        parts.append(place / f"{first}.parquet")
-        pq.write_table(BIG.slice(first, end - first), parts[-1])
+        path = place / f"{first}.parquet"
+        pq.write_table(BIG.slice(first, end - first), path)
+        parts.append(ByteSource.of(path))
     module = sys.modules["pipeline.writer.assembly"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROW_GROUP_BYTES", 20_000)
@@ -142,7 +148,7 @@ def test_groups_are_bounded_by_bytes_whatever_the_rows_hold(tmp_path_factory, cu
 
 def _whole(place):
     pq.write_table(BIG, place / "whole.parquet")
-    return place / "whole.parquet"
+    return ByteSource.of(place / "whole.parquet")
 
 
 def test_a_row_larger_than_a_group_is_one_by_itself(tmp_path, monkeypatch):
@@ -151,7 +157,7 @@ def test_a_row_larger_than_a_group_is_one_by_itself(tmp_path, monkeypatch):
     table = pa.table({"text": texts})
     pq.write_table(table, tmp_path / "part.parquet")
     groups = sys.modules["pipeline.writer.assembly"]._row_groups(
-        [tmp_path / "part.parquet"], table.schema
+        [ByteSource.of(tmp_path / "part.parquet")], table.schema
     )
     assert [group["text"].to_pylist() for group in groups] == [
         texts[:1], texts[1:2], texts[2:4], texts[4:],
@@ -159,9 +165,9 @@ def test_a_row_larger_than_a_group_is_one_by_itself(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_groups")
-def test_a_directory_holds_every_row_in_order(tmp_path, directory):
-    parts = [directory / part.file for part in _write_parts(directory, TABLE, [4_096, 8_192])]
-    output = _assemble(parts, tmp_path, "out", as_file=False)
+def test_a_directory_holds_every_row_in_order(tmp_path):
+    store = _begun(tmp_path, "out")
+    output = _assemble(store, _write_parts(store, TABLE, [4_096, 8_192]))
     files = sorted(output.iterdir())
     assert [file.name for file in files] == [f"part-{i:05d}.parquet" for i in range(len(files))]
     assert len(files) == 2
@@ -169,65 +175,77 @@ def test_a_directory_holds_every_row_in_order(tmp_path, directory):
 
 
 @pytest.mark.usefixtures("small_groups")
-def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path, directory):
-    parts = [directory / part.file for part in _write_parts(directory, TABLE, [])]
+def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path):
+    store = _begun(tmp_path, "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "part-00099.parquet").write_text("of a run before")
-    output = _assemble(parts, tmp_path, "out", as_file=False)
+    output = _assemble(store, _write_parts(store, TABLE, []))
     assert pq.read_table(output).num_rows == ROWS
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "parts"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.run"}
 
 
-@pytest.mark.parametrize("as_file", [True, False])
-def test_no_parts_give_a_table_of_the_schema(tmp_path, as_file):
-    output = _assemble([], tmp_path, as_file=as_file, rows=0)
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_in_memory_the_output_has_the_same_bytes(tmp_path, name):
+    local, memory = _begun(tmp_path, name), MemoryStore(is_file=name != "out")
+    memory.begin(RunRecord("software", {}, {}))
+    output = _assemble(local, _write_parts(local, TABLE, [5_000]))
+    assemble(_write_parts(memory, TABLE, [3_000]), TABLE.schema, memory.output, rows=ROWS)
+    assert memory.output.content is None
+    assert memory.output.draft_identity() == local.output.identity()
+    memory.output.publish()
+    files = {"": output} if output.is_file() else {file.name: file for file in output.iterdir()}
+    assert memory.output.content == {each: file.read_bytes() for each, file in files.items()}
+    assert [file.size_bytes for file in memory.output.files()] == [
+        file.size_bytes for file in local.output.files()
+    ]
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_no_parts_give_a_table_of_the_schema(tmp_path, name):
+    output = _assemble(_begun(tmp_path, name), [], rows=0)
     assert pq.read_table(output).equals(TABLE.schema.empty_table())
 
 
-def test_row_groups_have_one_size(tmp_path, directory):
+def test_row_groups_have_one_size(store):
     """65,536 rows each, the last one fewer: readers skip and parallelise by them."""
     table = pa.table({"n": range(200_000)})
-    parts = _write_parts(directory, table, [4_096, 4_097, 100_000])
-    assemble(
-        [directory / part.file for part in parts], table.schema, tmp_path / "out.parquet",
-        rows=200_000, as_file=True, scratch=tmp_path / "scratch.tmp",
-    )  # fmt: skip
-    metadata = pq.read_metadata(tmp_path / "out.parquet")
+    parts = _write_parts(store, table, [4_096, 4_097, 100_000])
+    metadata = pq.read_metadata(_assemble(store, parts, rows=200_000, schema=table.schema))
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     assert sizes == [65_536] * 3 + [200_000 - 3 * 65_536]
 
 
-@pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
 @pytest.mark.fault(7)
-def test_a_missing_row_never_reaches_the_output(tmp_path, directory, as_file):
+def test_a_missing_row_never_reaches_the_output(tmp_path, name):
     """Were a row lost on the way, there would be no output rather than a shorter one."""
-    parts = [directory / part.file for part in _write_parts(directory, TABLE, [5_000])]
+    store = _begun(tmp_path, name)
+    parts = _write_parts(store, TABLE, [5_000])
     with pytest.raises(AssertionError, match="5000 rows assembled, 10000 expected"):
-        _assemble(parts[:1], tmp_path, "out", as_file=as_file)
-    assert not (tmp_path / "out").exists()
+        _assemble(store, parts[:1])
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.fault(7)
-def test_a_part_that_cannot_be_read_leaves_nothing_at_the_output(tmp_path, directory):
+def test_a_part_that_cannot_be_read_leaves_nothing_at_the_output(tmp_path, store):
     """No readable file stands at the output, however far the assembly came."""
-    parts = [directory / part.file for part in _write_parts(directory, TABLE, [5_000])]
-    parts[1].write_bytes(b"PAR1")
+    parts = _write_parts(store, TABLE, [5_000])
+    Path(parts[1].name).write_bytes(b"PAR1")
     with pytest.raises(pa.ArrowInvalid):
-        _assemble(parts, tmp_path)
+        _assemble(store, parts)
     assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.mark.fault(6)
-def test_a_disk_that_refuses_stops_resumably(tmp_path, directory):
-    parts = [directory / part.file for part in _write_parts(directory, TABLE, [])]
+def test_a_disk_that_refuses_stops_resumably(tmp_path, store):
+    parts = _write_parts(store, TABLE, [])
+    nowhere = LocalStore(tmp_path / "taken" / "out.parquet")
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StoppedEarly, match="cannot write"):
-        assemble(
-            parts, TABLE.schema, tmp_path / "taken" / "out.parquet", rows=ROWS, as_file=True,
-            scratch=tmp_path / "taken" / "scratch.tmp",
-        )  # fmt: skip
+        assemble(parts, TABLE.schema, nowhere.output, rows=ROWS)
     with pytest.raises(StoppedEarly, match="cannot write"):
-        write_part(tmp_path / "nowhere", TABLE, first_row=0, errors=0, labels={}, revision=None)
+        write_part(nowhere, TABLE, first_row=0, errors=0, labels={}, revision=None)
 
 
 def _damage(file, kind):
@@ -247,11 +265,11 @@ def _damage(file, kind):
 @pytest.mark.parametrize("kind", ["gone", "empty", "short", "long", "flipped bit"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.fault(3)
-def test_parts_are_trusted_up_to_the_first_damaged_one(directory, kind, number):
-    parts = _write_parts(directory, TABLE, [3_000, 6_000])
-    assert verified_parts(directory, parts) == 3
-    _damage(directory / parts[number].file, kind)
-    assert verified_parts(directory, parts) == number
+def test_parts_are_trusted_up_to_the_first_damaged_one(store, kind, number):
+    parts = _write_parts(store, TABLE, [3_000, 6_000])
+    assert store.whole_parts(store.log.run) == 3
+    _damage(Path(parts[number].name), kind)
+    assert store.whole_parts(store.log.run) == number
 
 
 @pytest.mark.usefixtures("small_chunks")

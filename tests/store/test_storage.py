@@ -1,4 +1,4 @@
-"""Durable, atomic files, and the lock; with real failures of the disk in every place."""
+"""The verbs, the lease and the growing files; with real failures of the disk in every place."""
 
 import errno
 import fcntl
@@ -7,20 +7,106 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.errors import OutputBusy, StoppedEarly
-from pipeline.store import disk as storage
+from pipeline.errors import OutputBusy, OutputError, StoppedEarly
+from pipeline.store import disk, lease
+from pipeline.store.disk import DiskObjects
+from pipeline.store.files import DiskFile
+from pipeline.store.lease import FlockLease
+from pipeline.store.memory import MemoryFile, MemoryLease, MemoryObjects
+from pipeline.store.objects import writing
 
 
-def test_commit_replaces_the_file_as_a_whole(tmp_path):
-    final = tmp_path / "file"
-    final.write_text("before")
-    storage.commit_bytes(b"after", final, "summary")
-    assert final.read_bytes() == b"after"
+@pytest.fixture(params=["disk", "memory"])
+def objects(request, tmp_path):
+    return DiskObjects(tmp_path) if request.param == "disk" else MemoryObjects()
+
+
+def test_the_five_verbs(objects):
+    """Every kind of storage keeps these; all else is built on them."""
+    assert objects.get("log/1") is None
+    assert objects.create("log/1", b"first") is True
+    assert objects.create("log/1", b"second") is False
+    assert objects.create("log/1", b"first") is False
+    assert objects.get("log/1") == b"first"
+    objects.put("log/1", b"third")
+    objects.put("summary", b"")
+    objects.put("log/2", memoryview(b"fourth"))
+    assert [objects.get(name) for name in ("log/1", "log/2", "summary")] == [
+        b"third", b"fourth", b"",
+    ]  # fmt: skip
+    assert (objects.list("log/"), objects.list("")) == (["log/1", "log/2"], ["summary"])
+    assert objects.list("parts/") == []
+    objects.delete("log/1")
+    objects.delete("log/1")
+    assert objects.list("log/") == ["log/2"]
+    objects.delete("log/2")
+    assert objects.list("log/") == []
+
+
+@pytest.mark.fault(10)
+def test_of_many_that_create_one_name_one_wins(objects):
+    for round_ in range(40):
+        start = threading.Barrier(4)
+
+        def create(number, name=f"log/{round_}", start=start):
+            start.wait()
+            return objects.create(name, b"%d" % number)
+
+        with ThreadPoolExecutor(4) as threads:
+            won = list(threads.map(create, range(4)))
+        assert won.count(True) == 1
+        assert objects.get(f"log/{round_}") == b"%d" % won.index(True)
+
+
+def test_a_replaced_file_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "file").write_text("before")
+    DiskObjects(tmp_path).put("file", b"after")
+    assert (tmp_path / "file").read_bytes() == b"after"
+    assert DiskObjects(tmp_path).create("file", b"never") is False
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_system_without_links_is_named(tmp_path, monkeypatch):
+    """The log cannot be kept there, so the run does not begin."""
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OutputError, match="no hard links"):
+        DiskObjects(tmp_path).create("log/1", b"entry")
+    assert list((tmp_path / "log").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_a_growing_file(tmp_path, kind):
+    file = DiskFile(tmp_path / "file") if kind == "disk" else MemoryFile()
+    assert not file.exists()
+    with pytest.raises(FileNotFoundError):
+        file.open(read_only=True)
+    with pytest.raises(FileNotFoundError):
+        file.size()
+    file.open()
+    assert [file.append(each) for each in (b"one", b"two", b"three")] == [0, 3, 6]
+    file.sync()
+    with file.locked():
+        file.cut(8)
+    assert (file.size(), file.read(3, 3), file.read(9, 6)) == (8, b"two", b"th")
+    file.close()
+    with file.reader() as reader:
+        assert reader.read() == b"onetwoth"
+    file.open()
+    assert file.append(b"!") == 8
+    file.close()
+    file.delete()
+    file.delete()
+    assert not file.exists()
 
 
 def test_commit_directory_replaces_the_directory_as_a_whole(tmp_path):
@@ -28,7 +114,7 @@ def test_commit_directory_replaces_the_directory_as_a_whole(tmp_path):
     for directory, name in ((final, "old"), (temp, "new")):
         directory.mkdir()
         (directory / name).write_text(name)
-    storage.commit_directory(temp, final)
+    disk.commit_directory(temp, final)
     assert [path.name for path in final.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -45,7 +131,7 @@ def test_remove_takes_what_is_there_and_follows_no_link(tmp_path, kind):
         (path / "below" / "file").write_text("gone")
     elif kind == "link to a directory":
         path.symlink_to(kept)
-    storage.remove(path)
+    disk.remove(path)
     assert not path.exists()
     assert not path.is_symlink()
     assert (kept / "file").read_text() == "kept"
@@ -53,7 +139,7 @@ def test_remove_takes_what_is_there_and_follows_no_link(tmp_path, kind):
 
 @pytest.mark.fault(6)
 def test_a_failing_disk_is_named(tmp_path):
-    with pytest.raises(StoppedEarly) as stopped, storage.writing(tmp_path / "part"):
+    with pytest.raises(StoppedEarly) as stopped, writing(tmp_path / "part"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(tmp_path / "part") in str(stopped.value)
     assert "No space left on device" in str(stopped.value)
@@ -61,64 +147,82 @@ def test_a_failing_disk_is_named(tmp_path):
 
 
 @pytest.mark.fault(10)
-def test_a_lock_is_exclusive_and_names_its_holder(tmp_path):
-    first, second = storage.Lock(tmp_path / "lock"), storage.Lock(tmp_path / "lock")
-    first.acquire()
-    first.acquire()
-    with pytest.raises(OutputBusy, match=f"process {os.getpid()} on "):
-        second.acquire()
+def test_a_lease_is_exclusive_and_names_its_holder(tmp_path):
+    first, second = FlockLease(tmp_path), FlockLease(tmp_path)
+    assert first.acquire(create=False)
+    for other in (first, second):
+        with pytest.raises(OutputBusy, match=f"process {os.getpid()} on "):
+            other.acquire(create=True)
     second.release()
+    assert second.holder() is not None
     first.release()
-    second.acquire()
+    assert second.acquire(create=False)
     second.release()
+
+
+def test_a_lease_in_memory_is_exclusive(tmp_path):
+    lease = MemoryLease()
+    assert lease.holder() is None
+    assert lease.acquire(create=False)
+    assert lease.holder().pid == os.getpid()
+    with pytest.raises(OutputBusy, match=f"process {os.getpid()} on "):
+        lease.acquire(create=True)
+    lease.release()
+    assert lease.acquire(create=False)
+
+
+def test_what_is_not_there_is_leased_once_it_is_made(tmp_path):
+    lease = FlockLease(tmp_path / "new" / "out.run")
+    assert not lease.acquire(create=False)
+    assert not (tmp_path / "new").exists()
+    assert lease.acquire(create=True)
+    lease.release()
 
 
 @pytest.mark.fault(10)
 def test_a_lock_dies_with_its_owner(tmp_path):
     """SIGKILL leaves the file, which says nothing once nobody holds it."""
     code = (
-        "import sys, pathlib; from pipeline.store.disk import Lock\n"
-        "lock = Lock(pathlib.Path(sys.argv[1])); lock.acquire()\n"
+        "import sys, pathlib; from pipeline.store.lease import FlockLease\n"
+        "lease = FlockLease(pathlib.Path(sys.argv[1])); lease.acquire(create=False)\n"
         "print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "lock")],
+        [sys.executable, "-c", code, str(tmp_path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as owner:  # fmt: skip
         assert owner.stdout.readline() == "held\n"
         with pytest.raises(OutputBusy, match=f"process {owner.pid} on "):
-            storage.Lock(tmp_path / "lock").acquire()
+            FlockLease(tmp_path).acquire(create=False)
         owner.kill()
         owner.wait()
-    lock = storage.Lock(tmp_path / "lock")
-    lock.acquire()
-    lock.release()
+    lease = FlockLease(tmp_path)
+    assert lease.acquire(create=False)
+    lease.release()
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe", b"[1, 2]", b"3"])
 @pytest.mark.fault(10)
 def test_an_unreadable_lock_file_still_locks(tmp_path, content):
     """Its content only tells who holds it; the lock is the kernel's."""
-    path = tmp_path / "lock"
-    first = storage.Lock(path)
-    first.acquire()
-    path.write_bytes(content)
+    first = FlockLease(tmp_path)
+    first.acquire(create=False)
+    (tmp_path / "lock").write_bytes(content)
     with pytest.raises(OutputBusy, match="its process is not known"):
-        storage.Lock(path).acquire()
+        FlockLease(tmp_path).acquire(create=False)
     first.release()
 
 
 def test_who_holds_a_lock_can_be_seen_without_taking_it(tmp_path):
-    path = tmp_path / "lock"
-    assert storage.holder_of(path) is None
-    assert not path.exists()
-    lock, before = storage.Lock(path), round(time.time(), 3)
-    lock.acquire()
-    holder = storage.holder_of(path)
+    lease, before = FlockLease(tmp_path), round(time.time(), 3)
+    assert lease.holder() is None
+    assert not (tmp_path / "lock").exists()
+    lease.acquire(create=False)
+    holder = FlockLease(tmp_path).holder()
     assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
     assert before <= holder.since <= time.time() + 0.001
-    lock.release()
-    assert storage.holder_of(path) is None
+    lease.release()
+    assert lease.holder() is None
 
 
 def test_whoever_looks_at_a_lock_keeps_nobody_from_it(tmp_path, monkeypatch):
@@ -127,11 +231,11 @@ def test_whoever_looks_at_a_lock_keeps_nobody_from_it(tmp_path, monkeypatch):
     path.touch()
     with path.open() as looked_at:
         fcntl.flock(looked_at, fcntl.LOCK_SH)
-        monkeypatch.setattr(storage.time, "sleep", lambda _: fcntl.flock(looked_at, fcntl.LOCK_UN))
-        lock = storage.Lock(path)
-        lock.acquire()
-    assert storage.holder_of(path).pid == os.getpid()
-    lock.release()
+        monkeypatch.setattr(lease.time, "sleep", lambda _: fcntl.flock(looked_at, fcntl.LOCK_UN))
+        taken = FlockLease(tmp_path)
+        taken.acquire(create=False)
+    assert taken.holder().pid == os.getpid()
+    taken.release()
 
 
 class _FailingOnce:

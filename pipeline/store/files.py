@@ -1,0 +1,131 @@
+"""Files that only grow: the journal of stored answers, and the event log."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.store.disk import fsync_path
+from pipeline.store.memory import MemoryFile
+from pipeline.system.failpoints import end, failpoint, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class DiskFile:
+    """A growing file on a POSIX file system, appended to under its lock (flock).
+
+    Several processes may append to it. All methods raise OSError; only `exists`, `size`, `reader`
+    and `delete` can be used without `open`.
+
+    `failpoints` is the first word of the failpoints that it passes; none if it is empty.
+    """
+
+    def __init__(self, path: Path, *, failpoints: str = "", mode: int = 0o666) -> None:
+        self.path = path
+        self._failpoints = failpoints
+        self._mode = mode
+        self._file = -1
+
+    @classmethod
+    def journal(cls, path: Path) -> DiskFile:
+        """A journal of stored answers, which only its owner may read."""
+        return cls(path, failpoints="journal", mode=0o600)
+
+    @property
+    def place(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def scratch(self) -> Path | None:
+        """Its directory, unless that cannot be written, as a reader's may be."""
+        return self.path.parent if os.access(self.path.parent, os.W_OK) else None
+
+    def exists(self) -> bool:
+        """Return True if there is a file."""
+        return self.path.exists()
+
+    def size(self) -> int:
+        """Return its size in bytes."""
+        return (self.path.stat() if self._file < 0 else os.fstat(self._file)).st_size
+
+    def reader(self) -> BinaryIO:
+        """Open it for reading apart from this object."""
+        return self.path.open("rb")
+
+    def open(self, *, read_only: bool = False) -> None:
+        """Open it; it stays closed if that fails."""
+        flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
+        self._file = os.open(self.path, flags | os.O_CLOEXEC, self._mode)
+        if read_only:
+            return
+        try:
+            self._pass("made")
+            # Even if the file was there: whoever made it may have died before this.
+            fsync_path(self.path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, length: int, at: int) -> bytes:
+        """Return up to so many bytes from a position on."""
+        return os.pread(self._file, length, at)
+
+    def append(self, content: bytes) -> int:
+        """Append bytes, all or none of them. Return where they begin."""
+        with self.locked():
+            start = os.fstat(self._file).st_size
+            rest = memoryview(content)
+            self._pass("before")
+            if self._failpoints and reached(f"{self._failpoints}.torn"):
+                os.write(self._file, rest[: len(rest) // 2])
+                end(f"{self._failpoints}.torn")
+            try:
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+            except OSError:
+                os.ftruncate(self._file, start)
+                raise
+            return start
+
+    def sync(self) -> None:
+        """Make what was appended durable."""
+        self._pass("written")
+        os.fdatasync(self._file)
+        self._pass("synced")
+
+    def cut(self, size: int) -> None:
+        """Drop what follows the first `size` bytes, durably."""
+        os.ftruncate(self._file, size)
+        os.fsync(self._file)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from appending."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close it; harmless if it is closed."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def delete(self) -> None:
+        """Delete it; a missing one is fine."""
+        self.path.unlink(missing_ok=True)
+
+    def _pass(self, step: str) -> None:
+        if self._failpoints:
+            failpoint(f"{self._failpoints}.{step}")
+
+
+GrowingFile = DiskFile | MemoryFile

@@ -1,0 +1,177 @@
+"""Storage in memory, for as long as the object lives. Each class has the methods of one on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from contextlib import nullcontext
+from threading import Lock
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pyarrow as pa
+
+from pipeline.store.lease import Holder, busy
+from pipeline.store.objects import ByteSource
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from pipeline.store.records import Identity
+
+PLACE = "(memory)"
+
+
+class MemoryObjects:
+    """The five verbs on a dict."""
+
+    place = PLACE
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self._creating = Lock()
+
+    def create(self, name: str, content: bytes) -> bool:
+        with self._creating:
+            if name in self._objects:
+                return False
+            self._objects[name] = bytes(content)
+            return True
+
+    def put(self, name: str, content: bytes) -> None:
+        self._objects[name] = bytes(content)
+
+    def get(self, name: str) -> bytes | None:
+        return self._objects.get(name)
+
+    def list(self, folder: str) -> list[str]:
+        found = [name for name in list(self._objects) if name.startswith(folder)]
+        return sorted(name for name in found if "/" not in name[len(folder) :])
+
+    def delete(self, name: str) -> None:
+        self._objects.pop(name, None)
+
+
+class MemoryFile:
+    """A growing file, as `DiskFile` is."""
+
+    place = PLACE
+    scratch = None
+
+    def __init__(self) -> None:
+        self._content: bytearray | None = None
+
+    @property
+    def _found(self) -> bytearray:
+        if self._content is None:
+            raise FileNotFoundError(2, "No such file", self.place)
+        return self._content
+
+    def exists(self) -> bool:
+        return self._content is not None
+
+    def size(self) -> int:
+        return len(self._found)
+
+    def reader(self) -> BinaryIO:
+        return io.BytesIO(self._found)
+
+    def open(self, *, read_only: bool = False) -> None:
+        self._content = self._found if read_only else self._content or bytearray()
+
+    def read(self, length: int, at: int) -> bytes:
+        return bytes(self._found[at : at + length])
+
+    def append(self, content: bytes) -> int:
+        self._found.extend(content)
+        return len(self._found) - len(content)
+
+    def sync(self) -> None:
+        pass
+
+    def cut(self, size: int) -> None:
+        del self._found[size:]
+
+    def locked(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        pass
+
+    def delete(self) -> None:
+        self._content = None
+
+
+class MemoryLease:
+    """A lease among the runs of this process."""
+
+    def __init__(self) -> None:
+        self._holder: Holder | None = None
+
+    def acquire(self, *, create: bool) -> bool:  # noqa: ARG002 - there is always a place
+        if self._holder is not None:
+            raise busy(PLACE, self._holder)
+        self._holder = Holder.here()
+        return True
+
+    def release(self) -> None:
+        self._holder = None
+
+    def holder(self) -> Holder | None:
+        return self._holder
+
+
+class MemoryOutput:
+    """An output whose `content` has the bytes of each file by name; None before it is there.
+
+    The file of an output that is only one is named by nothing.
+    """
+
+    path = None
+
+    def __init__(self, *, is_file: bool) -> None:
+        self.is_file = is_file
+        self.content: dict[str, bytes] | None = None
+        self._draft: dict[str, Any] = {}
+
+    def exists(self) -> bool:
+        return self.content is not None
+
+    def files(self) -> list[ByteSource]:
+        return [ByteSource.held(name, each) for name, each in (self.content or {}).items()]
+
+    def identity(self) -> Identity | None:
+        return None if self.content is None else _identity(self.content)
+
+    def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
+        pass
+
+    def replaces(self, inputs: Sequence[str]) -> bool:  # noqa: ARG002 - they have paths
+        return False
+
+    def check_holds_only(self, files: Sequence[str]) -> None:
+        pass
+
+    def begin_draft(self) -> None:
+        self._draft = {}
+
+    def open_draft(self, name: str) -> pa.NativeFile:
+        sink = self._draft["" if self.is_file else name] = pa.BufferOutputStream()
+        return sink
+
+    def drop_from_draft(self, name: str) -> None:
+        del self._draft[name]
+
+    def draft_identity(self) -> Identity:
+        self._draft = {name: each.getvalue() for name, each in sorted(self._draft.items())}
+        return _identity(self._draft)
+
+    def publish(self) -> None:
+        self.content = {name: each.to_pybytes() for name, each in self._draft.items()}
+
+    def clear(self) -> None:
+        self._draft = {}
+
+
+def _identity(files: dict[str, Any]) -> Identity:
+    return [[len(each), hashlib.sha256(each).hexdigest()] for each in files.values()]

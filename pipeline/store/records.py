@@ -1,0 +1,279 @@
+"""What is recorded of a run, and the state that follows from the records.
+
+run            what this run is: settings, plan of the input           a snapshot
+abandoned      the run before is thrown away                           a snapshot
+cache          a shared response store that an attempt wrote to
+revision       the model's revision, as the endpoint first told it
+part           one committed part, in order of rows
+forgotten      all parts but the first so many are damaged, and done again
+again          no part counts: the endpoint told another revision than stored answers
+assembled      what the output is, recorded before it takes its name
+complete       the output stands                                       a snapshot
+retry          its rows with an error are asked again; parts follow
+retry dropped  the complete output stands as it was
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ResumeRefused
+from pipeline.store.log import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.store.objects import Objects
+
+    # Size and SHA-256 of each file of an output, by name.
+    Identity = list[list[Any]]
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is: two attempts with equal records continue each other."""
+
+    software: str
+    settings: dict[str, Any]
+    plan: dict[str, Any]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """One committed part: `rows` input rows from `first_row` on, in an object of known content.
+
+    `revision` is the model's, as far as the endpoint or stored answers had told it by then.
+    """
+
+    first_row: int
+    rows: int
+    file: str
+    size_bytes: int
+    sha256: str
+    errors: int
+    revision: str | None
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What is recorded of a run.
+
+    Args:
+        run: what the run is.
+        caches: the shared response stores that attempts wrote to, as absolute paths.
+        revision: the model's revision once the endpoint told it; stored answers alone do not.
+        parts: the committed parts, in order, without gaps.
+        assembled: the identity of the assembled output before it took its name. An output of this
+            identity was put in place by this run, even if a kill came before its completion.
+        complete: the facts that were recorded when the output was put in place; None before.
+        retry_of: the complete run whose rows with an error are asked again.
+
+    """
+
+    run: RunRecord
+    caches: tuple[str, ...] = ()
+    revision: str | None = None
+    parts: tuple[PartRecord, ...] = ()
+    assembled: Identity | None = None
+    complete: dict[str, Any] | None = None
+    retry_of: RunState | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows are committed; the next part starts at this row."""
+        if self.complete is not None:
+            return int(self.complete["rows"])
+        return self.parts[-1].first_row + self.parts[-1].rows if self.parts else 0
+
+    @property
+    def errors(self) -> int:
+        """How many committed rows have an error."""
+        if self.complete is not None:
+            return int(self.complete["errors"])
+        return sum(part.errors for part in self.parts)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Committed rows by their label, in order of the labels."""
+        if self.complete is not None:
+            return dict(self.complete["labels"])
+        labels: Counter[str] = Counter()
+        for part in self.parts:
+            labels.update(part.labels)
+        return dict(sorted(labels.items()))
+
+    @property
+    def latest_revision(self) -> str | None:
+        """The model's revision, as far as the endpoint or stored answers told it."""
+        if self.complete is not None:
+            told: str | None = self.complete["model_revision"]
+            return told
+        before = self.revision or (self.retry_of.latest_revision if self.retry_of else None)
+        return next((part.revision for part in reversed(self.parts) if part.revision), before)
+
+    @property
+    def retried_identity(self) -> Identity | None:
+        """What the output is whose rows with an error are, or would be, asked again."""
+        return (self.retry_of or self).assembled
+
+    def retrying(self) -> RunState:
+        """Return the state of a retry that begins: all rows of the output are gone through."""
+        return RunState(self.run, retry_of=self)
+
+
+class RunLog:
+    """The log of a run's records, and the state that follows from them.
+
+    The methods that record something raise what `Log.append` does; the state is then as before.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self.entries = Log(objects)
+        self._place = objects.place
+        self.state: RunState | None = None
+
+    @property
+    def run(self) -> RunState:
+        """The state of the run that is begun."""
+        assert self.state is not None, "no run is begun"
+        return self.state
+
+    def load(self) -> RunState | None:
+        """Read the state; None if no run was begun, or the last one was thrown away.
+
+        Raises ResumeRefused for a log that is damaged or of another version.
+        """
+        self.state = None
+        records = [record for entry in self.entries.read() for record in entry.records]
+        try:
+            self.state = _replayed(None, records)
+        except _AnotherVersion as other:
+            raise ResumeRefused(
+                f"{self._place}: made by another version of this software ({other}).",
+                "Finish it with that one, or start over with --restart.",
+            ) from None
+        return self.state
+
+    def abandon(self) -> None:
+        """Throw away what was recorded, even if it cannot be read."""
+        self._append({"kind": "abandoned"}, snapshot=True)
+
+    def begin(self, run: RunRecord) -> None:
+        """Begin a run."""
+        self._append({"kind": "run", **asdict(run)}, snapshot=True)
+
+    def begin_retry(self) -> None:
+        """Begin to ask again for the rows with an error of the complete output."""
+        assert self.run.complete is not None, "only a complete run is retried"
+        self._append({"kind": "retry"})
+
+    def drop_retry(self) -> None:
+        """Throw the begun retry away; the complete output stands."""
+        assert self.run.retry_of is not None, "there is no retry to drop"
+        self._append({"kind": "retry dropped"})
+
+    def add_cache(self, path: str) -> None:
+        """Record that this attempt writes its answers to a shared response store."""
+        if path not in self.run.caches:
+            self._append({"kind": "cache", "path": path})
+
+    def set_revision(self, revision: str | None) -> None:
+        """Record the revision that the endpoint told, unless one is recorded or none was told."""
+        if told := self._told(revision):
+            self._append(*told)
+
+    def add_part(self, part: PartRecord, revision: str | None = None) -> None:
+        """Record a part that is durable, and the revision that the endpoint told, if any."""
+        assert part.first_row == self.run.rows, "parts are committed in the order of their rows"
+        self._append(*self._told(revision), {"kind": "part", **asdict(part)})
+
+    def forget_parts(self, keep: int) -> None:
+        """Record that only the first `keep` parts count: the others are damaged and done again."""
+        self._append({"kind": "forgotten", "keep": keep})
+
+    def begin_again(self, revision: str) -> None:
+        """Forget all parts: the endpoint told another revision than the answers in them are of."""
+        self._append({"kind": "again", "revision": revision})
+
+    def set_assembled(self, identity: Identity) -> None:
+        """Record what the output is, just before it takes its name."""
+        self._append({"kind": "assembled", "identity": identity})
+
+    def set_complete(self, facts: dict[str, Any]) -> None:
+        """Record that the output stands."""
+        run, assembled = asdict(self.run.run), self.run.assembled
+        record = {"kind": "complete", "run": run, "assembled": assembled, "facts": facts}
+        self._append(record, snapshot=True)
+
+    def _told(self, revision: str | None) -> list[dict[str, Any]]:
+        if revision is None or self.run.revision is not None:
+            return []
+        return [{"kind": "revision", "revision": revision}]
+
+    def _append(self, *records: dict[str, Any], snapshot: bool = False) -> None:
+        state = _replayed(self.state, records)
+        self.entries.append(*records, snapshot=snapshot)
+        self.state = state
+
+
+class _AnotherVersion(Exception):
+    """A record is not of this version; says which software wrote it."""
+
+
+def _replayed(state: RunState | None, records: Iterable[dict[str, Any]]) -> RunState | None:
+    """Return the state after records."""
+    for kind, group in groupby(records, itemgetter("kind")):
+        facts = [{key: record[key] for key in record if key != "kind"} for record in group]
+        if kind == "part" and state is not None:
+            # All at once, or the time would grow with the square of their number.
+            parts = (*state.parts, *(PartRecord(**each) for each in facts))
+            state = replace(state, parts=parts)
+        else:
+            for each in facts:
+                state = _after(state, kind, each)
+    return state
+
+
+def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState | None:
+    """Return the state after one record that is no part."""
+    match kind:
+        case "run":
+            return RunState(_run(facts))
+        case "abandoned":
+            return None
+        case "complete":
+            run, assembled, complete = _run(facts["run"]), facts["assembled"], facts["facts"]
+            return RunState(run, assembled=assembled, complete=complete)
+    if state is None:
+        raise _AnotherVersion("unknown")
+    match kind:
+        case "cache":
+            return replace(state, caches=(*state.caches, facts["path"]))
+        case "revision":
+            return replace(state, revision=facts["revision"])
+        case "forgotten":
+            return replace(state, parts=state.parts[: facts["keep"]], assembled=None)
+        case "again":
+            return replace(state, parts=(), assembled=None, revision=facts["revision"])
+        case "assembled":
+            return replace(state, assembled=facts["identity"])
+        case "retry":
+            return state.retrying()
+        case "retry dropped":
+            return state.retry_of
+        case _:
+            raise _AnotherVersion(state.run.software)
+
+
+def _run(facts: dict[str, Any]) -> RunRecord:
+    if facts["format"] != FORMAT:
+        raise _AnotherVersion(facts["software"])
+    return RunRecord(**facts)

@@ -1,0 +1,295 @@
+"""The run store: where the state of a run is kept, and how it is committed.
+
+    log/00000001.json ...      what is committed: see `log` and `records`
+    parts/000000000000-....    the committed parts, under names that are never used twice
+    responses.journal          the stored answers of this run
+    events.jsonl               the event log of all attempts
+    summary.json, plan.json    of the last attempt; of `classify plan`, until that is done
+    lock                       held while a process works on this output
+
+A part is durable before its record is. Whoever writes holds the lease; readers need nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pyarrow as pa
+
+from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
+from pipeline.store.disk import DiskObjects
+from pipeline.store.files import DiskFile
+from pipeline.store.lease import FlockLease
+from pipeline.store.memory import MemoryFile, MemoryLease, MemoryObjects, MemoryOutput
+from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
+from pipeline.store.output import DiskOutput
+from pipeline.store.records import RunLog
+from pipeline.system.failpoints import failpoint
+from pipeline.system.threads import stop_point
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.store.files import GrowingFile
+    from pipeline.store.lease import Holder
+    from pipeline.store.objects import Objects
+    from pipeline.store.output import Output
+    from pipeline.store.records import PartRecord, RunRecord, RunState
+
+# File systems allow 255; the run directory and temporary files take the name with a bit more.
+LONGEST_NAME_BYTES = 230
+
+_PARTS, _SUMMARY, _PLAN = "parts/", "summary.json", "plan.json"
+_PART_NAME = re.compile(r"parts/\d{12}-[0-9a-f]{8}\.parquet")
+_LEFT_BEHIND = re.compile(rf".*\.[0-9a-f]{{8}}\{TEMP_SUFFIX}")
+# What versions before the log wrote in its place.
+_MANIFEST = "manifest.jsonl"
+
+
+class RunStore:
+    """The state of one run, on any kind of storage. Methods raise StoppedEarly if it refuses."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        lease: FlockLease | MemoryLease,
+        journal: GrowingFile,
+        events: GrowingFile,
+        output: Output,
+    ) -> None:
+        self._objects = objects
+        self._lease = lease
+        self.journal = journal
+        self.events = events
+        self.output = output
+        self.log = RunLog(objects)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return self._objects.place
+
+    def acquire(self, *, create: bool = True) -> bool:
+        """Take the lease: see `FlockLease.acquire`."""
+        taken = self._lease.acquire(create=create)
+        if taken:
+            self.log.entries.owner = secrets.token_hex(8)
+        return taken
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._lease.release()
+
+    def holder(self) -> Holder | None:
+        """Return who holds the lease, None if nobody does."""
+        return self._lease.holder()
+
+    def load(self, *, restart: bool = False, overwrite: bool = False) -> RunState | None:
+        """Read what is recorded; None if no run is.
+
+        Raises ResumeRefused for a record that is damaged or of another version, unless that is to
+        be thrown away: by `restart`, or by `overwrite` if it is a complete run of an older version.
+        """
+        try:
+            if not self.log.entries.exists():
+                self._check_version(overwrite=overwrite)
+            return self.log.load()
+        except ResumeRefused:
+            if not restart:
+                raise
+            return None
+
+    def _check_version(self, *, overwrite: bool) -> None:
+        found = self._objects.get(_MANIFEST)
+        if found is None:
+            return
+        complete = found.rfind(b'{"kind":"complete"') > found.rfind(b'{"kind":"retry"')
+        if complete and overwrite:
+            return
+        fix = "Finish it with the version that began it, or start over with --restart."
+        if complete:
+            fix = "It is complete. Replace its output with --overwrite, or choose another output."
+        raise ResumeRefused(
+            f"{self.place} holds a run of a previous version of this software ({_MANIFEST}).", fix
+        )
+
+    def begin(self, run: RunRecord) -> None:
+        """Begin a run; what was recorded before is thrown away, as far as it is of a run."""
+        if self.log.entries.exists() or self._objects.get(_MANIFEST) is not None:
+            self.log.abandon()
+            failpoint("begin.abandoned")
+            self.clear()
+            failpoint("begin.cleared")
+        self.log.begin(run)
+        self.log.entries.shorten()
+
+    def repair(self) -> int:
+        """Make an interrupted run ready to go on. Return how many parts were damaged.
+
+        A damaged part and those after it are done again; their answers are in the journal.
+        """
+        state = self.log.run
+        good = self.whole_parts(state)
+        if damaged := len(state.parts) - good:
+            self.log.forget_parts(good)
+            failpoint("parts.forgotten")
+        recorded = {part.file for part in self.log.run.parts}
+        for name in self._objects.list(_PARTS):
+            if _PART_NAME.fullmatch(name) and name.removeprefix(_PARTS) not in recorded:
+                self._objects.delete(name)
+                failpoint("parts.orphan removed")
+        self._delete_left_behind()
+        return damaged
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Record that the output stands, and tidy up; a failure to do so is no failure."""
+        self.log.set_complete(facts)
+        failpoint("finish.complete")
+        with suppress(StoppedEarly):
+            self.clear()
+            self._objects.delete(_PLAN)
+        failpoint("finish.cleared")
+
+    def clear(self) -> None:
+        """Remove all that a finished or discarded run leaves, but for its log, lock and plan."""
+        for name in self._objects.list(_PARTS):
+            if _PART_NAME.fullmatch(name):
+                self._objects.delete(name)
+        failpoint("clear.parts removed")
+        self.output.clear()
+        with writing(self.journal.place):
+            self.journal.delete()
+        self._objects.delete(_MANIFEST)
+        self.log.entries.shorten()
+        self._delete_left_behind()
+
+    def _delete_left_behind(self) -> None:
+        """Delete what a kill left of objects that did not get their name."""
+        for folder in ("", "log/", _PARTS):
+            for name in filter(_LEFT_BEHIND.fullmatch, self._objects.list(folder)):
+                self._objects.delete(name)
+
+    def put_part(self, first_row: int, content: bytes) -> tuple[str, str]:
+        """Store a part durably. Return its name and SHA-256; it counts once it is recorded."""
+        name = f"{first_row:012d}-{secrets.token_hex(4)}.parquet"
+        digest = hashlib.sha256(content).hexdigest()
+        self._objects.put(_PARTS + name, content)
+        return name, digest
+
+    def part(self, part: PartRecord) -> ByteSource:
+        """Return the bytes of a part."""
+        name = _PARTS + part.file
+        return ByteSource(f"{self.place}/{name}", part.size_bytes, partial(self._open, name))
+
+    def _open(self, name: str) -> pa.NativeFile:
+        content = self._objects.get(name)
+        if content is None:
+            raise FileNotFoundError(2, "No such file", f"{self.place}/{name}")
+        return pa.BufferReader(content)
+
+    def whole_parts(self, state: RunState) -> int:
+        """Count the parts, from the first on, whose bytes are what was recorded.
+
+        Size and checksum catch what a power cut left short, empty or garbled.
+        """
+        for count, part in enumerate(state.parts):
+            stop_point()
+            content = None
+            with suppress(StoppedEarly):
+                content = self._objects.get(_PARTS + part.file)
+            if content is None or len(content) != part.size_bytes:
+                return count
+            if hashlib.sha256(content).hexdigest() != part.sha256:
+                return count
+        return len(state.parts)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary of the last attempt; empty if it could not write one."""
+        return self._json(_SUMMARY)
+
+    def put_summary(self, summary: dict[str, Any]) -> None:
+        """Keep the summary of this attempt."""
+        self._objects.put(_SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan that was kept; empty if there is none."""
+        return self._json(_PLAN)
+
+    def put_plan(self, plan: dict[str, Any]) -> None:
+        """Keep a plan until the run that it is of is complete. Needs the lease."""
+        self._objects.put(_PLAN, orjson.dumps(plan))
+
+    def _json(self, name: str) -> dict[str, Any]:
+        with suppress(StoppedEarly, orjson.JSONDecodeError):
+            found = orjson.loads(self._objects.get(name) or b"{}")
+            if isinstance(found, dict):
+                return found
+        return {}
+
+
+class LocalStore(RunStore):
+    """The store of a run on a local disk, in `directory`: `OUTPUT.run` if none is given.
+
+    Raises OutputError for a path that cannot be an output.
+    """
+
+    def __init__(self, output: Path, directory: Path | None = None) -> None:
+        root = directory or _directory_of(output)
+        super().__init__(
+            DiskObjects(root),
+            FlockLease(root),
+            DiskFile.journal(root / "responses.journal"),
+            DiskFile(root / "events.jsonl"),
+            DiskOutput(output, root),
+        )
+
+    @classmethod
+    def located(cls, output: Path) -> LocalStore:
+        """Return the store of an output, which may be given by its run directory.
+
+        Raises OutputError for a path without a name.
+        """
+        beside = _directory_of(output)
+        if beside.is_dir() or not any((output / name).exists() for name in ("log", _MANIFEST)):
+            return cls(output, beside)
+        # A checkpoint holds its output, any other run directory lies beside it.
+        places = [output / "labelled.parquet"]
+        places += [output.with_suffix("")] if output.suffix == ".run" else []
+        return cls(next((place for place in places if place.exists()), places[0]), output)
+
+
+class MemoryStore(RunStore):
+    """The store of a run in memory: it continues what an earlier run left in the same object."""
+
+    def __init__(self, *, is_file: bool = True) -> None:
+        super().__init__(
+            MemoryObjects(),
+            MemoryLease(),
+            MemoryFile(),
+            MemoryFile(),
+            MemoryOutput(is_file=is_file),
+        )
+
+
+def _directory_of(output: Path) -> Path:
+    """Return the run directory beside an output. Raises OutputError for an impossible name."""
+    if not output.name or output.name == "..":
+        raise OutputError(
+            f"output: {str(output)!r} names no file. Give a path such as labelled.parquet."
+        )
+    try:
+        length = len(output.name.encode())
+    except UnicodeEncodeError:
+        raise OutputError(f"output: {str(output)!r} is not UTF-8. Choose another name.") from None
+    if length > LONGEST_NAME_BYTES:
+        raise OutputError(
+            f"output: {output.name[:40]}... is too long a name: {length} bytes, and "
+            f"{LONGEST_NAME_BYTES} leave room for what lies beside it. Choose a shorter one."
+        )
+    return output.with_name(output.name + ".run")
