@@ -18,7 +18,6 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 sys.meta_path.insert(0, process.NoPandas())
 
 import pipeline.job.runner  # noqa: E402  (loads what is replaced below)
-from pipeline.store import disk as storage  # noqa: E402
 
 
 class NoStore:
@@ -43,6 +42,5 @@ def no_sync(_: Any) -> None:
 
 if __name__ == "__main__":
     pipeline.job.runner.ResponseStores = NoStore
-    storage.fsync_path = no_sync
     os.fsync = os.fdatasync = no_sync
     console()

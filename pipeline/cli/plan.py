@@ -78,6 +78,7 @@ def plan(
 
         from pipeline import probing
         from pipeline.plan import forecast as planning
+        from pipeline.plan import kept
 
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
@@ -89,7 +90,7 @@ def plan(
             price=None if prices is None else planning.Price(*prices),
             measure=partial(probing.probe, config, Waits()) if probes else None,
         )
-        if notice := planning.keep(found):
+        if notice := kept.keep(found):
             click.echo(notice, err=True)
     except ClassifyError as error:
         fail(error, as_json=as_json)

@@ -1,20 +1,23 @@
-"""The opening of a run: what it would label, and what of that is done. Nothing is written.
+"""The opening of a run: what it would label, and what of that is done.
 
-A run takes the lease of its store first and then begins what was decided here; a plan only tells
-it.
+`decide` writes nothing. A run takes the lease of its store and then begins what was decided; a plan
+only tells it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.engines.local import check_endpoint
-from pipeline.errors import OutputError, ResumeRefused, SettingsError
+from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
 from pipeline.producer import FileSource, Plan, SourceFile, open_source
 from pipeline.rows import NOBODY_TOLD, Revision, check_columns
+from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -100,6 +103,26 @@ def decide(
     if retries or (found is not None and found.retry_of is not None):
         return _decide_retry(config, store, found, place)
     return _decide_run(config, store, found, place, table, overwrite=overwrite)
+
+
+def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
+    """Write down what was decided, under the lease. Return how many parts turn out damaged."""
+    match found:
+        case Fresh(source):
+            settings, plan = config.result_settings(), source.plan.to_json()
+            store.begin(RunRecord(f"classify-pipeline {__version__}", settings, plan))
+        case Continue():
+            return store.repair()
+        case Standing():
+            pass
+        case Complete() | Retry():
+            if store.log.run.retry_of is not None:
+                store.log.drop_retry()
+            with suppress(StoppedEarly):
+                store.clear()  # a kill may have come between completion and tidying up
+            if isinstance(found, Retry):
+                store.log.begin_retry()
+    return 0
 
 
 def _place(config: RunConfig, store: RunStore, found: RunState | None) -> Place:

@@ -8,15 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from pipeline import meanings
 from pipeline.engines import open_engine
 from pipeline.errors import (
-    EXIT_COMPLETE,
-    EXIT_ROWS_FAILED,
     ClassifyError,
     Interrupted,
     RevisionMoved,
@@ -24,18 +20,17 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.events import Notice, RunEnded, RunStarted, fan_out
-from pipeline.job import opening
-from pipeline.job.opening import Complete, Continue, Fresh, Retry, Standing
+from pipeline.job import opening, summary
+from pipeline.job.opening import Complete, Standing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
 from pipeline.plan import kept
 from pipeline.producer import Plan
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
-from pipeline.store import LocalStore, RunRecord
+from pipeline.store import LocalStore
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
-from pipeline.version import __version__
 from pipeline.writer import assemble
 
 if TYPE_CHECKING:
@@ -46,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.job.opening import Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
-    from pipeline.store import RunState, RunStore
+    from pipeline.store import RunStore
 
 # What is done with rows is Python code in good part, which only one thread at a time can run; each
 # more thread is one more that the others wait for.
@@ -154,9 +149,9 @@ class Run:
             if retry_failed:
                 emit(Notice("No row carries an error: nothing to retry."))
             self._announce(opened, emit)
-            summary = self._summary(opened, started, None)
-            emit(RunEnded(summary["state"], summary["exit_code"], None))
-            return summary
+            found = self._summary(started, None)
+            emit(RunEnded(found["state"], found["exit_code"], None))
+            return found
         self._plan = kept.find(self._config, self._store, opened)
         log = EventLog(self._store.events)
         self._observers.append(log)
@@ -172,15 +167,20 @@ class Run:
             error = failure
             raise
         finally:
-            summary = self._summary(opened, started, error)
-            emit(RunEnded(summary["state"], summary["exit_code"], str(error) if error else None))
+            found = self._summary(started, error)
+            emit(RunEnded(found["state"], found["exit_code"], str(error) if error else None))
             log.close()
             with suppress(StoppedEarly):
-                self._store.put_summary(summary)
+                self._store.put_summary(found)
             self._release()
             if isinstance(error, ClassifyError):
-                error.summary = summary
-        return summary
+                error.summary = found
+        return found
+
+    def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:
+        state = self._store.log.run
+        done = state.complete or summary.facts(self._config, state, "stopped")
+        return summary.of_attempt(done, self._metrics, started, error, self._plan)
 
     def _open(self, *, restart: bool, overwrite: bool, retry_failed: bool) -> Opening:
         """Check everything that can be checked; write only once all is well.
@@ -199,14 +199,14 @@ class Run:
         )
         opening.check(self._config, store)
         try:
-            self._holds_lease = store.acquire(create=False)
+            self._holds_lease = store.lease.acquire(create=False)
             found = decide()
             if not self._holds_lease and not isinstance(found, Complete):
-                self._holds_lease = store.acquire()
+                self._holds_lease = store.lease.acquire(create=True)
                 if store.log.entries.exists():
                     # Another process began this run while there was nothing to lease.
                     found = decide()
-            self._begin(found)
+            self._damaged_parts = opening.begin(self._config, store, found)
         except BaseException:
             self._release()
             raise
@@ -214,34 +214,8 @@ class Run:
 
     def _release(self) -> None:
         if self._holds_lease:
-            self._store.release()
+            self._store.lease.release()
             self._holds_lease = False
-
-    def _begin(self, found: Opening) -> None:
-        """Write down what is decided."""
-        store, log = self._store, self._store.log
-        match found:
-            case Fresh():
-                store.begin(
-                    RunRecord(
-                        software=f"classify-pipeline {__version__}",
-                        settings=self._config.result_settings(),
-                        plan=found.source.plan.to_json(),
-                    )
-                )
-            case Complete() | Retry():
-                if log.run.retry_of is not None:
-                    log.drop_retry()
-                if isinstance(found, Retry):
-                    store.clear()
-                    log.begin_retry()
-                else:
-                    with suppress(StoppedEarly):
-                        store.clear()  # a kill may have come between completion and tidying up
-            case Continue():
-                self._damaged_parts = store.repair()
-            case Standing():
-                pass
 
     async def _execute(self, opened: Opening, emit: Observer) -> None:
         config, log, plan = self._config, self._store.log, opened.source.plan
@@ -327,7 +301,7 @@ class Run:
             pa.default_memory_pool().release_unused()
             # Of the input, even if it is gone and the output is what was gone through.
             schema = output_schema(Plan.from_json(state.run.plan).schema, self._config)
-            metadata = {**(schema.metadata or {}), **_metadata(self._config, state)}
+            metadata = {**(schema.metadata or {}), **summary.metadata(self._config, state)}
             parts = [store.part(part) for part in state.parts]
             assemble(parts, schema.with_metadata(metadata), store.output, rows=state.rows)
             store.log.set_assembled(store.output.draft_identity())
@@ -337,47 +311,7 @@ class Run:
                 opening.check_only_input_is_lost(store, opened.source.plan)
             store.output.publish()
         failpoint("finish.assembled")
-        store.finish(self._facts(opened, "complete"))
-
-    def _facts(self, opened: Opening, state: str) -> dict[str, Any]:
-        """What can be said of the rows that are committed."""
-        done = self._store.log.run
-        failed = done.errors > (self._config.allowed_errors(opened.source.plan.rows) or 0)
-        return {
-            "state": state,
-            "exit_code": EXIT_ROWS_FAILED if failed else EXIT_COMPLETE,
-            "rows": opened.source.plan.rows,
-            "labelled": done.rows - done.errors,
-            "errors": done.errors,
-            "labels": done.labels,
-            "output": str(self._config.output),
-            "endpoint": self._config.endpoint,
-            "model": self._config.model_id,
-            "model_revision": done.latest_revision,
-        }
-
-    def _summary(
-        self, opened: Opening, started: float, error: BaseException | None
-    ) -> dict[str, Any]:
-        metrics = self._metrics
-        seconds = time.monotonic() - started
-        facts = self._store.log.run.complete or self._facts(opened, "stopped")
-        if error is not None:
-            facts = {**facts, "exit_code": getattr(error, "exit_code", 1), "message": str(error)}
-        found = {
-            **facts,
-            "resumed_rows": metrics.resumed_rows,
-            "distinct_inputs": metrics.distinct_inputs,
-            "cache_hits": metrics.cache_hits,
-            "requests": metrics.requests,
-            "retries": metrics.retries,
-            "responses": dict(sorted(metrics.responses.items())),
-            "seconds": round(seconds, 3),
-            "rows_per_second": round(metrics.committed_rows / seconds, 1),
-            "peak_in_flight": metrics.peak_in_flight,
-            "plan": self._plan,
-        }
-        return meanings.in_order(found)
+        store.finish(summary.facts(self._config, store.log.run, "complete"))
 
 
 def _deadline_passed(seconds: float) -> StoppedEarly:
@@ -389,17 +323,3 @@ def _deadline_passed(seconds: float) -> StoppedEarly:
 def _unbegun(reason: BaseException) -> RunEnded:
     state = "refused" if isinstance(reason, UsageError) else "stopped"
     return RunEnded(state, getattr(reason, "exit_code", 1), str(reason))
-
-
-def _metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
-    """What the output tells of its origin; no time, so that equal runs give equal bytes."""
-    facts = {
-        "software": f"classify-pipeline {__version__}",
-        "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
-        "model": config.model_id or "",
-        "model_revision": state.latest_revision or "",
-        "top_k": str(config.top_k),
-        "function_to_apply": config.function_to_apply or "",
-        "truncate": str(config.truncate).lower(),
-    }
-    return {f"classify.{key}".encode(): value.encode() for key, value in facts.items()}

@@ -103,11 +103,11 @@ def status_of(output: Path, *, now: float | None = None) -> Status | None:
 def status_in(store: RunStore, output: str, *, now: float | None = None) -> Status | None:
     """Do what `status_of` does for a store; `output` is what the status names it."""
     while True:
-        holder = store.holder()
+        holder = store.lease.holder()
         state = store.load()
         events = _last_events(store.events)
         # Else a run began or ended meanwhile, and these would not fit together.
-        if store.holder() == holder:
+        if store.lease.holder() == holder:
             break
     if state is None and holder is None:
         return None

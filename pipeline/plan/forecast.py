@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.client import dialect_of, stated_dialect
-from pipeline.errors import ClassifyError
 from pipeline.job import opening, stream
 from pipeline.job.opening import Complete, Standing
 from pipeline.plan import kept
@@ -30,6 +28,7 @@ from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
@@ -110,7 +109,7 @@ def forecast(
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
     Sends nothing but what `measure` does, a probe of the endpoint with some of the texts, which is
-    called once all else is well and there are rows to do. Writes nothing: see `keep`.
+    called once all else is well and there are rows to do. Writes nothing: see `kept.keep`.
 
     Raises what the run would before it sends anything: UsageError, OutputBusy where another run
     works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
@@ -118,7 +117,7 @@ def forecast(
     """
     store = LocalStore(config.output)
     opening.check(config, store)
-    if (holder := store.holder()) is not None:
+    if (holder := store.lease.holder()) is not None:
         raise busy(store.place, holder)
     opened = opening.decide(
         config, store, restart=restart, overwrite=overwrite, retry_failed=retry_failed
@@ -155,21 +154,6 @@ def forecast(
         made_for,
         retries=retries,
     )
-
-
-def keep(found: Forecast) -> str | None:
-    """Leave a forecast in the run directory, for the run to compare with what it takes.
-
-    Return a notice if that fails, which is no reason to fail. If nothing is left to do, nothing is
-    written.
-    """
-    if found.resumed_rows >= found.rows:
-        return None
-    try:
-        kept.keep(LocalStore(Path(found.output)), found.made_for, asdict(found))
-    except ClassifyError as error:
-        return f"The run will not be compared with this plan, which could not be kept: {error}"
-    return None
 
 
 def _first_row(opened: Opening, store: RunStore) -> int:

@@ -8,17 +8,19 @@ plan. The store forgets the plan when the run is complete.
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pipeline.errors import ClassifyError
 from pipeline.job import opening
+from pipeline.store import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
+    from pipeline.plan.forecast import Forecast
     from pipeline.store import RunStore
 
 # What is compared; the names are those of the summary's `plan`.
@@ -38,37 +40,38 @@ def basis(
         for file in (answers, *earlier):
             with suppress(OSError):
                 answers_bytes += file.size()
-    settings = {
-        **config.result_settings(),
-        **config.model_dump(mode="json", include=_SETTINGS),
+    found = {
+        "settings": config.result_settings() | config.model_dump(mode="json", include=_SETTINGS),
+        "input": [[file.size_bytes, file.sha256] for file in plan.files],
+        "csv": plan.to_json()["csv_format"],
+        "rows": plan.rows,
+        "resumed_rows": resumed_rows,
+        "retry": state is not None and state.retry_of is not None,
+        "answers_bytes": answers_bytes,
     }
-    found: dict[str, Any] = orjson.loads(
-        orjson.dumps(
-            {
-                "settings": settings,
-                "input": [[file.size_bytes, file.sha256] for file in plan.files],
-                "csv": plan.to_json()["csv_format"],
-                "rows": plan.rows,
-                "resumed_rows": resumed_rows,
-                "retry": state is not None and state.retry_of is not None,
-                "answers_bytes": answers_bytes,
-            }
-        )
-    )
-    return found
+    as_json: dict[str, Any] = orjson.loads(orjson.dumps(found))
+    return as_json
 
 
-def keep(store: RunStore, made_for: dict[str, Any], numbers: Mapping[str, Any]) -> None:
-    """Leave the numbers of a plan for the run, under the lease of its store.
+def keep(found: Forecast) -> str | None:
+    """Leave the numbers of a forecast for the run, under the lease of its store.
 
-    Raises OutputBusy if a run has begun meanwhile, OutputError or StoppedEarly if it cannot be
+    Return a notice if that fails, which is no reason to fail. If nothing is left to do, nothing is
     written.
     """
-    store.acquire()
+    if found.resumed_rows >= found.rows:
+        return None
+    store, numbers = LocalStore(Path(found.output)), found.to_json()
     try:
-        store.put_plan({"made_for": made_for, "plan": {name: numbers[name] for name in NUMBERS}})
-    finally:
-        store.release()
+        store.lease.acquire(create=True)
+        try:
+            plan = {name: numbers[name] for name in NUMBERS}
+            store.put_plan({"made_for": found.made_for, "plan": plan})
+        finally:
+            store.lease.release()
+    except ClassifyError as error:
+        return f"The run will not be compared with this plan, which could not be kept: {error}"
+    return None
 
 
 def find(config: RunConfig, store: RunStore, opened: Opening) -> dict[str, Any] | None:

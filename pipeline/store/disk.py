@@ -34,10 +34,7 @@ class DiskObjects:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-
-    @property
-    def place(self) -> str:
-        return str(self._root)
+        self.place = str(root)
 
     def create(self, name: str, content: bytes) -> bool:
         final, what = self._root / name, _kind(name)
@@ -91,11 +88,13 @@ class DiskObjects:
 
     def delete(self, name: str) -> None:
         path = self._root / name
-        with writing(path):
-            path.unlink(missing_ok=True)
-        if path.parent != self._root:
+        if not name.endswith("/"):
+            with writing(path):
+                path.unlink(missing_ok=True)
+            path = path.parent
+        if path != self._root:
             with suppress(OSError):
-                path.parent.rmdir()
+                path.rmdir()  # with the last object in it
 
     def _temporary(self, final: Path, content: bytes, what: str) -> Path:
         temp = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")

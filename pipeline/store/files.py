@@ -27,6 +27,7 @@ class DiskFile:
 
     def __init__(self, path: Path, *, failpoints: str = "", mode: int = 0o666) -> None:
         self.path = path
+        self.place = str(path)
         self._failpoints = failpoints
         self._mode = mode
         self._file = -1
@@ -35,11 +36,6 @@ class DiskFile:
     def journal(cls, path: Path) -> DiskFile:
         """A journal of stored answers, which only its owner may read."""
         return cls(path, failpoints="journal", mode=0o600)
-
-    @property
-    def place(self) -> str:
-        """Its path."""
-        return str(self.path)
 
     @property
     def scratch(self) -> Path | None:

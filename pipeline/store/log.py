@@ -5,9 +5,10 @@ Entry 12 is the object `log/00000012.json`:
     {"sha256": "9f2c...", "entry": {"seq": 12, "before": "77ab...", "owner": "c41d...",
      "snapshot": false, "records": [{"kind": "part", ...}]}}
 
-`sha256` is of the bytes of `entry`, `before` is the `sha256` of the entry before, and `owner` tells
-the lease under which it was written. An entry is created only if its number is free and is never
-changed, so of two writers one wins, and the other learns that it lost the output.
+`sha256` is of the bytes of `entry`, `before` is the `sha256` of the entry before, and `owner` is a
+nonce of the writer, so that no two writers make the same bytes. An entry is created only if its
+number is free and is never changed, so of two writers one wins, and the other learns that it lost
+the output.
 
 A snapshot carries all the state that follows from what came before it, so older entries count for
 nothing and are deleted. Reading goes from the last entry back to the last snapshot; whatever is
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -49,17 +51,12 @@ class Entry(NamedTuple):
 
 
 class Log:
-    """The log of one run store. `owner` is the nonce of the lease under which it is written."""
+    """The log of one run store; it is read before it is written."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        self.owner = ""
+        self._owner = self._digest = ""
         self._head = self._snapshot = 0
-        self._digest = ""
-
-    def __len__(self) -> int:
-        """Return the number of the last entry that was read or written."""
-        return self._head
 
     def exists(self) -> bool:
         """Return True if there is an entry now."""
@@ -70,6 +67,7 @@ class Log:
 
         Raises ResumeRefused, naming the entry that cannot be believed.
         """
+        self._owner = secrets.token_hex(8)
         for _ in range(_READ_ATTEMPTS):
             numbers = self._numbers()
             self._head, self._digest = max(numbers, default=0), ""
@@ -93,7 +91,7 @@ class Log:
             {
                 "seq": number,
                 "before": self._digest,
-                "owner": self.owner,
+                "owner": self._owner,
                 "snapshot": snapshot,
                 "records": records,
             }

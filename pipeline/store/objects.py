@@ -41,7 +41,7 @@ class Objects(Protocol):
         """Return the names of the objects directly in a folder (`log/`; "" for the top)."""
 
     def delete(self, name: str) -> None:
-        """Delete an object; a missing one is fine."""
+        """Delete an object, or an empty folder (`log/`); a missing one is fine."""
 
 
 @dataclass(frozen=True)

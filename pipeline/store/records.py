@@ -137,7 +137,6 @@ class RunLog:
 
     def __init__(self, objects: Objects) -> None:
         self.entries = Log(objects)
-        self._place = objects.place
         self.state: RunState | None = None
 
     @property
@@ -153,13 +152,7 @@ class RunLog:
         """
         self.state = None
         records = [record for entry in self.entries.read() for record in entry.records]
-        try:
-            self.state = _replayed(None, records)
-        except _AnotherVersion as other:
-            raise ResumeRefused(
-                f"{self._place}: made by another version of this software ({other}).",
-                "Finish it with that one, or start over with --restart.",
-            ) from None
+        self.state = _replayed(None, records)
         return self.state
 
     def abandon(self) -> None:
@@ -224,10 +217,6 @@ class RunLog:
         self.state = state
 
 
-class _AnotherVersion(Exception):
-    """A record is not of this version; says which software wrote it."""
-
-
 def _replayed(state: RunState | None, records: Iterable[dict[str, Any]]) -> RunState | None:
     """Return the state after records."""
     for kind, group in groupby(records, itemgetter("kind")):
@@ -253,7 +242,7 @@ def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState
             run, assembled, complete = _run(facts["run"]), facts["assembled"], facts["facts"]
             return RunState(run, assembled=assembled, complete=complete)
     if state is None:
-        raise _AnotherVersion("unknown")
+        raise _another_version("unknown")
     match kind:
         case "cache":
             return replace(state, caches=(*state.caches, facts["path"]))
@@ -270,10 +259,17 @@ def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState
         case "retry dropped":
             return state.retry_of
         case _:
-            raise _AnotherVersion(state.run.software)
+            raise _another_version(state.run.software)
 
 
 def _run(facts: dict[str, Any]) -> RunRecord:
     if facts["format"] != FORMAT:
-        raise _AnotherVersion(facts["software"])
+        raise _another_version(facts["software"])
     return RunRecord(**facts)
+
+
+def _another_version(software: str) -> ResumeRefused:
+    return ResumeRefused(
+        f"The run was recorded by another version of this software ({software}).",
+        "Finish it with that one, or start over with --restart.",
+    )

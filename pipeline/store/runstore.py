@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.store.files import GrowingFile
-    from pipeline.store.lease import Holder
     from pipeline.store.objects import Objects
     from pipeline.store.output import Output
     from pipeline.store.records import PartRecord, RunRecord, RunState
@@ -64,7 +63,7 @@ class RunStore:
         output: Output,
     ) -> None:
         self._objects = objects
-        self._lease = lease
+        self.lease = lease
         self.journal = journal
         self.events = events
         self.output = output
@@ -74,21 +73,6 @@ class RunStore:
     def place(self) -> str:
         """Where it is, for messages."""
         return self._objects.place
-
-    def acquire(self, *, create: bool = True) -> bool:
-        """Take the lease: see `FlockLease.acquire`."""
-        taken = self._lease.acquire(create=create)
-        if taken:
-            self.log.entries.owner = secrets.token_hex(8)
-        return taken
-
-    def release(self) -> None:
-        """Give the lease back."""
-        self._lease.release()
-
-    def holder(self) -> Holder | None:
-        """Return who holds the lease, None if nobody does."""
-        return self._lease.holder()
 
     def load(self, *, restart: bool = False, overwrite: bool = False) -> RunState | None:
         """Read what is recorded; None if no run is.
@@ -161,6 +145,7 @@ class RunStore:
         for name in self._objects.list(_PARTS):
             if _PART_NAME.fullmatch(name):
                 self._objects.delete(name)
+        self._objects.delete(_PARTS)  # a power cut may have kept it, but none of the parts
         failpoint("clear.parts removed")
         self.output.clear()
         with writing(self.journal.place):

@@ -12,6 +12,7 @@ from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.errors import EndpointRefused, OutputBusy, StoppedEarly
 from pipeline.plan import forecast as planning
+from pipeline.plan import kept as kept_plan
 from pipeline.responses import index
 from pipeline.store import LocalStore
 
@@ -257,8 +258,8 @@ def test_the_cost_counts_requests_or_texts(plan, write_csv, tmp_path):
 def test_another_run_on_the_output_is_named(plan, write_csv, tmp_path):
     """Its progress would make the numbers untrue."""
     source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
-    lease = LocalStore(output)
-    lease.acquire()
+    lease = LocalStore(output).lease
+    lease.acquire(create=True)
     with pytest.raises(OutputBusy, match="another run holds this output"):
         plan(source, output)
     lease.release()
@@ -332,7 +333,7 @@ def kept(plan, tmp_path):
 
     def run(source, output, **settings):
         found = plan(source, output, **settings)
-        assert planning.keep(found) is None
+        assert kept_plan.keep(found) is None
         return found
 
     return run

@@ -210,8 +210,8 @@ def test_an_event_log_is_read_while_its_last_line_is_written(stopped, tmp_path):
 
 def test_before_the_log_is_there(tmp_path, listing):
     """A run locks its output first, and reads its input then."""
-    lease = LocalStore(tmp_path / "out.parquet")
-    lease.acquire()
+    lease = LocalStore(tmp_path / "out.parquet").lease
+    lease.acquire(create=True)
     before = listing()
     found = status_of(tmp_path / "out.parquet")
     assert (found.state, found.pid, found.rows) == ("running", os.getpid(), None)
@@ -227,8 +227,8 @@ def test_a_run_that_begins_again_is_not_told_by_the_one_before(stopped, tmp_path
     log = tmp_path / "out.parquet.run" / "events.jsonl"
     if killed:
         log.write_bytes(log.read_bytes().rpartition(b'{"at"')[0])
-    lease = LocalStore(tmp_path / "out.parquet")
-    lease.acquire()
+    lease = LocalStore(tmp_path / "out.parquet").lease
+    lease.acquire(create=True)
     found = status_of(stopped)
     assert (found.state, found.message, found.exit_code) == ("running", None, None)
     assert (found.committed_rows, "reading" in found.doing) == (48, True)
@@ -276,8 +276,8 @@ def logged(stopped, tmp_path):
     It logged these events, whose times are counted from when it locked the output.
     """
     run_directory = tmp_path / "out.parquet.run"
-    lease = LocalStore(stopped)
-    lease.acquire()
+    lease = LocalStore(stopped).lease
+    lease.acquire(create=True)
     began = lease.holder().since
 
     def ask(*events):

@@ -31,9 +31,8 @@ def objects(request, tmp_path):
     return DiskObjects(tmp_path) if request.param == "disk" else MemoryObjects()
 
 
-def _opened(objects, owner="owner"):
+def _opened(objects):
     log = RunLog(objects)
-    log.entries.owner = owner
     log.load()
     return log
 
@@ -92,7 +91,7 @@ def test_a_state_is_never_changed_in_place(objects):
 
 def test_a_log_that_goes_on_after_it_was_read_loses_nothing(objects, written):
     """What an earlier attempt committed stays committed, whatever this one appends."""
-    again = _opened(objects, "another owner")
+    again = _opened(objects)
     again.forget_parts(2)
     again.add_part(_part(2))
     assert RunLog(objects).load().parts == (_part(0), _part(1), _part(2))
@@ -114,7 +113,7 @@ def test_a_part_and_the_revision_are_one_entry(objects):
     log = _opened(objects)
     log.begin(RUN)
     log.add_part(_part(0), "r1")
-    assert len(log.entries) == 2
+    assert len(objects.list("log/")) == 2
     assert RunLog(objects).load() == RunState(RUN, (), "r1", (_part(0),))
 
 
@@ -123,7 +122,7 @@ def test_a_part_is_recorded_only_behind_the_one_before(objects):
     log.begin(RUN)
     with pytest.raises(AssertionError, match="order"):
         log.add_part(_part(1))
-    assert len(log.entries) == 1
+    assert len(objects.list("log/")) == 1
 
 
 def test_complete_keeps_the_facts_and_one_entry(objects, written):
@@ -191,7 +190,7 @@ def test_whatever_is_left_below_a_snapshot_counts_for_nothing(objects, written, 
 @pytest.mark.fault(10)
 def test_of_two_writers_one_is_fenced(objects, written):
     """The entry of the other one stands; what the loser wanted to record is not recorded."""
-    other = _opened(objects, "other")
+    other = _opened(objects)
     other.add_cache("/of the other")
     before = written.state
     for _ in range(2):
@@ -211,7 +210,7 @@ def test_writers_at_once(objects):
 
     def work(writer):
         for turn in range(25):
-            log = _opened(objects, f"writer {writer}")
+            log = _opened(objects)
             try:
                 log.add_cache(f"/{writer}/{turn}")
             except OutputBusy:
@@ -238,7 +237,6 @@ def test_processes_at_once(tmp_path):
         "sys.stdin.readline()\n"
         "for turn in range(30):\n"
         "    log = RunLog(DiskObjects(Path(sys.argv[1])))\n"
-        "    log.entries.owner = sys.argv[2]\n"
         "    log.load()\n"
         "    try: log.add_cache(f'/{sys.argv[2]}/{turn}')\n"
         "    except OutputBusy: continue\n"
@@ -344,7 +342,7 @@ def test_entries_in_another_order_are_refused(objects, written):
 def test_an_entry_of_another_log_is_refused(objects, written):
     """It is whole and has the right number, but does not follow the one before."""
     stranger = MemoryObjects()
-    log = _opened(stranger, "stranger")
+    log = _opened(stranger)
     log.begin(RunRecord("other", {}, {}))
     for number in range(3):
         log.add_part(_part(number))
@@ -416,7 +414,7 @@ def test_restart_goes_on_above_what_cannot_be_read(objects, written):
     log.abandon()
     log.begin(RUN)
     assert RunLog(objects).load() == RunState(RUN)
-    assert len(log.entries) == 6
+    assert objects.list("log/")[-1] == _name(6)
 
 
 # --- versions
@@ -444,7 +442,7 @@ def test_a_record_of_a_kind_that_is_not_known_is_refused(objects, written):
 @pytest.fixture(params=["disk", "memory"])
 def store(request, tmp_path):
     store = MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "out.parquet")
-    store.acquire()
+    store.lease.acquire(create=True)
     return store
 
 

@@ -45,7 +45,10 @@ def test_the_five_verbs(objects):
     objects.delete("log/1")
     objects.delete("log/1")
     assert objects.list("log/") == ["log/2"]
+    objects.delete("log/")
+    assert objects.list("log/") == ["log/2"]
     objects.delete("log/2")
+    objects.delete("log/")
     assert objects.list("log/") == []
 
 

@@ -31,7 +31,7 @@ TABLE = pa.table(
 def _begun(place, name="out.parquet"):
     """The store of a run that has begun, with its output in `place`."""
     store = LocalStore(place / name)
-    store.acquire()
+    store.lease.acquire(create=True)
     store.begin(RunRecord("software", {}, {}))
     return store
 
