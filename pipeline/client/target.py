@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 from yarl import URL
 
 from pipeline.errors import SettingsError
+from pipeline.events import OldHost, TokenNotSent
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -28,7 +29,7 @@ class Target:
     url: str
     dialect: str
     token: str | None = field(default=None, repr=False)
-    notice: str | None = None
+    notice: OldHost | TokenNotSent | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -59,16 +60,14 @@ class Target:
                 ROUTER + model,
                 config.dialect,
                 token,
-                f"{OLD_HOST} is no longer served: requests go to {urlsplit(ROUTER).hostname}. "
-                f"Write `endpoint: hf` and `model: {model}` instead.",
+                OldHost(model),
             )
         if token and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
             return cls(
                 config.endpoint,
                 config.dialect,
                 None,
-                f"The token is not sent: {parts.hostname} is neither https nor this machine, and "
-                "anyone between could read it.",
+                TokenNotSent(parts.hostname or ""),
             )
         return cls(config.endpoint, config.dialect, token)
 

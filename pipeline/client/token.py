@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import SettingsError
+from pipeline.events import TokenFileIsOpen
 
 
 class Token(NamedTuple):
     """The token, None where there is none; a warning about where it was found; and where."""
 
     value: str | None
-    warning: str | None = None
+    warning: TokenFileIsOpen | None = None
     where: str | None = None
 
 
@@ -45,7 +46,7 @@ def find_token(token_file: Path | None = None) -> Token:
     return _found(token, str(login)) if token else Token(None)
 
 
-def _found(token: str, where: str, warning: str | None = None) -> Token:
+def _found(token: str, where: str, warning: TokenFileIsOpen | None = None) -> Token:
     """Give a token. Refuses what no header can carry; the message must not repeat it."""
     if not (token.isascii() and token.isprintable() and len(token.split()) == 1):
         raise SettingsError(
@@ -65,5 +66,5 @@ def _from_file(file: Path) -> Token:
         raise SettingsError(f"token_file: {file} is empty. It must hold the token.")
     warning = None
     if mode & (stat.S_IRGRP | stat.S_IROTH):
-        warning = f"{file}: others can read the token in it; run: chmod 600 {file}"
+        warning = TokenFileIsOpen(str(file))
     return _found(token, str(file), warning)

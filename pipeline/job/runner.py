@@ -24,7 +24,15 @@ from pipeline.errors import (
     StoppedEarly,
     UsageError,
 )
-from pipeline.events import Notice, RunEnded, RunStarted, fan_out
+from pipeline.events import (
+    BeginsAgain,
+    NothingToRetry,
+    PartsDamaged,
+    RunEnded,
+    RunStarted,
+    Stopping,
+    fan_out,
+)
 from pipeline.job import opening, rundir
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
@@ -110,9 +118,7 @@ class Run:
         if self._engine is not None:
             self._engine.stop(reason)
         if isinstance(reason, Interrupted) and (in_flight := self._metrics.in_flight):
-            fan_out(self._observers)(
-                Notice(f"stopping: waiting for {in_flight} answers; again to stop at once")
-            )
+            fan_out(self._observers)(Stopping(in_flight))
 
     def interrupt(self, reason: Interrupted) -> None:
         """Stop, as a signal asks; a second one drops what is in flight too.
@@ -246,7 +252,7 @@ class Run:
             manifest.save()
         if settled.nothing_to_do:
             if settled.retries:
-                fan_out(self._observers)(Notice("No row carries an error: nothing to retry."))
+                fan_out(self._observers)(NothingToRetry())
             with suppress(OSError):
                 directory.clear()  # a kill may have come between completion and tidying up
             return _Opened(source, directory, manifest)
@@ -261,12 +267,7 @@ class Run:
         config, manifest, plan = self._config, opened.manifest, opened.source.plan
         self._announce(opened, emit)
         if opened.damaged_parts:
-            emit(
-                Notice(
-                    f"{opened.damaged_parts} committed parts were damaged and are done again from "
-                    "the stored answers."
-                )
-            )
+            emit(PartsDamaged(opened.damaged_parts))
         deadline = config.deadline and asyncio.get_running_loop().call_later(
             config.deadline, self.stop, _deadline_passed(config.deadline)
         )
@@ -277,7 +278,7 @@ class Run:
                 try:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
-                    emit(Notice(str(moved)))
+                    emit(BeginsAgain(moved.revision, moved.stored))
                     await in_thread(partial(manifest.begin_again, moved.revision))
                     self._announce(opened, emit)
                     revision = Revision(moved.revision, emit, allow_drift=False)

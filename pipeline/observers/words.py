@@ -1,4 +1,4 @@
-"""How progress is worded: durations, and what the run waits for."""
+"""How progress is worded: durations, notices, and what the run waits for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.events import Why
+from pipeline.events import (
+    AnswersPassedOver,
+    BeginsAgain,
+    MetricsFileFailed,
+    NothingToRetry,
+    OldHost,
+    OneTextARequest,
+    PartsDamaged,
+    RevisionChanged,
+    SmallerBatches,
+    Stopping,
+    TokenFileIsOpen,
+    TokenNotSent,
+    Why,
+)
+from pipeline.wording import setting, shown
 
 if TYPE_CHECKING:
-    from pipeline.events import Waiting
+    from pipeline.events import Notice, Waiting
 
 
 def duration(seconds: float) -> str:
@@ -20,6 +35,83 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+
+
+def counted(count: int, one: str, more: str | None = None) -> str:
+    """Word a number of things: "1 request", "2,000 requests"."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def notice(told: Notice) -> str:
+    """Word a notice: what happened and, if there is something to do about it, the fix."""
+    return shown(" ".join(filter(None, (what_of(told), fix_of(told)))))
+
+
+def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for each kind)
+    """Word what a notice tells, without the fix."""
+    match told:
+        case OneTextARequest():
+            said = f" ({told.said})" if told.said else ""
+            return (
+                "One text a request from now on, since this endpoint does not honour batches: "
+                f"{told.why}{said}."
+            )
+        case SmallerBatches():
+            return (
+                f"{counted(told.texts, 'text')} a request from now on, and more again if that goes "
+                f"well: {told.refused} together were refused ({told.said}), their halves were not."
+            )
+        case RevisionChanged():
+            return (
+                f"The model's revision is {told.revision}, and was {told.was}; going on, as "
+                f"{setting('allow_drift')} says."
+            )
+        case BeginsAgain():
+            return (
+                f"The model's revision is {told.revision} now, and known answers are of "
+                f"{told.stored}: they are asked for again."
+            )
+        case PartsDamaged(parts):
+            are = "was damaged and is" if parts == 1 else "were damaged and are"
+            return f"{counted(parts, 'committed part')} {are} built again from the stored answers."
+        case NothingToRetry():
+            return "No row carries an error: nothing to retry."
+        case AnswersPassedOver(why):
+            return f"Answers of an earlier attempt are asked for again. {why}"
+        case Stopping(in_flight):
+            return f"Stopping: waiting for {counted(in_flight, 'answer')}; again to stop at once."
+        case TokenNotSent(host):
+            return (
+                f"The token is not sent: {host} is neither https nor this machine, and anyone in "
+                "between could read it."
+            )
+        case OldHost():
+            return (
+                "api-inference.huggingface.co is no longer served: requests go to "
+                "router.huggingface.co."
+            )
+        case TokenFileIsOpen(file):
+            return f"Others can read the token in {file}."
+        case MetricsFileFailed(file, why):
+            return (
+                f"{setting('metrics_file')}: cannot write {file}: {why}. The run goes on without "
+                "it."
+            )
+        case _:
+            raise AssertionError(told)
+
+
+def fix_of(told: Notice) -> str:
+    """Word what to do about a notice; empty if nothing."""
+    match told:
+        case TokenNotSent():
+            return "Use an https address."
+        case OldHost(model):
+            return f"Set {setting('endpoint', 'hf')} and {setting('model', model)} instead."
+        case TokenFileIsOpen(file):
+            return f"Run: chmod 600 {file}"
+        case _:
+            return ""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 
 from pipeline.client import dialect_of, stated_dialect
 from pipeline.errors import ClassifyError
+from pipeline.events import AnswersPassedOver
 from pipeline.job import opening, stream
 from pipeline.job.rundir import RunDirectory
+from pipeline.observers.words import notice
 from pipeline.plan import kept as planned
 from pipeline.pool.batching import Batcher, Job
 from pipeline.responses import ResponseStores
@@ -137,7 +139,7 @@ def forecast(
                 store, earlier = opening.stores(config, directory, settled.manifest)
                 stores = ResponseStores(store, earlier, read_only=True)
                 stack.enter_context(closing(stores))
-                passed_over = stores.passed_over
+                passed_over = [notice(AnswersPassedOver(why)) for why in stores.passed_over]
             count.go_through(settled, first_row, stores)
     made_for = planned.made_for(
         config, directory, settled.manifest, settled.source.plan, resumed_rows=first_row

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Retryable, RowsRejected
-from pipeline.events import Notice
+from pipeline.events import NoBatches, OneTextARequest
 from pipeline.outcomes import RowError
 from pipeline.pool.batching import MAX_REQUEST_BYTES, Batch, plain_batch
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pipeline.client.client import Client, Reply
+    from pipeline.errors import RequestError
     from pipeline.events import Observer
     from pipeline.outcomes import Outcome
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 MOST_CANARIES = 3
 # Scores of the same text alone and in a batch differ by the padding's rounding, not by more.
 SAME_SCORE = 0.02
-
-_NOT_HONOURED = "one text a request from now on, since this endpoint does not honour batches: "
 
 
 @dataclass
@@ -77,7 +76,7 @@ class Introduction:
         if len(batch) > 1:
             await self._compare(batch, position, reply.outcomes[0], verdict)
         elif more_to_come and not await self._takes_twins(batch, reply.outcomes[0]):
-            self._fall_back("the same text twice is not answered as it is alone")
+            self._fall_back(NoBatches.TWINS_DIFFER)
         else:
             verdict.reply = reply
         return verdict
@@ -104,7 +103,7 @@ class Introduction:
                     if isinstance(failure, RowsRejected):
                         rejected[position] = failure
                 else:
-                    self._emit(Notice(f"{_NOT_HONOURED}it takes no list of texts ({failure})."))
+                    self._fall_back(NoBatches.TAKES_NO_LIST, failure)
                     return None
             else:
                 if type(reply.outcomes[0]) is not RowError:
@@ -118,19 +117,19 @@ class Introduction:
         try:
             reply = await self._ask(batch)
         except Retryable as failure:
-            self._fall_back(str(failure))
+            self._fall_back(NoBatches.UNREADABLE, failure)
             return
         except RowsRejected as failure:
             # Some other row may be at fault: the canary twice can only be refused for its form.
             if await self._takes_twins(batch.part(place), alone):
                 verdict.refusal = failure
             else:
-                self._fall_back(str(failure))
+                self._fall_back(NoBatches.REFUSED, failure)
             return
         if not agree(alone, reply.outcomes[place]) and not await self._agrees_alone(
             batch.part(len(batch) - 1), reply.outcomes[-1]
         ):
-            self._fall_back("the same text gets different answers alone and within a batch")
+            self._fall_back(NoBatches.ANSWERS_DIFFER)
             return
         verdict.reply = reply
 
@@ -153,9 +152,9 @@ class Introduction:
         except (Retryable, RowsRejected):
             return False
 
-    def _fall_back(self, why: str) -> None:
+    def _fall_back(self, why: NoBatches, failure: RequestError | None = None) -> None:
         self._client.use_single()
-        self._emit(Notice(f"{_NOT_HONOURED}{why}."))
+        self._emit(OneTextARequest(why, failure.what if failure else ""))
 
 
 def agree(one: Outcome, other: Outcome) -> bool:

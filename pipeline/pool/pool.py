@@ -20,7 +20,7 @@ from pipeline.errors import (
     StoppedEarly,
     TooManyErrors,
 )
-from pipeline.events import Notice, Waiting, Why
+from pipeline.events import SmallerBatches, Waiting, Why
 from pipeline.outcomes import RowError
 from pipeline.pool.batching import PLAIN, Batcher, Job, plain_batch
 from pipeline.pool.concurrency import AdaptiveLimit
@@ -298,13 +298,7 @@ class Pool:
             return await self._reject(batch, rejection)
         failed = sum([await self._answer(half) for half in batch.halves()])
         if not failed and self._batcher.size.refused(len(batch)):
-            self._emit(
-                Notice(
-                    f"{self._batcher.size.now} texts a request from now on, and more again where "
-                    f"that goes well: {len(batch)} together were refused ({rejection}), and their "
-                    "halves were not."
-                )
-            )
+            self._emit(SmallerBatches(self._batcher.size.now, len(batch), str(rejection)))
         return failed
 
     def _settle(self, batch: Batch, reply: Reply) -> int:

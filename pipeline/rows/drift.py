@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import RevisionMoved, StoppedEarly
-from pipeline.events import Notice
+from pipeline.events import RevisionChanged
 
 if TYPE_CHECKING:
     from pipeline.events import Observer
@@ -38,7 +38,7 @@ class Revision:
         if self.current is not None and told != self.current:
             change = f"The model's revision is {told}, and was {self.current}"
             if self._allow_drift:
-                self._emit(Notice(f"{change}; going on, as allow_drift says."))
+                self._emit(RevisionChanged(told, self.current))
             elif not self.confirmed:
                 raise RevisionMoved(told, self.current)
             else:

@@ -27,6 +27,7 @@ from aiohttp import web
 from pipeline.client import Client, Target
 from pipeline.config import RunConfig
 from pipeline.events import Notice, Requests, Waiting
+from pipeline.observers.words import notice
 from pipeline.pool import Pool
 from pipeline.rows import Revision
 from pipeline.system.clock import Clock
@@ -382,7 +383,7 @@ class Running:
 
     @property
     def notices(self) -> list[str]:
-        return [event.message for event in self.events if isinstance(event, Notice)]
+        return [notice(event) for event in self.events if isinstance(event, Notice)]
 
     @property
     def waits(self) -> list[Waiting]:
