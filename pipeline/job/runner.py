@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from pipeline import meanings
 from pipeline.engines import LocalEngine
 from pipeline.errors import (
     EXIT_COMPLETE,
@@ -35,6 +34,7 @@ from pipeline.events import (
 )
 from pipeline.job import opening, rundir
 from pipeline.job.stream import Stream
+from pipeline.job.summary import Origin, Summary
 from pipeline.observers import EventLog, Metrics
 from pipeline.plan import kept as planned
 from pipeline.producer import Plan
@@ -403,20 +403,19 @@ class Run:
         facts = opened.manifest.complete or self._facts(opened, "stopped")
         if error is not None:
             facts = {**facts, "exit_code": getattr(error, "exit_code", 1), "message": str(error)}
-        found = {
+        return Summary(
             **facts,
-            "resumed_rows": metrics.resumed_rows,
-            "distinct_inputs": metrics.distinct_inputs,
-            "cache_hits": metrics.cache_hits,
-            "requests": metrics.requests,
-            "retries": metrics.retries,
-            "responses": dict(sorted(metrics.responses.items())),
-            "seconds": round(seconds, 3),
-            "rows_per_second": round(metrics.committed_rows / seconds, 1),
-            "peak_in_flight": metrics.peak_in_flight,
-            "plan": self._plan,
-        }
-        return meanings.in_order(found)
+            resumed_rows=metrics.resumed_rows,
+            distinct_inputs=metrics.distinct_inputs,
+            cache_hits=metrics.cache_hits,
+            requests=metrics.requests,
+            retries=metrics.retries,
+            responses=dict(sorted(metrics.responses.items())),
+            seconds=round(seconds, 3),
+            rows_per_second=round(metrics.committed_rows / seconds, 1),
+            peak_in_flight=metrics.peak_in_flight,
+            plan=self._plan,
+        ).to_json()
 
 
 def _deadline_passed(seconds: float) -> StoppedEarly:
@@ -431,14 +430,12 @@ def _unbegun(reason: BaseException) -> RunEnded:
 
 
 def _metadata(config: RunConfig, manifest: Manifest) -> dict[bytes, bytes]:
-    """What the output tells of its origin; no time, so that equal runs give equal bytes."""
-    facts = {
-        "software": f"classify-pipeline {__version__}",
-        "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
-        "model": config.model_id or "",
-        "model_revision": manifest.latest_revision or "",
-        "top_k": str(config.top_k),
-        "function_to_apply": config.function_to_apply or "",
-        "truncate": str(config.truncate).lower(),
-    }
-    return {f"classify.{key}".encode(): value.encode() for key, value in facts.items()}
+    return Origin(
+        software=f"classify-pipeline {__version__}",
+        endpoint=urlsplit(config.endpoint).netloc or config.endpoint,
+        model=config.model_id or "",
+        model_revision=manifest.latest_revision or "",
+        top_k=str(config.top_k),
+        function_to_apply=config.function_to_apply or "",
+        truncate=str(config.truncate).lower(),
+    ).to_metadata()

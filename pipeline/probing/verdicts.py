@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import EXIT_COMPLETE, Cause, ClassifyError
 from pipeline.events import NoBatches, Notice, OldHost, OneTextARequest, SmallerBatches
-from pipeline.meanings import Meaning
+from pipeline.meanings import PerSecond, Seconds
 from pipeline.observers.words import counted, fix_of, what_of
 from pipeline.outcomes import RowError
 from pipeline.probing.blame import blame, fix_of_failure, sentence
@@ -53,41 +53,29 @@ class Check:
 class Probe:
     """What a probe came to. `failure` is the error that a run would end with, if any."""
 
-    state: Annotated[str, Meaning("text", "the worst of the verdicts: `ok`, `warning` or `failed`")]
-    exit_code: Annotated[int, Meaning("count", "what the command ended with, as a run would")]
+    state: Annotated[str, "the worst of the verdicts: `ok`, `warning` or `failed`"]
+    exit_code: Annotated[int, "what the command ended with, as a run would"]
     checks: Annotated[
         tuple[Check, ...],
-        Meaning("list", "of each check `name`, `verdict`, `seen` and `mend` (null if all is well)"),
+        "of each check `name`, `verdict`, `seen` and `mend` (null if there is nothing to fix)",
     ]
-    url: Annotated[str, Meaning("text", "the address that was asked")]
-    model: Annotated[str | None, Meaning("text or null", "the model asked for")]
+    url: Annotated[str, "the address that was asked"]
+    model: Annotated[str | None, "the model asked for"]
     dialect: Annotated[
-        str | None,
-        Meaning(
-            "text or null", "how the endpoint wants to be asked; null where nothing was answered"
-        ),
+        str | None, "how the endpoint wants to be asked; null if nothing was answered"
     ]
-    requests: Annotated[int, Meaning("count", "requests that were sent")]
-    loading_requests: Annotated[
-        int, Meaning("count", "of these, requests that found the model loading")
-    ]
-    texts: Annotated[int, Meaning("count", "texts that they carried")]
-    texts_per_request: Annotated[int, Meaning("count", "the most texts in a request of a run")]
-    in_flight: Annotated[int, Meaning("count", "the most requests in flight of a run")]
-    canaries: Annotated[
-        int,
-        Meaning("count", "requests that only find out how the endpoint wants to be asked"),
-    ]
-    latency_s: Annotated[
-        float | None, Meaning("seconds or null", "median of the requests with most texts")
-    ]
-    texts_measured: Annotated[int, Meaning("count", "texts in such a request")]
-    texts_per_second: Annotated[
-        float | None, Meaning("per second or null", "an estimate for a run with these settings")
-    ]
-    throttled: Annotated[bool, Meaning("true or false", "whether the endpoint answered 429")]
-    labels: Annotated[tuple[str, ...], Meaning("list", "labels that were seen")]
-    model_revision: Annotated[str | None, Meaning("text or null", "the model's revision (`x-sha`)")]
+    requests: Annotated[int, "requests that were sent"]
+    loading_requests: Annotated[int, "of these, requests that found the model loading"]
+    texts: Annotated[int, "texts that they carried"]
+    texts_per_request: Annotated[int, "the most texts in a request of a run"]
+    in_flight: Annotated[int, "the most requests in flight of a run"]
+    canaries: Annotated[int, "requests that only find out how the endpoint wants to be asked"]
+    latency_s: Annotated[Seconds | None, "median of the requests with the most texts"]
+    texts_measured: Annotated[int, "texts in such a request"]
+    texts_per_second: Annotated[PerSecond | None, "an estimate for a run with these settings"]
+    throttled: Annotated[bool, "true if the endpoint answered 429"]
+    labels: Annotated[tuple[str, ...], "labels that were seen"]
+    model_revision: Annotated[str | None, "the model's revision (`x-sha`)"]
     failure: ClassifyError | None = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""The summary of an attempt at a run, and what its output tells of its origin."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from pipeline.meanings import PerSecond, Seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What an attempt came to, as `classify run --json` prints it."""
+
+    state: Annotated[str, "`complete`, or `stopped` before the end; the same command continues it"]
+    exit_code: Annotated[int, "the exit code of the command"]
+    rows: Annotated[int, "rows of the input"]
+    labelled: Annotated[int, "committed rows with a label, of all attempts together"]
+    errors: Annotated[int, "committed rows with an error instead"]
+    labels: Annotated[dict[str, int], "committed rows by their label"]
+    output: Annotated[str, "path of the output, as it was given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address, as it was given"]
+    model: Annotated[str | None, "the model asked for; null where the address alone decides it"]
+    model_revision: Annotated[str | None, "the model's revision (`x-sha`); null if none was told"]
+    message: Annotated[str, "why it stopped; only if it did"] = ""
+    resumed_rows: Annotated[int, "rows that were committed before this attempt"]
+    distinct_inputs: Annotated[int, "distinct texts (or pairs) that this attempt read"]
+    cache_hits: Annotated[int, "of these, how many were answered before; nothing is sent for them"]
+    requests: Annotated[int, "requests sent by this attempt, retries included"]
+    retries: Annotated[int, "of these, how many were not the first try"]
+    responses: Annotated[
+        dict[str, int], "requests that ended, by HTTP status, or by the cause if no answer came"
+    ]
+    seconds: Annotated[Seconds, "how long this attempt took, from opening the input to the output"]
+    rows_per_second: Annotated[PerSecond, "rows that this attempt committed, over `seconds`"]
+    peak_in_flight: Annotated[int, "the most requests in flight at once"]
+    plan: Annotated[
+        dict[str, Any] | None,
+        "what `classify plan` predicted: distinct_inputs, cache_hits, requests, seconds, cost",
+    ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, in the order of the fields."""
+        return {key: value for key, value in asdict(self).items() if key != "message" or value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the schema of the output tells of its origin, each key after `classify.`.
+
+    It holds no time, so that equal runs give equal bytes.
+    """
+
+    software: Annotated[str, "this package and its version"]
+    endpoint: Annotated[str, "host of the endpoint, or `local`, `hf`"]
+    model: Annotated[str, "the model asked for; empty where the address alone decides it"]
+    model_revision: Annotated[str, "its revision; empty if none was told"]
+    top_k: Annotated[str, "the setting"]
+    function_to_apply: Annotated[str, "the setting; empty if none was given"]
+    truncate: Annotated[str, "the setting, `true` or `false`"]
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """Return the metadata of a Parquet schema."""
+        return {f"classify.{key}".encode(): value.encode() for key, value in asdict(self).items()}
