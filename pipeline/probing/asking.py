@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.client import Client, dialect_of
 from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.events import Event, Observer
     from pipeline.outcomes import Item, Outcome
     from pipeline.system.clock import Clock
+
+N = TypeVar("N", bound=Notice)
 
 # The most that a probe sends; a loading model is asked more often, until it answers.
 MOST_REQUESTS = 8
@@ -104,6 +106,10 @@ class Findings:
     def answered(self) -> list[Asked]:
         """The requests that were answered with label and score."""
         return [asked for asked in self.asked if asked.good]
+
+    def told(self, kind: type[N]) -> N | None:
+        """Return the first notice of a kind, None if there was none."""
+        return next((told for told in self.notices if isinstance(told, kind)), None)
 
 
 class _Client(Client):

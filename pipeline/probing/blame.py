@@ -53,8 +53,8 @@ def blame(found: Findings) -> tuple[str, ClassifyError] | None:
             return "parameters", reason
         case StoppedEarly() if mixed and not used_up:
             return "revision", StoppedEarly(
-                f"Two answers tell different ones: {', '.join(found.revisions)}.",
-                "Wait until only one is served there, or accept a mixture with "
+                f"Two answers tell different revisions: {', '.join(found.revisions)}.",
+                "Wait until only one model is served there, or accept a mixture with "
                 f"{setting('allow_drift', 'True')}.",
             )
         case None:
@@ -86,7 +86,7 @@ def _rejected(found: Findings) -> tuple[str, ClassifyError] | None:
     if not failed or len(failed) < len(found.outcomes):
         return None
     return "texts", EndpointRefused(
-        f"Each of {len(failed)} was rejected, the last one with: {sentence(failed[-1].message)}",
+        f"Each of {len(failed)} texts was rejected, the last with: {sentence(failed[-1].message)}",
         "Check model, text_pair, truncate, function_to_apply and dialect.",
     )
 

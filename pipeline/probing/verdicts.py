@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from statistics import median
@@ -27,7 +28,6 @@ NEAR_TIMEOUT = 0.5
 # So many labels are named.
 MOST_LABELS = 10
 _UNNAMED = re.compile(r"LABEL_\d+")
-_NO_LISTS = OneTextARequest(NoBatches.TAKES_NO_LIST)
 
 
 class Verdict(StrEnum):
@@ -92,12 +92,16 @@ def judge(found: Findings) -> Probe:
     for name, check in _CHECKS.items():
         if failure is not None and name == blamed:
             verdict, seen, fix = Verdict.FAILED, failure.what, failure.fix
-            failure.what = f"{name}: {seen}"
+        elif not found.answered and name in _OF_ANSWERS:
+            verdict, seen, fix = _skipped()
         else:
             verdict, seen, fix = check(found)
         checks.append(Check(name, verdict, shown(seen), shown(fix) or None))
+    if failure is not None:
+        failure = copy(failure)
+        failure.what = f"{blamed}: {failure.what}"
     verdicts = [check.verdict for check in checks]
-    latency_s, texts = _measured(found)
+    seconds, texts = _measured(found)
     asked = found.asked
     return Probe(
         state=next((v.value for v in (Verdict.FAILED, Verdict.WARNING) if v in verdicts), "ok"),
@@ -112,9 +116,9 @@ def judge(found: Findings) -> Probe:
         texts_per_request=_texts_per_request(found),
         in_flight=_in_flight(found),
         canaries=_canaries(found),
-        latency_s=latency_s,
+        latency_s=median(seconds) if seconds else None,
         texts_measured=texts,
-        texts_per_second=_texts_per_second(found, latency_s, texts),
+        texts_per_second=_texts_per_second(found),
         throttled=any(each.status == 429 for each in asked),  # noqa: PLR2004
         labels=tuple(_labels(found)),
         model_revision=found.revisions[-1] if found.revisions else None,
@@ -177,17 +181,11 @@ def _address(found: Findings) -> _Seen:
 
 
 def _model(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
-    waited = ""
-    if found.waited_s is not None:
-        waited = f", after loading for {found.waited_s:.0f} s"
+    waited = "" if found.waited_s is None else f", after loading for {found.waited_s:.0f} s"
     return _ok(f"{found.config.model_id or 'The model there'} classifies texts{waited}.")
 
 
 def _dialect(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
     name = found.dialect.name
     if found.config.dialect != "auto":
         return _ok(f"{name}, as the setting says; its answers are what was asked for.")
@@ -198,26 +196,23 @@ def _dialect(found: Findings) -> _Seen:
 
 
 def _batching(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
     most, wanted = found.dialect.most_texts, found.config.texts_per_request
     largest = max(asked.texts for asked in found.answered)
     if found.dialect.name == "single":
         if found.config.dialect == "single":
             return _ok("One text a request, as the dialect says.")
-        told = next((n for n in found.notices if isinstance(n, OneTextARequest)), _NO_LISTS)
+        told = found.told(OneTextARequest) or OneTextARequest(NoBatches.TAKES_NO_LIST)
         said = f" ({told.said})" if told.said else ""
         return _warning(
             f"Not honoured: {told.why}{said}.",
             f"A run sends one text a request, {wanted} times as many requests. A server that takes "
             "lists (Text Embeddings Inference, the inference toolkit) is faster.",
         )
-    if (refused := _refused_together(found)) is not None:
+    if (refused := found.told(SmallerBatches)) is not None:
         return _warning(what_of(refused), f"Set {setting('batch_size', str(largest))}.")
     if most is not None and found.config.batch_size != "auto" and most < wanted:
-        seen = f"Honoured, with {most} texts in one request at most, as the server tells."
         return _warning(
-            seen,
+            f"Honoured, with {most} texts in one request at most, as the server tells.",
             f"A run sends {most} instead of {wanted}. Set {setting('batch_size', str(most))}.",
         )
     if largest == 1:
@@ -268,42 +263,29 @@ def _named_labels(found: Findings) -> _Seen:
 
 
 def _revision(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
     if not found.revisions:
         return _warning(
             "None is told (no x-sha header): a run would not notice another model there.",
             "Do not deploy another model while a run goes on.",
         )
-    changed = ""
-    if len(found.revisions) > 1:
-        changed = f" (it changed, as {setting('allow_drift')} allows)"
+    drift = setting("allow_drift")
+    changed = f" (it changed, as {drift} allows)" if len(found.revisions) > 1 else ""
     return _ok(f"{found.revisions[-1]}{changed}. A run stops where that changes.")
 
 
 def _parameters(found: Findings) -> _Seen:
     config = found.config
-    if not found.answered:
-        return _skipped()
-    wrong = list(_not_honoured(found))
-    if wrong:
-        return _warning(
-            " ".join(wrong),
-            "Leave it out, or serve the model by another server.",
-        )
-    tried = {
-        "top_k": config.wants_predictions or None,
-        "function_to_apply": found.function_ignored is not None or None,
-        "truncate": found.long_text is not None or None,
+    if wrong := " ".join(_not_honoured(found)):
+        return _warning(wrong, "Leave it out, or serve the model by another server.")
+    # Of each one that could be ignored: is it set, and was it tried?
+    settings = {
+        "top_k": (config.wants_predictions, True),
+        "function_to_apply": (config.function_to_apply, found.function_ignored is not None),
+        "truncate": (config.truncate, found.long_text is not None),
     }
-    stated = {
-        "top_k": config.wants_predictions,
-        "function_to_apply": config.function_to_apply is not None,
-        "truncate": config.truncate,
-    }
-    if missing := [name for name in stated if stated[name] and not tried[name]]:
-        return _skipped(f"{', '.join(missing)} could not be tried")
-    names = [name for name, is_set in stated.items() if is_set]
+    names = [name for name, (is_set, _) in settings.items() if is_set]
+    if untried := [name for name in names if not settings[name][1]]:
+        return _skipped(f"{', '.join(untried)} could not be tried")
     return _ok(f"{', '.join(names)}: honoured." if names else "None is set that could be ignored.")
 
 
@@ -319,16 +301,16 @@ def _not_honoured(found: Findings) -> Iterator[str]:
 
 
 def _latency(found: Findings) -> _Seen:
-    latency_s, texts = _measured(found)
-    if latency_s is None:
-        return _skipped("all answers came while it loaded") if found.answered else _skipped()
-    speed = _texts_per_second(found, latency_s, texts)
+    seconds, texts = _measured(found)
+    if not seconds:
+        return _skipped("all answers came while it loaded")
+    latency_s = median(seconds)
     took = f"{latency_s:.1f} s" if latency_s >= 1 else f"{latency_s * 1000:.0f} ms"
     rate = "" if found.config.rate is None else f", at a rate of {found.config.rate:g}"
     seen = (
-        f"{took} for a request of {counted(texts, 'text')} (median of "
-        f"{len(_samples(found))}). An estimate: up to {speed:,.0f} texts/s, if {_in_flight(found)} "
-        f"requests in flight take no longer than one{rate}."
+        f"{took} for a request of {counted(texts, 'text')} (median of {len(seconds)}). An "
+        f"estimate: up to {_texts_per_second(found):,.0f} texts/s, if {_in_flight(found)} requests "
+        f"in flight take no longer than one{rate}."
     )
     if latency_s > NEAR_TIMEOUT * found.config.timeout_s:
         return _warning(
@@ -339,39 +321,31 @@ def _latency(found: Findings) -> _Seen:
     return _ok(seen)
 
 
-def _samples(found: Findings) -> list[float]:
-    """How long the requests took that are like those of a run: the largest ones."""
-    good = [each for each in found.answered if not each.while_loading]
-    largest = max((asked.texts for asked in good), default=0)
-    return [asked.seconds for asked in good if asked.texts == largest]
-
-
-def _measured(found: Findings) -> tuple[float | None, int]:
-    good = [asked.texts for asked in found.answered if not asked.while_loading]
-    return (median(_samples(found)), max(good)) if good else (None, 0)
+def _measured(found: Findings) -> tuple[list[float], int]:
+    """Return how long the requests with the most texts took, and how many texts these are."""
+    good = [asked for asked in found.answered if not asked.while_loading]
+    texts = max((asked.texts for asked in good), default=0)
+    return [asked.seconds for asked in good if asked.texts == texts], texts
 
 
 def _texts_per_request(found: Findings) -> int:
     largest = max((asked.texts for asked in found.answered), default=0)
     wanted = min(found.config.texts_per_request, found.dialect.most_texts or 1 << 30)
-    return min(wanted, largest) if _refused_together(found) else wanted
-
-
-def _refused_together(found: Findings) -> SmallerBatches | None:
-    return next((told for told in found.notices if isinstance(told, SmallerBatches)), None)
+    return min(wanted, largest) if found.told(SmallerBatches) else wanted
 
 
 def _in_flight(found: Findings) -> int:
-    concurrency = found.config.concurrency
-    if found.permits is None:
-        return concurrency
-    return max(1, min(concurrency, found.permits // _texts_per_request(found)))
+    most = found.config.concurrency
+    if found.permits is not None:
+        most = min(most, found.permits // _texts_per_request(found))
+    return max(1, most)
 
 
-def _texts_per_second(found: Findings, latency_s: float | None, texts: int) -> float | None:
-    if not latency_s:
+def _texts_per_second(found: Findings) -> float | None:
+    seconds, texts = _measured(found)
+    if not seconds or not median(seconds):
         return None
-    per_second = _in_flight(found) / latency_s
+    per_second = _in_flight(found) / median(seconds)
     return round(texts * min(per_second, found.config.rate or per_second), 1)
 
 
@@ -394,3 +368,5 @@ _CHECKS: dict[str, Callable[[Findings], _Seen]] = {
     "parameters": _parameters,
     "latency": _latency,
 }
+# Not seen until something is answered.
+_OF_ANSWERS = {"model", "dialect", "batching", "revision", "parameters", "latency"}
