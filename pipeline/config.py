@@ -2,7 +2,7 @@
 
 A setting `batch_size` is the flag `--batch-size`, the YAML key `batch_size`, the environment
 variable `CLASSIFY_BATCH_SIZE` and the keyword `batch_size=` in Python. Precedence: flag, then
-environment, then file, then default. The token is deliberately no setting (see `workers.token`).
+environment, then file, then default. The token is deliberately not a setting (see `client.token`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import SettingsError
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -190,50 +191,60 @@ class RunConfig(BaseModel):
     def __init__(self, **settings: Any) -> None:
         for key in settings:
             if key not in type(self).model_fields:
-                raise SettingsError(_unknown(key))
+                raise _unknown(key)
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise SettingsError(_worded(error, settings)) from None
+            raise _not_allowed(error, settings) from None
         self._check_together()
 
     def _check_together(self) -> None:
         if self.endpoint == "hf" and self.model is None:
             raise SettingsError(
-                "model: required with the endpoint `hf`. Name one (--model org/name), "
-                "or try without an account: --endpoint local --model sentiment."
+                f"{setting('model')}: required with the endpoint `hf`.",
+                f"Name one ({setting('model', 'org/name')}), or try without an account: "
+                f"{setting('endpoint', 'local')} and {setting('model', 'sentiment')}.",
             )
         try:
             address = urlsplit(self.endpoint)
             _ = address.port
         except ValueError as error:
-            raise SettingsError(f"endpoint: {self.endpoint} is no address: {error}.") from None
+            raise SettingsError(
+                f"{setting('endpoint')}: {self.endpoint} is no address: {error}."
+            ) from None
         if "@" in address.netloc:
             raise SettingsError(
-                "endpoint: the address holds a user or a password, which would end up in logs and "
-                "in the output. Put a token into HF_TOKEN instead."
+                f"{setting('endpoint')}: the address holds a user or a password, which would end "
+                "up in logs and in the output.",
+                "Put a token into HF_TOKEN instead.",
             )
         if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
-            raise SettingsError(f"bill_to: {self.bill_to!r} is not allowed. It takes a plain name.")
+            raise SettingsError(
+                f"{setting('bill_to')}: {self.bill_to!r} is not allowed.", "It takes a plain name."
+            )
         if self.dialect == "tei" and self.function_to_apply in ("sigmoid", "softmax"):
             raise SettingsError(
-                f"function_to_apply: {self.function_to_apply} cannot be asked of dialect tei, "
-                "which picks it by the model. Leave it out, or use none."
+                f"{setting('function_to_apply')}: {self.function_to_apply} cannot be asked of "
+                "dialect tei, which picks it by the model.",
+                "Leave it out, or use none.",
             )
         if self.cache is not None and not self.dedup:
             raise SettingsError(
-                "cache: needs dedup, which is false: a cached answer stands for every row with "
-                "that text. Drop one of the two."
+                f"{setting('cache')}: needs {setting('dedup')}, which is false: a cached answer "
+                "stands for every row with that text.",
+                "Drop one of the two.",
             )
         names = [self.label_column, self.score_column, self.error_column]
         names += [self.predictions_column] if self.wants_predictions else []
         for name in names:
             if names.count(name) > 1:
-                raise SettingsError(f"{name!r} names two output columns: give each its own name.")
+                raise SettingsError(
+                    f"{name!r} names two output columns.", "Give each its own name."
+                )
 
     @property
     def wants_predictions(self) -> bool:
-        """Whether the output has the column of all predictions."""
+        """True if the output has the column of all predictions."""
         return self.top_k != 1
 
     @property
@@ -248,11 +259,11 @@ class RunConfig(BaseModel):
 
     @property
     def output_is_file(self) -> bool:
-        """Whether the output is one Parquet file rather than a directory of them."""
+        """True if the output is one Parquet file rather than a directory of them."""
         return self.output.suffix == ".parquet"
 
     def result_settings(self) -> dict[str, Any]:
-        """Give the settings that change results, as plain JSON values."""
+        """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
         return {**dumped, "model": self.model_id}
 
@@ -274,8 +285,7 @@ class RunConfig(BaseModel):
         """Merge flags over the environment over a YAML file over the defaults.
 
         A flag that was not given is absent from `flags`; `defaults` stand for settings that have
-        none. Raises SettingsError, naming where the
-        value came from.
+        none. Raises SettingsError, with the place that an unknown setting came from.
         """
         from_file = _read_yaml(file) if file else {}
         from_env = {
@@ -286,37 +296,42 @@ class RunConfig(BaseModel):
         for where, settings in ((str(file), from_file), ("the environment", from_env)):
             for key in settings:
                 if key not in cls.model_fields:
-                    raise SettingsError(f"{_unknown(key)} It stands in {where}.")
+                    raise _unknown(key, f" in {where}")
         return cls(**{**(defaults or {}), **from_file, **from_env, **flags})
 
 
 def allowed(key: str) -> str:
-    """Which values a setting takes, in words."""
+    """Return in words which values a setting takes."""
     extra = RunConfig.model_fields[key].json_schema_extra
     assert isinstance(extra, dict)
     return str(extra["allowed"])
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, where: str = "") -> SettingsError:
     if "token" in key.lower() and "file" not in key.lower():
-        return (
-            f"{key}: the token is never a setting, so that it cannot end up in a file or a "
-            "process list. Put it into the environment variable HF_TOKEN, or into a token_file."
+        return SettingsError(
+            f"{key}{where}: the token is never a setting, so that it cannot end up in a file or a "
+            "process list.",
+            "Put it into the environment variable HF_TOKEN, or into a token_file.",
         )
     near = difflib.get_close_matches(key.replace("-", "_").lower(), RunConfig.model_fields, 1, 0.5)
-    return f"{key}: no such setting." + (f" Did you mean {near[0]}?" if near else "")
+    fix = f"Did you mean {near[0]}?" if near else ""
+    return SettingsError(f"{key}: no such setting{where}.", fix)
 
 
-def _worded(error: ValidationError, settings: Mapping[str, Any]) -> str:
-    """Word what pydantic found: one line a setting, with key, value and what is allowed."""
-    lines = {}
+def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> SettingsError:
+    """Word what pydantic found: setting, value and what is allowed; of several, a line each."""
+    found = {}
     for problem in error.errors():
         key = str(problem["loc"][0])
         if problem["type"] == "missing":
-            lines[key] = f"{key}: required. Give {allowed(key)}."
+            found[key] = (f"{setting(key)}: required.", f"Give {allowed(key)}.")
         else:
-            lines[key] = f"{key}: {settings[key]!r} is not allowed. It takes {allowed(key)}."
-    return "\n".join(lines.values())
+            what = f"{setting(key)}: {settings[key]!r} is not allowed."
+            found[key] = (what, f"It takes {allowed(key)}.")
+    if len(found) == 1:
+        return SettingsError(*found.popitem()[1])
+    return SettingsError("\n".join(map(" ".join, found.values())))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -330,5 +345,5 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise SettingsError(f"{file}: the config file must hold `setting: value` lines.")
+        raise SettingsError(f"{file} is not a mapping.", "It must hold `setting: value` lines.")
     return content

@@ -57,6 +57,6 @@ def _columns(ctx: click.Context) -> list[str]:
             import pyarrow.parquet as pq
 
             return list(pq.read_schema(path).names)
-    except Exception:  # noqa: BLE001  (whatever is wrong with it, the shell is no place to tell)
+    except Exception:  # noqa: BLE001  (whatever is wrong with it, a completion cannot say)
         return []
     return []

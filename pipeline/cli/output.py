@@ -31,7 +31,7 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = None) -> NoReturn:
-    """Say what went wrong, where `progress` is told, and end with the exit code of the error."""
+    """Say what went wrong, as `progress` speaks, and end with the exit code of the error."""
     state = "refused" if isinstance(error, UsageError) else "stopped"
     if progress is not None:
         progress.close()
@@ -45,14 +45,14 @@ def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = Non
     sys.exit(error.exit_code)
 
 
-class Waits:
-    """Says on stderr what is waited for."""
+class WaitPrinter:
+    """Says on stderr what a probe waits for."""
 
     def __init__(self) -> None:
         self._wait: Wait | None = None
 
     def __call__(self, event: Event) -> None:
-        """Say it each time that the endpoint does."""
+        """Print a line each time that the endpoint says so."""
         if isinstance(event, Waiting):
             now = time.monotonic()
             self._wait = Wait.of(event, now, self._wait)
@@ -60,7 +60,7 @@ class Waits:
 
 
 def counts(found: dict[str, int]) -> str:
-    """Word counts by name, the largest first and the smallest of many together."""
+    """Word counts by name, the largest first; the smallest of many are summed up."""
     ordered = sorted(found.items(), key=lambda entry: -entry[1])
     words = [f"{name} {count:,}" for name, count in ordered[:MOST_COUNTS]]
     if rest := ordered[MOST_COUNTS:]:

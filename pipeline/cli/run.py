@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"max_content_width": 100})
 @table_arguments()
-@click.option("--restart", is_flag=True, help="Throw away an unfinished run and begin anew.")
+@click.option("--restart", is_flag=True, help="Discard an unfinished run and start over.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
 @click.option(
-    "--retry-failed", is_flag=True, help="Ask again for the rows of the output with an error."
+    "--retry-failed", is_flag=True, help="Send the rows of the output that carry an error again."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
 @click.option(
@@ -55,9 +55,10 @@ def run(
       classify run 'exports/*.parquet' --model org/name --rate 20 -o labelled.parquet
       classify run --config nightly.yaml --deadline 6h --json
 
-    The output is the same table with `label`, `score` and `error` appended. Stopped or killed,
-    the same command continues; complete, it does nothing. Each flag is also a key of the YAML
-    file and an environment variable (--batch-size: batch_size, CLASSIFY_BATCH_SIZE).
+    The output is the same table with `label`, `score` and `error` appended. If the run is stopped
+    or killed, the same command continues it; once complete, it does nothing. Each flag is also a
+    key of the YAML file and an environment variable (--batch-size: batch_size,
+    CLASSIFY_BATCH_SIZE).
 
     \b
     Exit codes: 0 complete; 2 wrong usage, settings or input; 3 complete with errors, or more
@@ -98,7 +99,7 @@ def run(
 
 
 def _against_plan(summary: dict[str, Any]) -> Iterator[str]:
-    """Tell plan and actual side by side."""
+    """Show plan and actual side by side."""
     plan = summary["plan"]
     retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
     rows = [("", "planned", "actual")]

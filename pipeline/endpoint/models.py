@@ -224,7 +224,7 @@ def load_model(name: str) -> Model:
         return _MODELS[name]() if name in _MODELS else _saved_model(Path(name))
     except ImportError as error:
         raise SettingsError(
-            f"the model {name!r} needs a package that is installed but cannot be imported: {error}"
+            f"The model {name!r} needs a package that is installed but cannot be imported: {error}"
         ) from error
 
 
@@ -241,18 +241,19 @@ def _check_directory(name: str) -> None:
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise SettingsError(
-                f"the directory {name} holds no saved model, as it has no config.json: give the "
-                "directory that save_pretrained() wrote model and tokenizer to"
+                f"The directory {name} holds no saved model, as it has no config.json.",
+                "Give the directory that save_pretrained() wrote model and tokenizer to.",
             )
         return
     if os.sep in name or (name and path.exists()):
         raise SettingsError(
-            f"there is no directory {name}: give that of a saved transformers model (none is "
-            "downloaded)"
+            f"There is no directory {name}.",
+            "Give that of a saved transformers model; none is downloaded.",
         )
     raise SettingsError(
-        f"unknown embedded model {name!r}: the local endpoint has {' and '.join(KNOWN_MODELS)}, "
-        "and serves the directory of a saved transformers model by its path"
+        f"Unknown embedded model {name!r}.",
+        f"The local endpoint has {' and '.join(KNOWN_MODELS)}, and serves the directory of a saved "
+        "transformers model by its path.",
     )
 
 
@@ -268,6 +269,6 @@ def _revision(*packages: str, recipe: str) -> str:
 
 def _missing(model: str, package: str, extra: str) -> SettingsError:
     return SettingsError(
-        f"the model {model!r} needs the package {package}, which is not installed: "
-        f"pip install 'classify-pipeline[{extra}]'"
+        f"The model {model!r} needs the package {package}, which is not installed.",
+        f"Install it with pip install 'classify-pipeline[{extra}]'.",
     )

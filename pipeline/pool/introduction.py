@@ -33,7 +33,7 @@ SAME_SCORE = 0.02
 
 
 @dataclass
-class Verdict:
+class FirstBatch:
     """What came of the first batch.
 
     `rejected` are inputs that were refused alone. Of the `rest`, `reply` is the answer where it
@@ -62,11 +62,11 @@ class Introduction:
         self._ask = ask
         self._emit = emit
 
-    async def check_batching(self, batch: Batch, *, more_to_come: bool) -> Verdict:
+    async def check_batching(self, batch: Batch, *, more_to_come: bool) -> FirstBatch:
         """Check with a batch whether batches are honoured, and settle the dialect."""
         rejected: dict[int, RowsRejected] = {}
         canary = await self._find_canary(batch, rejected)
-        verdict = Verdict(
+        verdict = FirstBatch(
             rejected=[(batch.part(i), why) for i, why in rejected.items()],
             rest=batch.without(rejected),
         )
@@ -110,7 +110,9 @@ class Introduction:
                     return position, reply
         return None
 
-    async def _compare(self, batch: Batch, position: int, alone: Outcome, verdict: Verdict) -> None:
+    async def _compare(
+        self, batch: Batch, position: int, alone: Outcome, verdict: FirstBatch
+    ) -> None:
         """Send the rest of the batch, and compare the canary's answer in it."""
         place = position - len(verdict.rejected)
         batch = verdict.rest

@@ -24,9 +24,12 @@ def check_storable(what: str, schema: pa.Schema) -> None:
         if reason is not None:
             raise InputError(
                 f"{what}: column {field.name!r} ({field.type}) cannot be kept in Parquet "
-                f"({reason}). Convert or rename it, or leave it out."
+                f"({reason}).",
+                "Convert or rename it, or leave it out.",
             )
-    raise InputError(f"{what} cannot be kept in Parquet ({_reason(schema)}). Convert its columns.")
+    raise InputError(
+        f"{what} cannot be kept in Parquet ({_reason(schema)}).", "Convert its columns."
+    )
 
 
 def _reason(schema: pa.Schema) -> str | None:

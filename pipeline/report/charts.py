@@ -57,13 +57,13 @@ def color(place: int) -> str:
 
 
 def check_installed() -> None:
-    """Raises UsageError where the charting library is not installed."""
+    """Raise UsageError if the charting library is not installed."""
     try:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "classify report needs the charting library, which is not installed. Install it with "
-            "pip install 'classify-pipeline[report]' (or '.[report]' in a checkout)."
+            "classify report needs the charting library, which is not installed.",
+            "Install it with pip install 'classify-pipeline[report]' ('.[report]' in a checkout).",
         ) from error
 
 

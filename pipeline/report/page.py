@@ -28,19 +28,19 @@ _SUFFIXES = (".html", ".htm")
 
 
 def write_report(output: Path, page: Path | None = None) -> Path:
-    """Write the report on the run of `output` and give its path, `OUTPUT.html` if none is given.
+    """Write the report on the run of `output` and return its path, by default `OUTPUT.html`.
 
     `output` may also be a run directory, such as the checkpoint of a notebook. The page appears by
-    one rename. Raises UsageError where the charting library is missing, there is no run, its rows
+    one rename. Raises UsageError if the charting library is missing, there is no run, its rows
     cannot be read, or the page cannot be written.
     """
     check_installed()
     facts = gather(output)
     page = page or output.with_name(output.name + ".html")
     if page.suffix.lower() not in _SUFFIXES:
-        raise OutputError(f"{page}: the report is a page. Give a path that ends with .html.")
+        raise OutputError(f"{page}: the report is a page.", "Give a path that ends with .html.")
     if page.is_dir():
-        raise OutputError(f"{page}: is a directory. Give the path of a file for the report.")
+        raise OutputError(f"{page}: is a directory.", "Give the path of a file for the report.")
     content = document(_page(facts, Path(output)))
     temp = page.with_name(f".{page.name}.{os.getpid()}.tmp")
     try:
@@ -50,7 +50,7 @@ def write_report(output: Path, page: Path | None = None) -> Path:
         with suppress(OSError):
             temp.unlink()
         raise OutputError(
-            f"{page}: cannot write the report: {error.strerror}. Choose another place with -o."
+            f"{page}: cannot write the report: {error.strerror}.", "Choose another place."
         ) from None
     return page
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
 
     from pipeline.report.facts import Facts
-    from pipeline.report.rows import Cause, Found, Label, Row
+    from pipeline.report.rows import ErrorGroup, Label, LabelledRows, Row
 
 MOST_HISTOGRAMS = 12
 MOST_CAUSES = 50
@@ -47,14 +47,14 @@ def head(facts: Facts, output: Path, now: float) -> ET.Element:
 
 
 def body(facts: Facts) -> Iterator[ET.Element]:
-    """The sections, those left out that there is nothing to tell of."""
+    """Yield the sections that have something to say."""
     plan = _plan(facts)
     if plan is not None:
         yield plan
     found = facts.found
     if found is None or not found.rows:
         words = "The table has no rows." if found is not None and facts.status.rows == 0 else (
-            "No rows are there to be shown."
+            "No rows yet."
         )  # fmt: skip
         yield section("Labels", element("p", words, class_="note"), id_="labels")
     else:
@@ -178,7 +178,7 @@ def _plan(facts: Facts) -> ET.Element | None:
     )
 
 
-def _labels(found: Found) -> ET.Element:
+def _labels(found: LabelledRows) -> ET.Element:
     if not found.labels:
         none = element("p", "No row has a label.", class_="note")
         return section("Labels", none, id_="labels")
@@ -202,7 +202,7 @@ def _labels(found: Found) -> ET.Element:
     )
 
 
-def _scores(found: Found) -> ET.Element:
+def _scores(found: LabelledRows) -> ET.Element:
     shown = found.labels[:MOST_HISTOGRAMS]
     figures = []
     for i, label in enumerate(shown):
@@ -234,7 +234,7 @@ def _scores(found: Found) -> ET.Element:
     )
 
 
-def _most(label: Label, found: Found) -> str:
+def _most(label: Label, found: LabelledRows) -> str:
     top = max(range(len(label.bins)), key=label.bins.__getitem__)
     return f"Most of them lie in {_bin(found.edges[top], found.edges[top + 1])}."
 
@@ -243,7 +243,7 @@ def _bin(low: float, high: float) -> str:
     return f"{low:g} to {high:g}"
 
 
-def _least_certain(found: Found, facts: Facts) -> ET.Element:
+def _least_certain(found: LabelledRows, facts: Facts) -> ET.Element:
     columns = facts.columns
     assert columns is not None, "rows have columns"
     places = {label.name: str(i) for i, label in enumerate(found.labels)}
@@ -277,7 +277,7 @@ def _least_certain(found: Found, facts: Facts) -> ET.Element:
         element(
             "p",
             f"The {len(rows):,} labelled rows with the lowest scores, the same number of each "
-            "label at most: where a second look pays first. Rows count from 0.",
+            "label at most. Review these first. Rows count from 0.",
             class_="note",
         ),
         element(
@@ -320,7 +320,7 @@ def _texts(row: Row) -> Iterator[ET.Element]:
         yield element("td", text, cut, class_="text", dir="auto")
 
 
-def _errors(found: Found, facts: Facts) -> ET.Element:
+def _errors(found: LabelledRows, facts: Facts) -> ET.Element:
     columns = facts.columns
     assert columns is not None, "rows have columns"
     if not found.causes:
@@ -350,7 +350,7 @@ def _errors(found: Found, facts: Facts) -> ET.Element:
     )
 
 
-def _cause(cause: Cause, total: int) -> ET.Element:
+def _cause(cause: ErrorGroup, total: int) -> ET.Element:
     examples = [
         element(
             "tr",

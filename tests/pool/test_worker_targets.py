@@ -65,7 +65,7 @@ def test_where_requests_and_the_token_go(kit, endpoint, model, url, sends_token,
 
 
 def test_the_old_host_without_a_model_is_refused(kit):
-    with pytest.raises(SettingsError, match="--endpoint hf --model org/name"):
+    with pytest.raises(SettingsError, match='`endpoint="hf"` and `model="org/name"`'):
         target(kit, None, f"https://{OLD}/models/")
 
 

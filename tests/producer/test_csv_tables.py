@@ -121,7 +121,7 @@ def test_a_header_that_names_no_columns_is_refused(table, server, tmp_path, cont
 
 @pytest.mark.parametrize("missing", ["Text", "text ", "review"])
 def test_a_missing_text_column_is_refused_with_those_there_are(table, server, missing):
-    with pytest.raises(SettingsError, match=r"no column 'text'\. It has: .*--text"):
+    with pytest.raises(SettingsError, match=r"no column 'text'\. It has: .*`text`"):
         table(f"id,{missing}\n1,a\n")
     assert server.requests == []
 
