@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from pipeline import errors
 from pipeline.cli import main
-from pipeline.config import RunConfig, allowed
+from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
 from pipeline.job.status import Status
 from pipeline.job.summary import Origin, Summary
@@ -50,7 +50,7 @@ def settings() -> str:
         (
             f"`{name}`",
             field.description or "",
-            allowed(name),
+            takes(name).words,
             _default(field.default),
             _decides(name),
         )

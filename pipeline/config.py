@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
 import yaml
@@ -28,11 +28,17 @@ ENV_PREFIX = "CLASSIFY_"
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
-    """Declare a setting: what it means and, in words, which values it takes."""
-    return Field(
-        default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints
-    )
+class Takes(NamedTuple):
+    """Which values a setting takes, in words; `metavar` is one of them in the help of a command."""
+
+    words: str
+    metavar: str = "VALUE"
+
+
+def _setting(meaning: str, takes: Takes | str, default: Any = ..., **constraints: Any) -> Any:
+    """Declare a setting: what it means and which values it takes."""
+    extra: Any = {"takes": Takes(takes) if isinstance(takes, str) else takes}
+    return Field(default, description=meaning, json_schema_extra=extra, **constraints)
 
 
 def _no_bool(value: Any) -> Any:
@@ -86,9 +92,10 @@ MaxErrors = Annotated[
     BeforeValidator(_rows_or_share),
 ]
 
-_COUNT = "a whole number from 1 up"
-_DURATION = "seconds above 0, or a duration such as 90s, 30m, 7h"
-_COLUMN = "a column name"
+_COUNT = Takes("a whole number from 1 up", "N")
+_DURATION = Takes("seconds above 0, or a duration such as 90s, 30m, 7h", "SECONDS")
+_COLUMN = Takes("a column name", "COLUMN")
+_PATH = Takes("a path", "PATH")
 _SWITCH = "true or false"
 
 
@@ -100,7 +107,7 @@ class RunConfig(BaseModel):
     input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (
         _setting("files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst", "paths")
     )
-    output: Path = _setting("a .parquet file, or a directory for a dataset of parts", "a path")
+    output: Path = _setting("a .parquet file, or a directory for a dataset of parts", _PATH)
     text: Name = _setting("column to classify", _COLUMN, "text")
     text_pair: Name | None = _setting("second column, for models that take pairs", _COLUMN, None)
     endpoint: Name = _setting(
@@ -126,7 +133,7 @@ class RunConfig(BaseModel):
     )
     bill_to: Name | None = _setting("organisation that pays", "an organisation's name", None)
     token_file: Path | None = _setting(
-        "file that holds the token, where HF_TOKEN does not", "a path", None
+        "file that holds the token, where HF_TOKEN does not", _PATH, None
     )
     allow_drift: bool = _setting("go on where the model's revision changes", _SWITCH, default=False)
     truncate: bool = _setting(
@@ -142,7 +149,7 @@ class RunConfig(BaseModel):
     )
     concurrency: Count = _setting("the most requests in flight; fewer where fewer help", _COUNT, 32)
     rate: PerSecond | None = _setting(
-        "the most requests a second, retries included", "a number above 0", None
+        "the most requests a second, retries included", Takes("a number above 0", "N"), None
     )
     timeout_s: Seconds = _setting("one attempt, from sending to the last byte", _DURATION, 120.0)
     max_loading_s: Seconds = _setting("how long to wait for a loading model", _DURATION, 1800.0)
@@ -150,9 +157,11 @@ class RunConfig(BaseModel):
         "how long to wait for an endpoint that is down", _DURATION, 600.0
     )
     dedup: bool = _setting("send identical inputs once", _SWITCH, default=True)
-    cache: Path | None = _setting("a file of answers shared between runs", "a path", None)
+    cache: Path | None = _setting("a file of answers shared between runs", _PATH, None)
     max_errors: MaxErrors | None = _setting(
-        "rows that may fail before the run stops", "a number of rows, or a share such as 1%", None
+        "rows that may fail before the run stops",
+        Takes("a number of rows, or a share such as 1%", "N"),
+        None,
     )
     deadline: Seconds | None = _setting("stop resumably after this time", _DURATION, None)
     max_requests: Count | None = _setting("stop resumably after this many requests", _COUNT, None)
@@ -161,12 +170,12 @@ class RunConfig(BaseModel):
     )
     metrics_file: PromFile | None = _setting(
         "a .prom file of the run in numbers, for the node exporter's textfile collector",
-        "a path that ends with .prom",
+        Takes("a path that ends with .prom", "PATH"),
         None,
     )
     limit: Count | None = _setting("take the first rows only", _COUNT, None)
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = _setting(
-        "what separates the cells of a CSV file", "one character", ","
+        "what separates the cells of a CSV file", Takes("one character", "CHAR"), ","
     )
     encoding: Name = _setting(
         "encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark",
@@ -300,11 +309,11 @@ class RunConfig(BaseModel):
         return cls(**{**(defaults or {}), **from_file, **from_env, **flags})
 
 
-def allowed(key: str) -> str:
-    """Return in words which values a setting takes."""
+def takes(key: str) -> Takes:
+    """Return which values a setting takes."""
     extra = RunConfig.model_fields[key].json_schema_extra
     assert isinstance(extra, dict)
-    return str(extra["allowed"])
+    return Takes(*cast("Takes", extra["takes"]))
 
 
 def _unknown(key: str, where: str = "") -> SettingsError:
@@ -325,10 +334,10 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
     for problem in error.errors():
         key = str(problem["loc"][0])
         if problem["type"] == "missing":
-            found[key] = (f"{setting(key)}: required.", f"Give {allowed(key)}.")
+            found[key] = (f"{setting(key)}: required.", f"Give {takes(key).words}.")
         else:
             what = f"{setting(key)}: {settings[key]!r} is not allowed."
-            found[key] = (what, f"It takes {allowed(key)}.")
+            found[key] = (what, f"It takes {takes(key).words}.")
     if len(found) == 1:
         return SettingsError(*found.popitem()[1])
     return SettingsError("\n".join(map(" ".join, found.values())))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from click.shell_completion import CompletionItem
 
-from pipeline.config import RunConfig, allowed
+from pipeline.config import RunConfig, takes
 
 if TYPE_CHECKING:
     import click
@@ -22,7 +22,7 @@ def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 def values(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer values of the setting that a flag is of."""
     key = str(param.name)
-    if allowed(key).startswith("a path"):
+    if takes(key).metavar == "PATH":
         return files(ctx, param, incomplete)
     words = _columns(ctx) if key in ("text", "text_pair") else _words(key)
     return [CompletionItem(word) for word in words if word.startswith(incomplete)]

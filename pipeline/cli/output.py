@@ -12,11 +12,9 @@ import orjson
 from pipeline.errors import UsageError
 from pipeline.events import RunEnded, Waiting
 from pipeline.observers.progress import JsonProgress
-from pipeline.observers.words import Wait, duration
+from pipeline.observers.words import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.errors import ClassifyError
     from pipeline.events import Event
     from pipeline.observers.progress import Progress
@@ -66,11 +64,3 @@ def counts(found: dict[str, int]) -> str:
     if rest := ordered[MOST_COUNTS:]:
         words.append(f"{len(rest):,} others {sum(count for _, count in rest):,}")
     return ", ".join(words)
-
-
-def span(seconds: Sequence[float]) -> str:
-    """Word the least and the most that something may take."""
-    least, most = map(duration, seconds)
-    if 0 < seconds[1] < 1:
-        return "less than 1 s"
-    return most if least == most else f"{least} to {most}"

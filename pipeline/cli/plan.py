@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import WaitPrinter, counts, fail, print_json, span
+from pipeline.cli.output import WaitPrinter, counts, fail, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
+from pipeline.observers.words import span
 from pipeline.system import process
 from pipeline.wording import setting
 

@@ -35,22 +35,10 @@ _REFUSED = {
 _FIXES: dict[int, tuple[Literal["token", "address", "model"], str]] = {
     400: ("model", "Check the token, and that the model is served here, then run again."),
     401: ("token", "Check the token in HF_TOKEN, then run again."),
-    402: (
-        "token",
-        "The credits are used up: add some, or wait for the next month, then run again.",
-    ),
-    403: (
-        "token",
-        (
-            "Give the token the permission for inference, or ask for access to the model, then "
-            "run again."
-        ),
-    ),
+    402: ("token", "Add credits, or wait for the next month, then run again."),
+    403: ("token", "Give the token permission for inference or for the model, then run again."),
     404: ("model", "Check the model id, and that it is deployed at this endpoint, then run again."),
-    410: (
-        "address",
-        f"This address is no longer served: use {setting('endpoint', 'hf')}, then run again.",
-    ),
+    410: ("address", f"Set {setting('endpoint', 'hf')} instead, then run again."),
     424: ("model", "Serve a model for text classification there, then run again."),
 }
 

@@ -18,7 +18,7 @@ import orjson
 
 from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.words import Wait, duration, notice
+from pipeline.observers.words import Wait, counted, duration, notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,7 +174,7 @@ class Progress(ABC):
                 facts.append(f"at most {about} requests/s")
         for key, one, more in _COUNTS:
             if state[key]:
-                facts.append(f"{state[key]:,} {one if state[key] == 1 else more}")
+                facts.append(counted(state[key], one, more))
         return ", ".join(facts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.events import (
     AnswersPassedOver,
@@ -25,6 +25,8 @@ from pipeline.events import (
 from pipeline.wording import setting, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.events import Notice, Waiting
 
 
@@ -35,6 +37,27 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+
+
+def span(seconds: Sequence[float]) -> str:
+    """Word the least and the most that something may take."""
+    least, most = map(duration, seconds)
+    if 0 < seconds[1] < 1:
+        return "less than 1 s"
+    return most if least == most else f"{least} to {most}"
+
+
+def against_plan(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the lines of a table of plan and run: a name, what was planned, what it took."""
+    plan = summary["plan"]
+    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
+    rows = [
+        ("distinct inputs", f"{plan['distinct_inputs']:,}", f"{summary['distinct_inputs']:,}"),
+        ("known already", f"{plan['cache_hits']:,}", f"{summary['cache_hits']:,}"),
+        ("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"),
+        ("duration", span(plan["seconds"]), duration(summary["seconds"])),
+    ]
+    return rows if plan["cost"] is None else [*rows, ("cost", f"{plan['cost']:,.2f}", "")]
 
 
 def counted(count: int, one: str, more: str | None = None) -> str:

@@ -130,34 +130,32 @@ class _Client(Client):
 
     async def discover(self) -> int | None:
         """Ask the server what it is; see `Client.discover`."""
-        self._next_texts = 0
-        before, sent = self.dialect, len(self._findings.asked)
-        try:
+        before = self.dialect
+        with self._noting(texts=0):
             self._findings.permits = await super().discover()
-        except ClassifyError as failure:
-            self._note(failure, sent)
-            raise
         self._findings.described = self.dialect is not before
         return self._findings.permits
 
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer; see `Client.ask`."""
-        self._next_texts = len(items)
-        sent = len(self._findings.asked)
-        try:
+        with self._noting(texts=len(items)):
             reply = await super().ask(items, wait_for_model=wait_for_model)
-        except ClassifyError as failure:
-            self._note(failure, sent)
-            raise
         self._findings.asked[-1].good = True
         if reply.revision is not None and reply.revision not in self._findings.revisions:
             self._findings.revisions.append(reply.revision)
         return reply
 
-    def _note(self, failure: ClassifyError, sent: int) -> None:
-        """Note why a request failed, if there was one: so many were `sent` before."""
-        if len(self._findings.asked) > sent:
-            self._findings.asked[-1].failure = failure
+    @contextmanager
+    def _noting(self, texts: int) -> Iterator[None]:
+        """Note with how many texts a request is sent, if it is, and why it failed, if it did."""
+        self._next_texts = texts
+        sent = len(self._findings.asked)
+        try:
+            yield
+        except ClassifyError as failure:
+            if len(self._findings.asked) > sent:
+                self._findings.asked[-1].failure = failure
+            raise
 
     async def _exchange(
         self, method: str, url: URL, body: bytes | None = None, **options: Any

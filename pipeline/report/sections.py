@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.observers.words import duration
+from pipeline.observers.words import against_plan, duration
 from pipeline.report import charts
 from pipeline.report.blocks import as_table, chart, clock, heading, section, table
 from pipeline.report.html import element
@@ -157,22 +157,9 @@ def _facts(facts: Facts) -> ET.Element:
 
 
 def _plan(facts: Facts) -> ET.Element | None:
-    plan, summary = facts.summary.get("plan"), facts.summary
-    if not isinstance(plan, dict):
+    if not isinstance(facts.summary.get("plan"), dict):
         return None
-    low_s, high_s = plan["seconds"]
-    span = duration(low_s) if low_s == high_s else f"{duration(low_s)} to {duration(high_s)}"
-    rows = [
-        (name, f"{plan[key]:,}", f"{summary[key]:,}")
-        for name, key in (
-            ("distinct texts", "distinct_inputs"),
-            ("known already", "cache_hits"),
-            ("requests", "requests"),
-        )
-    ]
-    rows.append(("time", span, duration(summary["seconds"])))
-    if plan.get("cost") is not None:
-        rows.append(("cost", f"{plan['cost']:,.2f}", "not known"))
+    rows = against_plan(facts.summary)
     return section(
         "Plan and run", table("Plan and run", ["", "planned", "in the run"], rows, numbers=(1, 2))
     )

@@ -202,7 +202,7 @@ def test_plan_against_run(shown, words, label, source, tmp_path):
     summary_file.write_text(json.dumps(summary))
     shown(output)
     assert "requests\t1,234\t4" in words()
-    assert "time\t1 min 01 s to 2 min 05 s" in words()
+    assert "duration\t1 min 01 s to 2 min 05 s" in words()
     assert "cost\t0.50" in words()
     summary_file.write_text(json.dumps({**summary, "plan": None}))
     shown(output)
@@ -218,8 +218,8 @@ def test_an_output_that_is_gone_or_another(shown, words, label, source, tmp_path
     assert "no longer what this run wrote" in words()
     output.unlink()
     shown(output)
-    assert "not there any more" in words()
-    assert "No rows are there to be shown." in words()
+    assert "The output is missing" in words()
+    assert "No rows yet." in words()
     for content, what in ((table.drop(["score"]), "no column 'score'"), (None, "cannot be read")):
         if content is None:
             output.write_bytes(b"PAR1 no table")
