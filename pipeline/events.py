@@ -233,7 +233,7 @@ Observer = Callable[[Event], None]
 
 
 def fan_out(observers: list[Observer]) -> Observer:
-    """Give one observer that passes every event on to all."""
+    """Return one observer that passes every event on to all."""
 
     def emit(event: Event) -> None:
         for observer in observers:

@@ -91,7 +91,7 @@ class Client:
 
     @property
     def knows_dialect(self) -> bool:
-        """Whether the dialect is given rather than to be found out."""
+        """True if the dialect is given; otherwise it has to be found out."""
         return self._target.dialect != "auto"
 
     def use_single(self) -> None:
@@ -101,7 +101,7 @@ class Client:
     async def discover(self) -> int | None:
         """Ask the server what it is, and take TEI's dialect where it says so.
 
-        Gives how many texts it works on at once, where it tells. Only servers of people's own are
+        Returns how many texts it works on at once, if it says so. Only servers of people's own are
         asked (`GET /info` is TEI's page); a server that has no such page is taken for hf. Raises
         Retryable where the server is not ready, EndpointRefused for a model that is no classifier,
         SettingsError for what TEI cannot do.
@@ -223,7 +223,7 @@ def _as_object(body: bytes) -> dict[str, Any]:
 
 
 def _payload(body: bytes) -> BytesPayload | BytesIO:
-    """Give a body as what aiohttp would make of it, without its search among all kinds."""
+    """Return a body as what aiohttp would make of it, without its search among all kinds."""
     return BytesPayload(body) if len(body) <= AT_ONCE_BYTES else BytesIO(body)
 
 

@@ -72,7 +72,7 @@ class Model(Protocol):
     def logits(
         self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give one list of logits for each (text, text_pair), in the order of `labels`.
+        """Return one list of logits for each (text, text_pair), in the order of `labels`.
 
         Raises ModelError where the model cannot take one of them.
         """
@@ -80,7 +80,7 @@ class Model(Protocol):
     def best(
         self, inputs: Sequence[TextInput], k: int, tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[tuple[str, float]]]:
-        """Give the `k` best (label, softmax score) of each input, best first; k from 0 up.
+        """Return the `k` best (label, softmax score) of each input, best first; k from 0 up.
 
         It is apart from `logits` because a model may know its best labels without scoring all.
         Raises ModelError where the model cannot take one of the inputs.
@@ -125,7 +125,7 @@ class Sentiment:
     def logits(
         self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give log P(negative), log P(positive), whose softmax is P again."""
+        """Return log P(negative), log P(positive), whose softmax is P again."""
         return [[math.log(1 - p), math.log(p)] for p in map(self._positive, inputs)]
 
     def best(
@@ -162,7 +162,7 @@ class Language:
     def logits(
         self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give log P of every language, whose softmax is within 0.1% of `best`'s scores."""
+        """Return log P of every language, whose softmax is within 0.1% of `best`'s scores."""
         scored = (dict(self._predict(_joined(pair), -1)) for pair in inputs)
         return [[math.log(scores[label]) for label in self.labels] for scores in scored]
 

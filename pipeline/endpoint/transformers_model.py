@@ -61,7 +61,7 @@ class TransformersModel:
     def logits(
         self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give the logits of each input, which may not be finite.
+        """Return the logits of each input, which may not be finite.
 
         Raises ModelError with the message of the pipeline where it fails, such as `The size of
         tensor a ...` for a text longer than the model's maximum.

@@ -161,7 +161,7 @@ class Wait:
         return cls(told.reason, told.detail, began, until)
 
     def is_over(self, now: float) -> bool:
-        """Whether a pause has passed: all other waits end when somebody says so."""
+        """True if a pause has passed; all other waits end by an event."""
         return self.reason is Why.THROTTLED and (self.until is None or self.until <= now)
 
     def words(self, now: float) -> str:
@@ -183,7 +183,7 @@ class Wait:
                 return f"{self.reason} for {so_far} ({self._answer()}){soon}"
 
     def announcement(self, now: float) -> str:
-        """The same with the endpoint's own words, for where there is room for them."""
+        """Say the same with the endpoint's own words."""
         said = "" if self.reason is Why.OUTAGE else f" ({self._answer()})"
         return self.words(now) + said
 

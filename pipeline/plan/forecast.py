@@ -145,7 +145,7 @@ def forecast(
 def keep(found: Forecast) -> str | None:
     """Leave a forecast in the run directory, for the run to compare with what it takes.
 
-    Gives a notice where that fails, which is no reason to fail. Where nothing is left to do,
+    Returns a notice if that fails, which is no reason to stop. If nothing is left to do,
     nothing is written.
     """
     if found.resumed_rows >= found.rows:
@@ -158,7 +158,7 @@ def keep(found: Forecast) -> str | None:
 
 
 def _first_row(settled: Settled, directory: RunDirectory) -> int:
-    """Give the first row that is not committed, or whose part is damaged and done again."""
+    """Return the first row that is not committed, or whose part is damaged and built again."""
     manifest, rows = settled.manifest, settled.source.plan.rows
     if manifest is None:
         return 0
@@ -169,7 +169,7 @@ def _first_row(settled: Settled, directory: RunDirectory) -> int:
 
 
 def _some_texts(config: RunConfig, settled: Settled, first_row: int) -> list[Item]:
-    """Give the texts of the first chunk that has any to be asked."""
+    """Return the texts of the first chunk that has any to be asked."""
     keys = keys_of(config)
     chunks = settled.source.chunks(
         first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
@@ -228,7 +228,7 @@ class _Count:
             self.unsendable[entry["values"]] += entry["counts"]
 
     def _new(self, prepared: Prepared) -> tuple[list[Item], list[bytes]]:
-        """Give the inputs that no chunk before had."""
+        """Return the inputs that no chunk before had."""
         if self._config.dedup:
             # Half a key tells them apart: one pair in 50 million inputs is mistaken for one with a
             # probability of 1e-4, and that costs a count of one.
@@ -308,7 +308,7 @@ def _forecast(
 def _duration(
     config: RunConfig, requests: int, probe: Probe | None
 ) -> tuple[tuple[float, float], str]:
-    """Give the least and the most seconds that so many requests may take, and why so."""
+    """Return the least and the most seconds that so many requests may take, and why so."""
     if not requests:
         return (0.0, 0.0), "nothing is sent"
     if probe is not None and probe.latency_s is not None:

@@ -35,7 +35,7 @@ def made_for(
     *,
     resumed_rows: int,
 ) -> dict[str, Any]:
-    """Give what the numbers of an attempt depend on; `manifest` is None where it begins anew."""
+    """Return what the numbers of an attempt depend on; `manifest` is None before it begins."""
     answers_bytes = 0
     if manifest is not None or config.cache is not None:
         store, earlier = opening.stores(config, directory, manifest)
@@ -68,7 +68,7 @@ def keep(directory: RunDirectory, made_for: dict[str, Any], numbers: dict[str, A
 
 
 def find(directory: RunDirectory, made_for: dict[str, Any]) -> dict[str, Any] | None:
-    """Give the numbers of a plan that was made for just this attempt; None where there is none."""
+    """Return the numbers of a plan that was made for just this attempt; None if there is none."""
     try:
         kept = orjson.loads(directory.plan.read_bytes())
         if kept["made_for"] != orjson.loads(orjson.dumps(made_for)):

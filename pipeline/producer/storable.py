@@ -1,4 +1,4 @@
-"""Whether Parquet can hold a table: the parts and the output will have all of its columns."""
+"""Checks that Parquet can hold a table: the parts and the output will have all of its columns."""
 
 from __future__ import annotations
 

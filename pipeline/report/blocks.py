@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def figure(
     title: str, says: str, drawn: ET.Element, key: Sequence[tuple[str, str]] = ()
 ) -> ET.Element:
-    """Give a chart under its title, with what it says in words and a key of its colours."""
+    """Return a chart under its title, with what it says in words and a key of its colours."""
     keys = [element("li", swatch(shade), name) for name, shade in key]
     return element(
         "figure",
@@ -27,13 +27,13 @@ def figure(
 
 
 def swatch(shade: str) -> ET.Element:
-    """Give a small square of a colour, for a key."""
+    """Return a small square of a colour, for a key."""
     square = element("rect", width=10, height=10, rx=2, fill=shade)
     return element("svg", square, viewBox="0 0 10 10", aria_hidden="true")
 
 
 def chart(drawn: ET.Element, says: str, *, wide: bool = False) -> ET.Element:
-    """Give a chart that the keyboard reaches; `says` stands for it where it is not seen."""
+    """Return a chart that the keyboard reaches; `says` stands for it where it is not seen."""
     return element(
         "div",
         drawn,
@@ -47,12 +47,12 @@ def chart(drawn: ET.Element, says: str, *, wide: bool = False) -> ET.Element:
 def as_table(
     caption: str, names: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int]
 ) -> ET.Element:
-    """Give the same as a chart, for those who read or copy it."""
+    """Return the same as a chart, for those who read or copy it."""
     return behind(table(caption, names, rows, numbers=numbers))
 
 
 def behind(table: ET.Element) -> ET.Element:
-    """Give a table that is there when it is asked for."""
+    """Return a table that is there when it is asked for."""
     return element("details", element("summary", "Show as a table"), table)
 
 
@@ -64,7 +64,7 @@ def table(
     numbers: Sequence[int],
     stamped: bool = False,
 ) -> ET.Element:
-    """Give a table; `numbers` are the columns that hold numbers, counted from 0.
+    """Return a table; `numbers` are the columns that hold numbers, counted from 0.
 
     Where it is `stamped`, the first column holds times.
     """
@@ -87,7 +87,7 @@ def table(
 
 
 def heading(names: Sequence[str], numbers: Sequence[int]) -> ET.Element:
-    """Give the head of a table."""
+    """Return the head of a table."""
     cells = [
         element("th", element("bdi", name), scope="col", class_="number" if i in numbers else None)
         for i, name in enumerate(names)
@@ -96,7 +96,7 @@ def heading(names: Sequence[str], numbers: Sequence[int]) -> ET.Element:
 
 
 def section(title: str, *children: ET.Element, id_: str | None = None) -> ET.Element:
-    """Give a section of the page."""
+    """Return a section of the page."""
     return element("section", element("h2", title), *children, id=id_, aria_label=title)
 
 

@@ -108,7 +108,7 @@ class History:
 
 
 def read_history(log: Path) -> History:
-    """Read an event log; empty where there is none. Raises StoppedEarly for an unreadable one."""
+    """Read an event log; empty if there is none. Raises StoppedEarly for an unreadable one."""
     history = History()
     if not log.exists():
         return history
@@ -130,7 +130,7 @@ def _events(log: Path) -> Iterator[tuple[int, Event]]:
 
 
 def _find_attempts(log: Path, history: History) -> int:
-    """Find the attempts at the last run in the log; gives the line where it begins.
+    """Find the attempts at the last run in the log; returns the line where it begins.
 
     A log outlasts the runs that are thrown away or repeated: another run begins after one that was
     complete, and where rows that were committed are done again.
