@@ -1,7 +1,7 @@
 """Write the tables of docs/reference from the code: `make docs`.
 
-What stands between `<!-- name -->` and `<!-- /name -->` in a file there is made anew by the
-function of that name; the rest of the file is written by hand. A test fails where a file is not
+What stands between `<!-- name -->` and `<!-- /name -->` in a file there is written by the
+function of that name; the rest of the file is written by hand. A test fails if a file differs from
 what the code gives.
 """
 
@@ -13,17 +13,20 @@ import re
 import signal
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import click
 from pydantic_core import PydanticUndefined
 
-from pipeline import errors, meanings
+from pipeline import errors
 from pipeline.cli import main
-from pipeline.config import RunConfig, allowed
+from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
 from pipeline.job.status import Status
+from pipeline.job.summary import Origin, Summary
+from pipeline.meanings import Unit
 from pipeline.plan.forecast import Forecast
+from pipeline.probing import Probe
 from pipeline.rows import result_fields
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def settings() -> str:
         (
             f"`{name}`",
             field.description or "",
-            allowed(name),
+            takes(name).words,
             _default(field.default),
             _decides(name),
         )
@@ -99,7 +102,7 @@ def _command(name: str) -> str:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Give the paragraphs of a help text, with lists of commands in fences."""
+    """Yield the paragraphs of a help text, with lists of commands in fences."""
     for paragraph in filter(None, inspect.cleandoc(text).split("\n\n")):
         kept = paragraph.startswith("\b")
         lines = paragraph.removeprefix("\b\n").splitlines()
@@ -181,39 +184,62 @@ def columns() -> str:
 
 def metadata() -> str:
     """What the output says of its origin."""
-    return _meanings(meanings.METADATA)
+    return _keys(Origin)
 
 
 def summary() -> str:
     """The keys of a summary."""
-    return _meanings(meanings.SUMMARY)
+    return _keys(Summary)
 
 
 def plan() -> str:
     """The keys of a plan."""
-    return _meanings(meanings.PLAN, Forecast)
+    return _keys(Forecast)
 
 
 def status() -> str:
     """The keys of a status."""
-    return _meanings(meanings.STATUS, Status)
+    return _keys(Status)
 
 
 def probe() -> str:
     """The keys of a probe."""
-    return _meanings(meanings.PROBE)
+    return _keys(Probe)
 
 
-def _meanings(known: dict[str, meanings.Meaning], made: type | None = None) -> str:
-    """Lay out keys; of a dataclass, exactly the fields that it shows must have a meaning."""
-    fields = dataclasses.fields(made) if made else ()
-    names = [field.name for field in fields if field.repr] or list(known)
-    if set(names) != set(known):
-        wrong = ", ".join(sorted(set(names) ^ set(known)))
-        raise SystemExit(
-            f"{made}: add to pipeline/meanings.py, or remove there, the meaning of {wrong}"
-        )
-    return table("key | kind | meaning", ((f"`{name}`", *known[name]) for name in names))
+def _keys(made: type) -> str:
+    rows = ((f"`{name}`", *meaning) for name, meaning in meanings_of(made).items())
+    return table("key | kind | meaning", rows)
+
+
+def meanings_of(made: type) -> dict[str, tuple[str, str]]:
+    """Return the kind and the meaning of each field of a dataclass that `repr` shows.
+
+    Raises SystemExit if one has no meaning.
+    """
+    hints = get_type_hints(made, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(made):
+        if field.repr:
+            words = [word for word in get_args(hints[field.name])[1:] if type(word) is str]
+            if not words:
+                raise SystemExit(f"{made}: say what {field.name} means, as the others do")
+            found[field.name] = (_kind(hints[field.name]), words[0])
+    return found
+
+
+def _kind(hint: Any) -> str:
+    """Word the kind of a JSON value by its type."""
+    if get_origin(hint) is Annotated:
+        units = [word for word in get_args(hint) if isinstance(word, Unit)]
+        return units[0] if units else _kind(get_args(hint)[0])
+    kinds = get_args(hint)
+    if type(None) in kinds:
+        return f"{_kind(next(kind for kind in kinds if kind is not type(None)))} or null"
+    if hint == dict[str, int]:
+        return "counts"
+    names = {int: "count", str: "text", bool: "true or false", tuple: "list"}
+    return names.get(get_origin(hint) or hint, "object")
 
 
 MADE: dict[str, Callable[[], str]] = {
@@ -223,7 +249,7 @@ MADE: dict[str, Callable[[], str]] = {
 
 
 def renewed(text: str) -> str:
-    """Give a page with its tables made anew. Raises KeyError for a mark that nothing makes."""
+    """Return a page with new tables. Raises KeyError for a mark that nothing makes."""
 
     def block(found: re.Match[str]) -> str:
         return f"{found[1]}\n{MADE[found[2]]()}\n{found[3]}"

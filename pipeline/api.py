@@ -26,6 +26,7 @@ from pipeline.rows import check_columns, result_fields
 from pipeline.store import LocalStore
 from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -82,7 +83,7 @@ class RunResult:
         return dict(causes.most_common())
 
     def report(self, page: str | Path | None = None) -> Path:
-        """Write a page on this run, as `classify report` does, and give its path.
+        """Write a page on this run, as `classify report` does, and return its path.
 
         Raises UsageError where it cannot be written, or the extra `report` is not installed.
         """
@@ -144,7 +145,7 @@ def classify(
     progress: bool | None = None,
     **settings: Any,
 ) -> Any:
-    """Label a table in memory and give the same kind of table back, with the result columns.
+    """Label a table in memory and return the same kind of table, with the result columns.
 
     `table` is a pandas or polars DataFrame, a pyarrow Table, or anything else that offers the
     Arrow PyCapsule interface, such as a DuckDB relation or a RecordBatchReader; that is read into
@@ -204,12 +205,12 @@ class _InMemory:
         return self
 
     def prepare(self, observers: Sequence[Observer]) -> Run:
-        """Read the table through Arrow, and give the run over it; takes as long as it is large."""
+        """Read the table through Arrow, and return the run over it; large tables take a while."""
         for name in ("input", "output"):
             if name in self._settings:
                 raise SettingsError(
-                    f"{name}: classify takes a table and gives one back. For files there is "
-                    "pipeline.run."
+                    f"{setting(name)}: classify takes a table and gives one back.",
+                    "For files, use pipeline.run.",
                 )
         self._output = self._directory / "labelled.parquet"
         places = {"input": "(a table in memory)", "output": self._output}
@@ -246,7 +247,7 @@ class _InMemory:
 
 @contextmanager
 def _shown(progress: bool | None) -> Iterator[list[Observer]]:
-    """Give the observer that shows progress where we are, or none where that is not wanted."""
+    """Yield the observer that shows progress here, or none if that is not wanted."""
     if not (in_kernel() if progress is None else progress):
         yield []
         return
@@ -321,7 +322,7 @@ def _signals_to(
     def interrupt(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         reason = Interrupted(
-            f"Stopped by {name} after committing what was answered. {advice}", signal_number=number
+            f"Stopped by {name} after committing what was answered.", advice, signal_number=number
         )
         with suppress(RuntimeError):  # the loop is closed: the run has ended
             loop.call_soon_threadsafe(job.interrupt, reason)

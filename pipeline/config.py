@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
 import yaml
@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import SettingsError
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +28,17 @@ ENV_PREFIX = "CLASSIFY_"
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
-    """Declare a setting: what it means and, in words, which values it takes."""
-    return Field(
-        default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints
-    )
+class Takes(NamedTuple):
+    """Which values a setting takes, in words; `metavar` is one of them in the help of a command."""
+
+    words: str
+    metavar: str = "VALUE"
+
+
+def _setting(meaning: str, takes: Takes | str, default: Any = ..., **constraints: Any) -> Any:
+    """Declare a setting: what it means and which values it takes."""
+    extra: Any = {"takes": Takes(takes) if isinstance(takes, str) else takes}
+    return Field(default, description=meaning, json_schema_extra=extra, **constraints)
 
 
 def _no_bool(value: Any) -> Any:
@@ -85,9 +92,10 @@ MaxErrors = Annotated[
     BeforeValidator(_rows_or_share),
 ]
 
-_COUNT = "a whole number from 1 up"
-_DURATION = "seconds above 0, or a duration such as 90s, 30m, 7h"
-_COLUMN = "a column name"
+_COUNT = Takes("a whole number from 1 up", "N")
+_DURATION = Takes("seconds above 0, or a duration such as 90s, 30m, 7h", "SECONDS")
+_COLUMN = Takes("a column name", "COLUMN")
+_PATH = Takes("a path", "PATH")
 _SWITCH = "true or false"
 
 
@@ -99,7 +107,7 @@ class RunConfig(BaseModel):
     input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (
         _setting("files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst", "paths")
     )
-    output: Path = _setting("a .parquet file, or a directory for a dataset of parts", "a path")
+    output: Path = _setting("a .parquet file, or a directory for a dataset of parts", _PATH)
     text: Name = _setting("column to classify", _COLUMN, "text")
     text_pair: Name | None = _setting("second column, for models that take pairs", _COLUMN, None)
     endpoint: Name = _setting(
@@ -125,7 +133,7 @@ class RunConfig(BaseModel):
     )
     bill_to: Name | None = _setting("organisation that pays", "an organisation's name", None)
     token_file: Path | None = _setting(
-        "file that holds the token, where HF_TOKEN does not", "a path", None
+        "file that holds the token, where HF_TOKEN does not", _PATH, None
     )
     allow_drift: bool = _setting("go on where the model's revision changes", _SWITCH, default=False)
     truncate: bool = _setting(
@@ -141,7 +149,7 @@ class RunConfig(BaseModel):
     )
     concurrency: Count = _setting("the most requests in flight; fewer where fewer help", _COUNT, 32)
     rate: PerSecond | None = _setting(
-        "the most requests a second, retries included", "a number above 0", None
+        "the most requests a second, retries included", Takes("a number above 0", "N"), None
     )
     timeout_s: Seconds = _setting("one attempt, from sending to the last byte", _DURATION, 120.0)
     max_loading_s: Seconds = _setting("how long to wait for a loading model", _DURATION, 1800.0)
@@ -149,9 +157,11 @@ class RunConfig(BaseModel):
         "how long to wait for an endpoint that is down", _DURATION, 600.0
     )
     dedup: bool = _setting("send identical inputs once", _SWITCH, default=True)
-    cache: Path | None = _setting("a file of answers shared between runs", "a path", None)
+    cache: Path | None = _setting("a file of answers shared between runs", _PATH, None)
     max_errors: MaxErrors | None = _setting(
-        "rows that may fail before the run stops", "a number of rows, or a share such as 1%", None
+        "rows that may fail before the run stops",
+        Takes("a number of rows, or a share such as 1%", "N"),
+        None,
     )
     deadline: Seconds | None = _setting("stop resumably after this time", _DURATION, None)
     max_requests: Count | None = _setting("stop resumably after this many requests", _COUNT, None)
@@ -160,12 +170,12 @@ class RunConfig(BaseModel):
     )
     metrics_file: PromFile | None = _setting(
         "a .prom file of the run in numbers, for the node exporter's textfile collector",
-        "a path that ends with .prom",
+        Takes("a path that ends with .prom", "PATH"),
         None,
     )
     limit: Count | None = _setting("take the first rows only", _COUNT, None)
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = _setting(
-        "what separates the cells of a CSV file", "one character", ","
+        "what separates the cells of a CSV file", Takes("one character", "CHAR"), ","
     )
     encoding: Name = _setting(
         "encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark",
@@ -190,50 +200,60 @@ class RunConfig(BaseModel):
     def __init__(self, **settings: Any) -> None:
         for key in settings:
             if key not in type(self).model_fields:
-                raise SettingsError(_unknown(key))
+                raise _unknown(key)
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise SettingsError(_worded(error, settings)) from None
+            raise _not_allowed(error, settings) from None
         self._check_together()
 
     def _check_together(self) -> None:
         if self.endpoint == "hf" and self.model is None:
             raise SettingsError(
-                "model: required with the endpoint `hf`. Name one (--model org/name), "
-                "or try without an account: --endpoint local --model sentiment."
+                f"{setting('model')}: required with the endpoint `hf`.",
+                f"Name one ({setting('model', 'org/name')}), or try without an account: "
+                f"{setting('endpoint', 'local')} and {setting('model', 'sentiment')}.",
             )
         try:
             address = urlsplit(self.endpoint)
             _ = address.port
         except ValueError as error:
-            raise SettingsError(f"endpoint: {self.endpoint} is no address: {error}.") from None
+            raise SettingsError(
+                f"{setting('endpoint')}: {self.endpoint} is no address: {error}."
+            ) from None
         if "@" in address.netloc:
             raise SettingsError(
-                "endpoint: the address holds a user or a password, which would end up in logs and "
-                "in the output. Put a token into HF_TOKEN instead."
+                f"{setting('endpoint')}: the address holds a user or a password, which would end "
+                "up in logs and in the output.",
+                "Put a token into HF_TOKEN instead.",
             )
         if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
-            raise SettingsError(f"bill_to: {self.bill_to!r} is not allowed. It takes a plain name.")
+            raise SettingsError(
+                f"{setting('bill_to')}: {self.bill_to!r} is not allowed.", "It takes a plain name."
+            )
         if self.dialect == "tei" and self.function_to_apply in ("sigmoid", "softmax"):
             raise SettingsError(
-                f"function_to_apply: {self.function_to_apply} cannot be asked of dialect tei, "
-                "which picks it by the model. Leave it out, or use none."
+                f"{setting('function_to_apply')}: {self.function_to_apply} cannot be asked of "
+                "dialect tei, which picks it by the model.",
+                "Leave it out, or use none.",
             )
         if self.cache is not None and not self.dedup:
             raise SettingsError(
-                "cache: needs dedup, which is false: a cached answer stands for every row with "
-                "that text. Drop one of the two."
+                f"{setting('cache')}: needs {setting('dedup')}, which is false: a cached answer "
+                "stands for every row with that text.",
+                "Drop one of the two.",
             )
         names = [self.label_column, self.score_column, self.error_column]
         names += [self.predictions_column] if self.wants_predictions else []
         for name in names:
             if names.count(name) > 1:
-                raise SettingsError(f"{name!r} names two output columns: give each its own name.")
+                raise SettingsError(
+                    f"{name!r} names two output columns.", "Give each its own name."
+                )
 
     @property
     def wants_predictions(self) -> bool:
-        """Whether the output has the column of all predictions."""
+        """True if the output has the column of all predictions."""
         return self.top_k != 1
 
     @property
@@ -248,11 +268,11 @@ class RunConfig(BaseModel):
 
     @property
     def output_is_file(self) -> bool:
-        """Whether the output is one Parquet file rather than a directory of them."""
+        """True if the output is one Parquet file rather than a directory of them."""
         return self.output.suffix == ".parquet"
 
     def result_settings(self) -> dict[str, Any]:
-        """Give the settings that change results, as plain JSON values."""
+        """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
         return {**dumped, "model": self.model_id}
 
@@ -274,8 +294,7 @@ class RunConfig(BaseModel):
         """Merge flags over the environment over a YAML file over the defaults.
 
         A flag that was not given is absent from `flags`; `defaults` stand for settings that have
-        none. Raises SettingsError, naming where the
-        value came from.
+        none. Raises SettingsError, with the place that an unknown setting came from.
         """
         from_file = _read_yaml(file) if file else {}
         from_env = {
@@ -286,37 +305,42 @@ class RunConfig(BaseModel):
         for where, settings in ((str(file), from_file), ("the environment", from_env)):
             for key in settings:
                 if key not in cls.model_fields:
-                    raise SettingsError(f"{_unknown(key)} It stands in {where}.")
+                    raise _unknown(key, f" in {where}")
         return cls(**{**(defaults or {}), **from_file, **from_env, **flags})
 
 
-def allowed(key: str) -> str:
-    """Which values a setting takes, in words."""
+def takes(key: str) -> Takes:
+    """Return which values a setting takes."""
     extra = RunConfig.model_fields[key].json_schema_extra
     assert isinstance(extra, dict)
-    return str(extra["allowed"])
+    return Takes(*cast("Takes", extra["takes"]))
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, where: str = "") -> SettingsError:
     if "token" in key.lower() and "file" not in key.lower():
-        return (
-            f"{key}: the token is never a setting, so that it cannot end up in a file or a "
-            "process list. Put it into the environment variable HF_TOKEN, or into a token_file."
+        return SettingsError(
+            f"{key}{where}: the token is never a setting, so that it cannot end up in a file or a "
+            "process list.",
+            "Put it into the environment variable HF_TOKEN, or into a token_file.",
         )
     near = difflib.get_close_matches(key.replace("-", "_").lower(), RunConfig.model_fields, 1, 0.5)
-    return f"{key}: no such setting." + (f" Did you mean {near[0]}?" if near else "")
+    fix = f"Did you mean {near[0]}?" if near else ""
+    return SettingsError(f"{key}: no such setting{where}.", fix)
 
 
-def _worded(error: ValidationError, settings: Mapping[str, Any]) -> str:
-    """Word what pydantic found: one line a setting, with key, value and what is allowed."""
-    lines = {}
+def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> SettingsError:
+    """Word what pydantic found: setting, value and what is allowed; of several, a line each."""
+    found = {}
     for problem in error.errors():
         key = str(problem["loc"][0])
         if problem["type"] == "missing":
-            lines[key] = f"{key}: required. Give {allowed(key)}."
+            found[key] = (f"{setting(key)}: required.", f"Give {takes(key).words}.")
         else:
-            lines[key] = f"{key}: {settings[key]!r} is not allowed. It takes {allowed(key)}."
-    return "\n".join(lines.values())
+            what = f"{setting(key)}: {settings[key]!r} is not allowed."
+            found[key] = (what, f"It takes {takes(key).words}.")
+    if len(found) == 1:
+        return SettingsError(*found.popitem()[1])
+    return SettingsError("\n".join(map(" ".join, found.values())))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -330,5 +354,5 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise SettingsError(f"{file}: the config file must hold `setting: value` lines.")
+        raise SettingsError(f"{file} is not a mapping.", "It must hold `setting: value` lines.")
     return content

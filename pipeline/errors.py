@@ -7,7 +7,7 @@
     │   ├── OutputError                       the output cannot be written there
     │   └── ResumeRefused                     the run directory belongs to a different run
     ├── TooManyErrors                  3      more rows failed than `max_errors` allows
-    ├── EndpointRefused                4      token, permission, credits, model: no retry mends it
+    ├── EndpointRefused                4      token, permission, credits, model: no retry helps
     ├── OutputBusy                     5      another run holds this output
     ├── StoppedEarly                  75      deadline, limit, outage, full disk; resumable
     ├── Interrupted              130, 143     a signal; resumable
@@ -24,7 +24,7 @@ to search words for what they mean. A bug is whatever else is raised: exit code 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.wording import shown
 
@@ -91,16 +91,24 @@ class TooManyErrors(ClassifyError):
 
 
 class EndpointRefused(ClassifyError):
-    """The endpoint refuses the account or the model; resumable once that is mended.
+    """The endpoint refuses the account or the model; resumable once that is fixed.
 
-    `status` is the HTTP status, None where no answer came.
+    `status` is the HTTP status, None where no answer came. `at_fault` is what has to change.
     """
 
     exit_code = 4
 
-    def __init__(self, what: str, fix: str = "", *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        fix: str = "",
+        *,
+        status: int | None = None,
+        at_fault: Literal["token", "address", "model", "dialect"] = "address",
+    ) -> None:
         super().__init__(what, fix)
         self.status = status
+        self.at_fault = at_fault
 
 
 class OutputBusy(ClassifyError):
@@ -133,16 +141,13 @@ class RevisionMoved(ClassifyError):
     """
 
     def __init__(self, revision: str, stored: str) -> None:
-        super().__init__(
-            f"The model's revision is {revision} now, and known answers are of {stored}: they are "
-            "asked for again."
-        )
+        super().__init__(f"The model's revision is {revision}, and known answers are of {stored}.")
         self.revision = revision
         self.stored = stored
 
 
 class Cause(StrEnum):
-    """Why a request failed in a way that a retry may mend; each has its own rule in `retry`."""
+    """Why a request failed in a way that a retry may resolve; each has its own rule in `retry`."""
 
     LOADING = "loading"
     THROTTLED = "throttled"
@@ -151,6 +156,13 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     CONNECTION = "connection lost"
     UNREADABLE = "unreadable answer"
+
+
+class Unreachable(StrEnum):
+    """Why no connection could be made, if that is known."""
+
+    UNKNOWN_HOST = "unknown host"
+    REFUSED = "connection refused"
 
 
 class RequestError(ClassifyError):
@@ -162,15 +174,23 @@ class Retryable(RequestError):
 
     `status` is the HTTP status, None where no answer came. `wait_s` is the server's own hint in
     seconds (`Retry-After`, `RateLimit` or `estimated_time`), None where it gave none.
+    `unreachable` is why no connection could be made, None where one was or nobody knows.
     """
 
     def __init__(
-        self, cause: Cause, what: str, *, status: int | None = None, wait_s: float | None = None
+        self,
+        cause: Cause,
+        what: str,
+        *,
+        status: int | None = None,
+        wait_s: float | None = None,
+        unreachable: Unreachable | None = None,
     ) -> None:
         super().__init__(what)
         self.cause = cause
         self.status = status
         self.wait_s = wait_s
+        self.unreachable = unreachable
 
 
 class RowsRejected(RequestError):

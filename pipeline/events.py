@@ -107,9 +107,111 @@ class PartCommitted:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should know and that stops nothing."""
+    """Something that a person should know and that stops nothing; each kind has its own facts.
 
-    message: str
+    `pipeline.observers.words.notice` words them.
+    """
+
+
+class NoBatches(StrEnum):
+    """Why an endpoint is asked one text a request."""
+
+    TAKES_NO_LIST = "it takes no list of texts"
+    UNREADABLE = "a list of texts gets an unreadable answer"
+    REFUSED = "a list of texts is refused"
+    TWINS_DIFFER = "the same text twice is not answered as it is alone"
+    ANSWERS_DIFFER = "the same text gets different answers alone and within a batch"
+
+
+@dataclass(frozen=True, slots=True)
+class OneTextARequest(Notice):
+    """The endpoint does not honour batches; `said` is what it answered, empty if that was fine."""
+
+    why: NoBatches
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerBatches(Notice):
+    """`texts` a request from now on: `refused` together were refused, and their halves were not.
+
+    `said` is what the endpoint answered.
+    """
+
+    texts: int
+    refused: int
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionChanged(Notice):
+    """The model's revision changed, and the run goes on, as `allow_drift` says."""
+
+    revision: str
+    was: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeginsAgain(Notice):
+    """The model is of `revision`, and known answers of `stored`: they are asked for again."""
+
+    revision: str
+    stored: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartsDamaged(Notice):
+    """So many committed parts were damaged and are built again from the stored answers."""
+
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToRetry(Notice):
+    """A retry found no row with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersPassedOver(Notice):
+    """The answers of an earlier attempt cannot be read, and are asked for again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Notice):
+    """A signal stops the run, which waits for `in_flight` answers; another stops it at once."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenNotSent(Notice):
+    """`host` is neither https nor this machine, so anyone in between could read a token."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class OldHost(Notice):
+    """The address is of an API that is no longer served: the router is asked for `model`."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFileIsOpen(Notice):
+    """Other users of this machine can read the token file."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsFileFailed(Notice):
+    """The metrics file cannot be written; the run goes on without it."""
+
+    file: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +233,7 @@ Observer = Callable[[Event], None]
 
 
 def fan_out(observers: list[Observer]) -> Observer:
-    """Give one observer that passes every event on to all."""
+    """Return one observer that passes every event on to all."""
 
     def emit(event: Event) -> None:
         for observer in observers:

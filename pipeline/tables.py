@@ -38,7 +38,7 @@ class MemoryTable(Protocol):
         ...
 
     def with_results(self, results: pa.Table) -> Any:
-        """Give the caller's table with the columns of an Arrow table of as many rows appended."""
+        """Return the caller's table with the columns of an Arrow table of as many rows appended."""
         ...
 
 
@@ -60,20 +60,21 @@ def open_table(table: Any) -> MemoryTable:
             return _PolarsTable(table)
         if isinstance(table, pl.LazyFrame):
             raise InputError(
-                "A polars LazyFrame is a plan that has no rows yet. Give what its collect() gives."
+                "A polars LazyFrame is a plan that has no rows yet.",
+                "Pass the result of its collect().",
             )
     try:
         return _ArrowTable(pa.table(table))
     except Exception as error:  # noqa: BLE001  (a stream or a query may raise anything)
         offers = hasattr(table, "__arrow_c_stream__") or hasattr(table, "__arrow_c_array__")
         raise InputError(
-            f"A {type(table).__name__} cannot be read as a table: {_first_line(error)}. "
-            f"{_advice(table)}"
+            f"A {type(table).__name__} cannot be read as a table: {_first_line(error)}.",
+            _advice(table),
         ) from (error if offers else None)
 
 
 def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
-    """Give the columns to classify as an Arrow table, in which the others are only named.
+    """Return the columns to classify as an Arrow table, in which the others are only named.
 
     Raises InputError where a column cannot be read.
     """
@@ -86,19 +87,19 @@ def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
             columns.append(table.column(position))
         except Exception as error:
             raise InputError(
-                f"The column {name!r} cannot be read as text: {_first_line(error)}. Convert it to "
-                "text first."
+                f"The column {name!r} cannot be read as text: {_first_line(error)}.",
+                "Convert it to text first.",
             ) from error
     return pa.table(columns, names=table.names)
 
 
 def _advice(table: Any) -> str:
     if isinstance(table, str | bytes) or hasattr(table, "__fspath__"):
-        return "For files there is pipeline.run, or `classify run`."
+        return "For files, use pipeline.run or `classify run`."
     if hasattr(table, "to_frame"):
-        return "A single column is no table: give what its to_frame() gives."
+        return "A single column is no table: pass the result of its to_frame()."
     return (
-        "Give a pandas or polars DataFrame, a pyarrow Table, a DuckDB relation, or anything else "
+        "Pass a pandas or polars DataFrame, a pyarrow Table, a DuckDB relation, or anything else "
         "with the Arrow PyCapsule interface."
     )
 

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import aclassify, classify
 from pipeline.errors import InputError, ResumeRefused, SettingsError
+from pipeline.wording import speak_to
 
 TEXTS = ["good", "bad", None, "good", "fine"]
 
@@ -180,7 +181,7 @@ def test_a_column_that_holds_no_text(server, column):
 @pytest.mark.parametrize("place", ["input", "output"])
 def test_places_of_files_are_refused(server, place):
     """They would have no effect, which nobody expects who gives them."""
-    with pytest.raises(SettingsError, match=rf"{place}: .*pipeline\.run"):
+    with pytest.raises(SettingsError, match=rf"`{place}`: .*pipeline\.run"):
         classify(pa.table({"text": TEXTS}), endpoint=server.url, **{place: "there.parquet"})
     assert server.requests == []
 
@@ -193,14 +194,23 @@ def test_places_of_files_are_refused(server, place):
         ({"endpoint": "local", "max_errors": "lots"}, ["--endpoint=local", "--max-errors=lots"]),
         ({"endpoint": "hf"}, ["--endpoint", "hf"]),
         ({"endpoint": "local", "text": "n"}, ["--endpoint", "local", "--text", "n"]),
+        (
+            {"endpoint": "local", "label_column": "n"},
+            ["--endpoint", "local", "--label-column", "n"],
+        ),
     ],
 )
-def test_errors_have_the_words_of_the_command_line(cli, tmp_path, settings, flags):
-    """Whoever finds an error in one of them can look it up for the other."""
+def test_an_error_names_settings_as_its_reader_writes_them(cli, tmp_path, settings, flags):
+    """At a terminal and in Python it says the same, but for how a setting is given."""
     table = pa.table({"text": ["good"], "n": [3]})
     pq.write_table(table, tmp_path / "in.parquet")
     ended = cli("run", "in.parquet", "-o", "out.parquet", *flags)
     with pytest.raises((SettingsError, InputError)) as caught:
         classify(table, **settings)
     assert ended.code == caught.value.exit_code
-    assert ended.stderr.strip() == str(caught.value)
+    assert "--" not in str(caught.value)
+    speak_to("terminal")
+    try:
+        assert ended.stderr.strip() == str(caught.value)
+    finally:
+        speak_to("python")

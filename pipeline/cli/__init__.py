@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from pipeline.version import __version__
+from pipeline.wording import speak_to
 
 _COMMANDS = {
     "run": "Label a table: the job.",
-    "probe": "Try the endpoint with a few requests, and say what to mend.",
-    "plan": "Say what a run would send, take and cost.",
-    "status": "Say how far a run is.",
-    "report": "Write a page on a run: labels, scores, errors, speed.",
+    "probe": "Try the endpoint with a few requests, and suggest a fix for each problem.",
+    "plan": "Estimate what a run would send, how long it takes and what it costs.",
+    "status": "Show how far a run is.",
+    "report": "Write a page on a run: labels, scores, errors and speed.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
-    "completion": "Print the script that makes bash, zsh or fish complete all this.",
+    "completion": "Print a shell completion script for bash, zsh or fish.",
 }
 
 
@@ -67,12 +69,14 @@ def main(**_: Any) -> None:
     The same `classify run` again continues what was interrupted, and does nothing once all is done.
     `classify COMMAND --help` tells more, with examples.
     """
+    speak_to("terminal")
+    click.get_current_context().call_on_close(partial(speak_to, "python"))
 
 
 def console() -> None:
     """The installed command: `main` in a process of its own, whose signals stay its own to the end.
 
-    Given back when the command is over, they could still end the process otherwise than the command
-    said, while the interpreter ends.
+    Restored when the command is over, a signal could still change the exit code while the
+    interpreter ends.
     """
     main(obj=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from click.shell_completion import CompletionItem
 
-from pipeline.config import RunConfig, allowed
+from pipeline.config import RunConfig, takes
 
 if TYPE_CHECKING:
     import click
@@ -22,7 +22,7 @@ def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 def values(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer values of the setting that a flag is of."""
     key = str(param.name)
-    if allowed(key).startswith("a path"):
+    if takes(key).metavar == "PATH":
         return files(ctx, param, incomplete)
     words = _columns(ctx) if key in ("text", "text_pair") else _words(key)
     return [CompletionItem(word) for word in words if word.startswith(incomplete)]
@@ -57,6 +57,6 @@ def _columns(ctx: click.Context) -> list[str]:
             import pyarrow.parquet as pq
 
             return list(pq.read_schema(path).names)
-    except Exception:  # noqa: BLE001  (whatever is wrong with it, the shell is no place to tell)
+    except Exception:  # noqa: BLE001  (whatever is wrong with it, a completion cannot say)
         return []
     return []

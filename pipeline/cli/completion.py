@@ -1,4 +1,4 @@
-"""`classify completion`: the script that makes a shell complete commands, flags and values."""
+"""`classify completion`: a shell completion script for commands, flags and values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(_SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that makes a shell complete `classify`.
+    """Print a shell completion script for `classify`.
 
     \b
-    To have it in every new shell:
+    To load it in every new shell:
       eval "$(classify completion bash)"   # a line for ~/.bashrc
       eval "$(classify completion zsh)"    # a line for ~/.zshrc, after compinit
       classify completion fish > ~/.config/fish/completions/classify.fish   # once
 
-    Commands, flags, files, the words that a setting takes, and after the input the columns for
-    --text are completed then.
+    It completes commands, flags, files, the values of settings and, after the input, the columns
+    for --text.
     """
     from pipeline.cli import main
 

@@ -12,11 +12,9 @@ import orjson
 from pipeline.errors import UsageError
 from pipeline.events import RunEnded, Waiting
 from pipeline.observers.progress import JsonProgress
-from pipeline.observers.words import Wait, duration
+from pipeline.observers.words import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.errors import ClassifyError
     from pipeline.events import Event
     from pipeline.observers.progress import Progress
@@ -31,7 +29,7 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = None) -> NoReturn:
-    """Say what went wrong, where `progress` is told, and end with the exit code of the error."""
+    """Say what went wrong, as `progress` speaks, and end with the exit code of the error."""
     state = "refused" if isinstance(error, UsageError) else "stopped"
     if progress is not None:
         progress.close()
@@ -45,14 +43,14 @@ def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = Non
     sys.exit(error.exit_code)
 
 
-class Waits:
-    """Says on stderr what is waited for."""
+class WaitPrinter:
+    """Says on stderr what a probe waits for."""
 
     def __init__(self) -> None:
         self._wait: Wait | None = None
 
     def __call__(self, event: Event) -> None:
-        """Say it each time that the endpoint does."""
+        """Print a line each time that the endpoint says so."""
         if isinstance(event, Waiting):
             now = time.monotonic()
             self._wait = Wait.of(event, now, self._wait)
@@ -60,17 +58,9 @@ class Waits:
 
 
 def counts(found: dict[str, int]) -> str:
-    """Word counts by name, the largest first and the smallest of many together."""
+    """Word counts by name, the largest first; the smallest of many are summed up."""
     ordered = sorted(found.items(), key=lambda entry: -entry[1])
     words = [f"{name} {count:,}" for name, count in ordered[:MOST_COUNTS]]
     if rest := ordered[MOST_COUNTS:]:
         words.append(f"{len(rest):,} others {sum(count for _, count in rest):,}")
     return ", ".join(words)
-
-
-def span(seconds: Sequence[float]) -> str:
-    """Word the least and the most that something may take."""
-    least, most = map(duration, seconds)
-    if 0 < seconds[1] < 1:
-        return "less than 1 s"
-    return most if least == most else f"{least} to {most}"

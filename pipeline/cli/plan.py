@@ -1,4 +1,4 @@
-"""`classify plan`: what a run would send, take and cost."""
+"""`classify plan`: the requests, duration and cost of a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import Waits, counts, fail, print_json, span
+from pipeline.cli.output import WaitPrinter, counts, fail, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
+from pipeline.observers.words import span
 from pipeline.system import process
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
 @click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
 @click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
-@click.option("--price-per-request", metavar="X", type=float, help="What one request costs.")
+@click.option("--price-per-request", metavar="X", type=float, help="Price of one request.")
 @click.option(
-    "--price-per-thousand", metavar="X", type=float, help="What a thousand texts sent cost."
+    "--price-per-thousand", metavar="X", type=float, help="Price of a thousand texts sent."
 )
 @click.option(
     "--probe",
@@ -52,7 +54,7 @@ def plan(
     config_file: Path | None,
     **settings: Any,
 ) -> None:
-    """Say what `classify run` with the same arguments would send, take and cost.
+    """Estimate what `classify run` with the same arguments would send, take and cost.
 
     \b
     Examples:
@@ -60,14 +62,14 @@ def plan(
       classify plan --config nightly.yaml --price-per-request 0.0005
       classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
-    The whole input is read, since distinct texts are counted and those that are known already
-    looked up, as the run does. Nothing is sent, unless --probe asks the endpoint a handful of times
-    to measure what a request takes. The plan is kept in OUTPUT.run/plan.json until that run is
-    complete: its summary tells plan and actual side by side.
+    Reads the whole input, counts distinct texts and looks up those that are answered already, as
+    the run does. Sends nothing, unless --probe asks the endpoint a few times to measure what a
+    request takes. The plan is kept in OUTPUT.run/plan.json until that run is complete; its summary
+    shows plan and actual side by side.
 
     \b
     Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
-    run works on the output; with --probe also 4 refused by the endpoint and 75 it is down.
+    run uses the output; with --probe also 4 refused by the endpoint and 75 it is down.
     """
     process.end_at_once()
     try:
@@ -88,7 +90,7 @@ def plan(
             overwrite=overwrite,
             retry_failed=retry_failed,
             price=None if prices is None else planning.Price(*prices),
-            measure=partial(probing.probe, config, Waits()) if probes else None,
+            measure=partial(probing.probe, config, WaitPrinter()) if probes else None,
         )
         if notice := kept.keep(found):
             click.echo(notice, err=True)
@@ -102,14 +104,16 @@ def plan(
 
 
 def _price(per_request: float | None, per_thousand: float | None) -> tuple[float, float] | None:
-    """Give the prices of a request and of a text; None without any."""
-    for flag, price in (("request", per_request), ("thousand", per_thousand)):
+    """Return the prices of a request and of a text; None if none is given."""
+    for kind, price in (("request", per_request), ("thousand", per_thousand)):
         if price is not None and not 0 <= price < math.inf:
-            raise SettingsError(f"--price-per-{flag}: {price:g} is no price. Give a number from 0.")
+            raise SettingsError(
+                f"{setting(f'price_per_{kind}')}: {price:g} is no price.", "Give a number from 0."
+            )
     if per_request is not None and per_thousand is not None:
         raise SettingsError(
-            "--price-per-request and --price-per-thousand: give one of the two, as the endpoint "
-            "charges for requests or for texts."
+            f"{setting('price_per_request')} and {setting('price_per_thousand')} are both given.",
+            "Give one of the two, as the endpoint charges for requests or for texts.",
         )
     if per_request is None and per_thousand is None:
         return None

@@ -1,4 +1,4 @@
-"""`classify probe`: whether the endpoint is fit for a run, check by check."""
+"""`classify probe`: checks whether the endpoint is ready for a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import Waits, fail, print_json
+from pipeline.cli.output import WaitPrinter, fail, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import ClassifyError
+from pipeline.observers.words import counted
 from pipeline.system import process
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _WIDEST = 110
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
 _SUMS = {
     "ok": "All is well: a run can begin.",
-    "warning": "A run can begin; see the warnings first.",
+    "warning": "A run can begin; look at the warnings first.",
 }
 
 
@@ -41,7 +42,7 @@ def probe(
     config_file: Path | None,
     **settings: Any,
 ) -> None:
-    """Try the endpoint with a few requests: what is wrong, and what to do about it.
+    """Try the endpoint with a few requests, and suggest a fix for each problem.
 
     \b
     Examples:
@@ -49,9 +50,10 @@ def probe(
       classify probe reviews.csv --text review --endpoint https://my-endpoint.example
       classify probe --config nightly.yaml --json
 
-    Takes the settings of `classify run`, and asks as that would. With INPUT the texts are those of
-    its first rows, otherwise plain ones. A model that is loading is waited for, --max-loading-s at
-    most. At most 8 requests are sent beside those to a loading model; their answers are not kept.
+    Takes the settings of `classify run`, and sends requests as it would. With INPUT the texts are
+    those of its first rows, otherwise plain ones. Waits for a model that is loading, up to
+    --max-loading-s. Sends at most 8 requests, not counting those to a loading model; their answers
+    are not kept.
 
     \b
     Exit codes: 0 a run can begin, warnings or not; 2 wrong settings or input; 4 refused by the
@@ -71,7 +73,7 @@ def probe(
 
         pa.enable_signal_handlers(False)
         given = config.input != (_NO_INPUT,)
-        found = probing.probe(config, Waits(), probing.first_texts(config) if given else ())
+        found = probing.probe(config, WaitPrinter(), probing.first_texts(config) if given else ())
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:
@@ -86,21 +88,22 @@ def _lines(found: Probe) -> Iterator[str]:
     yield f"{found.url}{model}"
     indent = " " * 22
     room = min(shutil.get_terminal_size().columns, _WIDEST) - len(indent)
-    for verdict, name, seen, mend in _grouped(found.checks):
+    for verdict, name, seen, fix in _grouped(found.checks):
         words = [
             line
-            for text in (seen, mend or "")
+            for text in (seen, fix or "")
             for line in textwrap.wrap(text, max(room, 30), break_long_words=False)
         ]
         styled = click.style(f"{verdict:<8}", fg=_COLOURS[verdict])
         yield f"  {styled} {name:<10} " + f"\n{indent}".join(words)
     loading = f", {found.loading_requests} of them while it loaded" * bool(found.loading_requests)
-    yield f"{found.requests} requests were sent{loading}, with {found.texts} texts in all."
+    sent, texts = counted(found.requests, "request"), counted(found.texts, "text")
+    yield f"Sent {sent}{loading}, with {texts} in all."
     yield _SUMS.get(found.state) or f"A run would end with exit code {found.exit_code}."
 
 
 def _grouped(checks: Sequence[Check]) -> Iterator[tuple[str, str, str, str | None]]:
-    """Give verdict, name, what was seen and the mend; what was not seen at all in one."""
+    """Yield verdict, name, what was seen and the fix; checks that saw nothing are one line."""
     unseen = [check for check in checks if check.seen == checks[-1].seen]
     for check in checks if len(unseen) == 1 else [c for c in checks if c not in unseen]:
         yield check.verdict.value, check.name, check.seen, check.mend

@@ -22,11 +22,11 @@ from pipeline.system import process
     help="Where to write it.  [default: OUTPUT.html]",
 )
 def report(output: Path, page: Path | None) -> None:
-    """Write a page on the run of OUTPUT: labels, scores, the rows worth a look, errors, speed.
+    """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
     OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
     checkpoint of a notebook. The page is one HTML file that loads nothing: open it in a browser,
-    or send it to somebody. Of a run that is not complete it shows what is committed.
+    or send it to somebody. If the run is incomplete, it shows what is committed.
 
     \b
     Examples:

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import fail, print_json, span
+from pipeline.cli.output import fail, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
-from pipeline.observers.words import duration
+from pipeline.observers.words import against_plan
 from pipeline.system import process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
 @click.command(context_settings={"max_content_width": 100})
 @table_arguments()
-@click.option("--restart", is_flag=True, help="Throw away an unfinished run and begin anew.")
+@click.option("--restart", is_flag=True, help="Discard an unfinished run and start over.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
 @click.option(
-    "--retry-failed", is_flag=True, help="Ask again for the rows of the output with an error."
+    "--retry-failed", is_flag=True, help="Send the rows of the output that carry an error again."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
 @click.option(
@@ -55,9 +55,10 @@ def run(
       classify run 'exports/*.parquet' --model org/name --rate 20 -o labelled.parquet
       classify run --config nightly.yaml --deadline 6h --json
 
-    The output is the same table with `label`, `score` and `error` appended. Stopped or killed,
-    the same command continues; complete, it does nothing. Each flag is also a key of the YAML
-    file and an environment variable (--batch-size: batch_size, CLASSIFY_BATCH_SIZE).
+    The output is the same table with `label`, `score` and `error` appended. If the run is stopped
+    or killed, the same command continues it; once complete, it does nothing. Each flag is also a
+    key of the YAML file and an environment variable (--batch-size: batch_size,
+    CLASSIFY_BATCH_SIZE).
 
     \b
     Exit codes: 0 complete; 2 wrong usage, settings or input; 3 complete with errors, or more
@@ -90,24 +91,15 @@ def run(
     else:
         click.echo(str(result))
         if result.summary["plan"] is not None:
-            click.echo("\n".join(_against_plan(result.summary)))
+            click.echo("\n".join(_side_by_side(against_plan(result.summary))))
         if result.summary["errors"]:
             column = config.error_column
             click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
 
 
-def _against_plan(summary: dict[str, Any]) -> Iterator[str]:
-    """Tell plan and actual side by side."""
-    plan = summary["plan"]
-    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
-    rows = [("", "planned", "actual")]
-    for name, key in (("distinct inputs", "distinct_inputs"), ("known already", "cache_hits")):
-        rows.append((name, f"{plan[key]:,}", f"{summary[key]:,}"))
-    rows.append(("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"))
-    rows.append(("duration", span(plan["seconds"]), duration(summary["seconds"])))
-    if plan["cost"] is not None:
-        rows.append(("cost", f"{plan['cost']:,.2f}", ""))
+def _side_by_side(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    rows = [("", "planned", "actual"), *rows]
     width = max(len(planned) for _, planned, _ in rows)
     for name, planned, actual in rows:
         yield f"  {name:<17} {planned:<{width}}  {actual}".rstrip()

@@ -181,7 +181,7 @@ def _required_token() -> str:
     token = os.environ.get(_TOKEN_VARIABLE, "")
     if not token:
         raise SettingsError(
-            f"--require-token needs the token in the environment variable {_TOKEN_VARIABLE}: "
-            f"{_TOKEN_VARIABLE}=anything classify serve --require-token"
+            f"--require-token needs the token in the environment variable {_TOKEN_VARIABLE}.",
+            f"Run {_TOKEN_VARIABLE}=anything classify serve --require-token.",
         )
     return token

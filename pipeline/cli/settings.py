@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import complete
-from pipeline.config import RunConfig, allowed
+from pipeline.config import RunConfig, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option = click.option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning)
         else:
             option = click.option(
-                flag, metavar=_metavar(key), help=meaning, shell_complete=complete.values
+                flag, metavar=takes(key).metavar, help=meaning, shell_complete=complete.values
             )
         command = option(command)
     return click.option(
@@ -71,15 +71,3 @@ def _default(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "default: none" if value is None else f"default: {value}"
-
-
-def _metavar(key: str) -> str:
-    words = allowed(key)
-    known = {"a column name": "COLUMN", "one character": "CHAR"}
-    if words in known:
-        return known[words]
-    if words.startswith("a path"):
-        return "PATH"
-    if words.startswith(("seconds", "a whole", "a number")):
-        return "SECONDS" if words.startswith("seconds") else "N"
-    return "VALUE"

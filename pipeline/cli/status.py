@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def status(output: Path, *, as_json: bool) -> None:
-    """Say how far the run of OUTPUT is: running, stopped or complete.
+    """Show how far the run of OUTPUT is: running, stopped or complete.
 
     \b
     Examples:
@@ -31,7 +31,7 @@ def status(output: Path, *, as_json: bool) -> None:
       classify status labelled.parquet --json
 
     OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
-    checkpoint of a notebook. Nothing is changed, and a run that works notices nothing.
+    checkpoint of a notebook. Nothing is changed, and running jobs are unaffected.
 
     \b
     Exit codes: 0 there is a run; 2 there is none, or its record cannot be read.
@@ -53,7 +53,7 @@ def status(output: Path, *, as_json: bool) -> None:
 
 def _nothing(output: Path) -> OutputError:
     nothing = OutputError(
-        f"No run is recorded in {output}.run. Give the path that `classify run` has as -o."
+        f"No run is recorded in {output}.run.", "Give the path that `classify run` has as -o."
     )
     nothing.summary = {
         "state": "none",

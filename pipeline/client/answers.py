@@ -90,7 +90,7 @@ def _by_score(found: tuple[str, float]) -> float:
 
 
 def unreadable(what: str) -> Retryable:
-    """Give the error for an answer of status 200 that is not what was asked for."""
+    """Return the error for an answer of status 200 that is not what was asked for."""
     return Retryable(Cause.UNREADABLE, f"the endpoint's answer is {what}", status=200)
 
 

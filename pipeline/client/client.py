@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from functools import lru_cache
 from io import BytesIO
@@ -17,7 +18,8 @@ from pipeline.client.answers import unreadable
 from pipeline.client.dialects import Single, Tei, dialect_of
 from pipeline.client.statuses import binding_hint_s, error_of
 from pipeline.client.target import ROUTER
-from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
+from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError, Unreachable
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +91,7 @@ class Client:
 
     @property
     def knows_dialect(self) -> bool:
-        """Whether the dialect is given rather than to be found out."""
+        """True if the dialect is given; otherwise it has to be found out."""
         return self._target.dialect != "auto"
 
     def use_single(self) -> None:
@@ -99,7 +101,7 @@ class Client:
     async def discover(self) -> int | None:
         """Ask the server what it is, and take TEI's dialect where it says so.
 
-        Gives how many texts it works on at once, where it tells. Only servers of people's own are
+        Returns how many texts it works on at once, if it says so. Only servers of people's own are
         asked (`GET /info` is TEI's page); a server that has no such page is taken for hf. Raises
         Retryable where the server is not ready, EndpointRefused for a model that is no classifier,
         SettingsError for what TEI cannot do.
@@ -125,13 +127,15 @@ class Client:
         if isinstance(kind, dict) and "embedding" in kind:
             raise EndpointRefused(
                 f"{info.get('model_id', 'The model')} at {parts.hostname} is a model for "
-                "embeddings, not a classifier. Serve a model for text classification there; the "
-                "run resumes then."
+                "embeddings, not a classifier.",
+                "Serve a model for text classification there, then run again.",
+                at_fault="model",
             )
         if self._config.function_to_apply in ("sigmoid", "softmax"):
             raise SettingsError(
-                f"function_to_apply: {self._config.function_to_apply} cannot be asked of Text "
-                "Embeddings Inference, which picks it by the model. Leave it out, or use none."
+                f"{setting('function_to_apply')}: {self._config.function_to_apply} cannot be asked "
+                "of Text Embeddings Inference, which picks it by the model.",
+                "Leave it out, or use none.",
             )
         self.dialect = Tei(self._config, _count(info.get("max_client_batch_size")))
         return _count(info.get("max_concurrent_requests"))
@@ -187,13 +191,22 @@ class Client:
             ) from None
         except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
             raise EndpointRefused(
-                f"{self._target.url}: cannot connect safely: {error}. Check the address and its "
-                "certificate."
+                f"{self._target.url}: cannot connect safely: {error}.",
+                "Check the address and its certificate.",
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise Retryable(
-                Cause.CONNECTION, f"{type(error).__name__}: {error}".rstrip(": ")
+                Cause.CONNECTION,
+                f"{type(error).__name__}: {error}".rstrip(": "),
+                unreachable=_unreachable(error),
             ) from None
+
+
+def _unreachable(error: Exception) -> Unreachable | None:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Unreachable.UNKNOWN_HOST
+    refused = isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
+    return Unreachable.REFUSED if refused else None
 
 
 def _count(value: Any) -> int | None:
@@ -210,7 +223,7 @@ def _as_object(body: bytes) -> dict[str, Any]:
 
 
 def _payload(body: bytes) -> BytesPayload | BytesIO:
-    """Give a body as what aiohttp would make of it, without its search among all kinds."""
+    """Return a body as what aiohttp would make of it, without its search among all kinds."""
     return BytesPayload(body) if len(body) <= AT_ONCE_BYTES else BytesIO(body)
 
 

@@ -124,7 +124,7 @@ class Tei:
 
 
 def dialect_of(name: str, config: RunConfig) -> Dialect:
-    """Give the dialect of this name; `auto` begins as hf."""
+    """Return the dialect of this name; `auto` begins as hf."""
     match name:
         case "tei":
             return Tei(config)

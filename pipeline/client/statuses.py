@@ -10,13 +10,14 @@ import email.utils
 import math
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
 
 from pipeline.client.answers import excerpt
 from pipeline.errors import Cause, EndpointRefused, RequestError, Retryable, RowsRejected
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,32 +27,35 @@ if TYPE_CHECKING:
 # its backend.
 _REFUSED = {
     400: re.compile(
-        r"token seems invalid|not supported by provider|model .* is not supported", re.IGNORECASE
+        r"(?P<token>token seems invalid)|not supported by provider|model .* is not supported",
+        re.IGNORECASE,
     ),
     424: re.compile(r"is not a classifier", re.IGNORECASE),
 }
-_MEND = {
-    400: "Check the token, and that the model is served here",
-    401: "Check the token in HF_TOKEN",
-    402: "The credits are used up: add some, or wait for the next month, then run again",
-    403: "Give the token the permission for inference, or ask for access to the model",
-    404: "Check the model id, and that it is deployed at this endpoint",
-    410: "This address is no longer served: use the endpoint `hf`",
-    424: "Serve a model for text classification there",
+_FIXES: dict[int, tuple[Literal["token", "address", "model"], str]] = {
+    400: ("model", "Check the token, and that the model is served here, then run again."),
+    401: ("token", "Check the token in HF_TOKEN, then run again."),
+    402: ("token", "Add credits, or wait for the next month, then run again."),
+    403: ("token", "Give the token permission for inference or for the model, then run again."),
+    404: ("model", "Check the model id, and that it is deployed at this endpoint, then run again."),
+    410: ("address", f"Set {setting('endpoint', 'hf')} instead, then run again."),
+    424: ("model", "Serve a model for text classification there, then run again."),
 }
 
 
 def error_of(
     status: int, headers: Mapping[str, str], body: bytes, *, now: datetime | None = None
 ) -> RequestError | EndpointRefused:
-    """Turn an answer that is no success into the error that says what to do about it."""
+    """Return the error for an answer that is no success, with its fix."""
     said = _message(body)
     message = f"{status} {said}"
     told_by = _REFUSED.get(status)
-    if status in _MEND and (told_by is None or told_by.search(said)):
+    if status in _FIXES and (told_by is None or (sign := told_by.search(said))):
+        at_fault, fix = _FIXES[status]
+        if told_by is not None and sign is not None and sign.lastgroup == "token":
+            at_fault = "token"
         return EndpointRefused(
-            f"The endpoint refuses: {message}. {_MEND[status]}; the run resumes then.",
-            status=status,
+            f"The endpoint refuses: {message}.", fix, status=status, at_fault=at_fault
         )
     match status:
         case 400 | 413 | 422:
@@ -73,13 +77,14 @@ def error_of(
             where = _host(headers.get("Location", ""))
             return EndpointRefused(
                 f"The endpoint redirects ({status}) to {where}. Redirects are not followed, so "
-                "that the token goes nowhere else: give the final address as `endpoint`.",
+                "that the token goes nowhere else.",
+                f"Give the final address as {setting('endpoint')}.",
                 status=status,
             )
         case _:
             return EndpointRefused(
-                f"The endpoint refuses: {message}. Check its address and that it speaks the "
-                "Hugging Face Inference API.",
+                f"The endpoint refuses: {message}.",
+                "Check its address and that it speaks the Hugging Face Inference API.",
                 status=status,
             )
 

@@ -9,6 +9,8 @@ from urllib.parse import quote, urlsplit
 from yarl import URL
 
 from pipeline.errors import SettingsError
+from pipeline.events import OldHost, TokenNotSent
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -22,19 +24,21 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 class Target:
     """Where requests go, the header that says who asks, and what is known of the server.
 
-    `dialect` is `auto` where nothing is known. `notice` is something to tell the user.
+    `dialect` is `auto` if nothing is known. `notice` is something to tell the user.
     """
 
     url: str
     dialect: str
     token: str | None = field(default=None, repr=False)
-    notice: str | None = None
+    notice: OldHost | TokenNotSent | None = None
 
     def __post_init__(self) -> None:
         try:
             URL(self.url)
         except ValueError as error:
-            raise SettingsError(f"endpoint: {self.url!r} is no address: {error}.") from None
+            raise SettingsError(
+                f"{setting('endpoint')}: {self.url!r} is no address: {error}."
+            ) from None
 
     @classmethod
     def of(cls, config: RunConfig, token: str | None, embedded_url: str | None = None) -> Target:
@@ -52,28 +56,27 @@ class Target:
             model = parts.path.removeprefix("/models/").strip("/") or config.model or ""
             if not model:
                 raise SettingsError(
-                    f"endpoint: {OLD_HOST} is no longer served, and names no model here. Use the "
-                    "endpoint `hf` and name one: --endpoint hf --model org/name."
+                    f"{setting('endpoint')}: {OLD_HOST} is no longer served, and names no model "
+                    "here.",
+                    f"Set {setting('endpoint', 'hf')} and {setting('model', 'org/name')}.",
                 )
             return cls(
                 ROUTER + model,
                 config.dialect,
                 token,
-                f"{OLD_HOST} is no longer served: requests go to {urlsplit(ROUTER).hostname}. "
-                f"Write `endpoint: hf` and `model: {model}` instead.",
+                OldHost(model),
             )
         if token and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
             return cls(
                 config.endpoint,
                 config.dialect,
                 None,
-                f"The token is not sent: {parts.hostname} is neither https nor this machine, and "
-                "anyone between could read it.",
+                TokenNotSent(parts.hostname or ""),
             )
         return cls(config.endpoint, config.dialect, token)
 
 
 def stated_dialect(config: RunConfig) -> str:
-    """Name the dialect, as far as it is known before anything is sent: `auto` where it is not."""
+    """Return the dialect, as far as it is known before anything is sent: `auto` if it is not."""
     embedded = config.endpoint == "local" and config.dialect == "auto"
     return "hf" if embedded else config.dialect

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import SettingsError
+from pipeline.events import TokenFileIsOpen
+from pipeline.wording import setting
 
 
 class Token(NamedTuple):
-    """The token, None where there is none; a warning about where it was found; and where."""
+    """The token, None if there is none; a warning about where it was found; and where."""
 
     value: str | None
-    warning: str | None = None
+    warning: TokenFileIsOpen | None = None
     where: str | None = None
 
 
@@ -45,12 +47,13 @@ def find_token(token_file: Path | None = None) -> Token:
     return _found(token, str(login)) if token else Token(None)
 
 
-def _found(token: str, where: str, warning: str | None = None) -> Token:
-    """Give a token. Refuses what no header can carry; the message must not repeat it."""
+def _found(token: str, where: str, warning: TokenFileIsOpen | None = None) -> Token:
+    """Return a token. Refuses what no header can carry; the message must not repeat it."""
     if not (token.isascii() and token.isprintable() and len(token.split()) == 1):
         raise SettingsError(
             f"The token in {where} is none: it holds blanks or characters that no request can "
-            "carry. Copy it again."
+            "carry.",
+            "Copy it again.",
         )
     return Token(token, warning, where)
 
@@ -60,10 +63,10 @@ def _from_file(file: Path) -> Token:
         token = file.read_text(encoding="utf-8").strip()
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"token_file: {file} cannot be read: {error}.") from None
+        raise SettingsError(f"{setting('token_file')}: {file} cannot be read: {error}.") from None
     if not token:
-        raise SettingsError(f"token_file: {file} is empty. It must hold the token.")
+        raise SettingsError(f"{setting('token_file')}: {file} is empty.", "It must hold the token.")
     warning = None
     if mode & (stat.S_IRGRP | stat.S_IROTH):
-        warning = f"{file}: others can read the token in it; run: chmod 600 {file}"
+        warning = TokenFileIsOpen(str(file))
     return _found(token, str(file), warning)

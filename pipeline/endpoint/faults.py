@@ -90,28 +90,28 @@ class FaultOptions:
         for name in ("cold_start_s", "latency_ms"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise SettingsError(f"{name} is {value:g}: give a number from 0 up")
+                raise SettingsError(f"{name} is {value:g}.", "Give a number from 0 up.")
         for name, share in self.shares().items():
             if not 0 <= share <= 1:
-                raise SettingsError(f"{name} is {share:g}: a share is a number from 0 to 1")
+                raise SettingsError(f"{name} is {share:g}.", "A share is a number from 0 to 1.")
         # Rounded, because 0.7 + 0.2 + 0.1 is a little over 1 in binary.
         if (total := round(math.fsum(self.shares().values()), 9)) > 1:
             raise SettingsError(
-                f"the shares sum to {total:g}: a request has one fault at most, so make them "
-                "sum to at most 1"
+                f"The shares sum to {total:g}, and a request has one fault at most.",
+                "Make them sum to at most 1.",
             )
         if self.rate_limit is not None and self.rate_limit < 1:
             raise SettingsError(
-                f"rate_limit is {self.rate_limit}: give at least 1 request a second, or leave it "
-                "out for no limit"
+                f"rate_limit is {self.rate_limit}.",
+                "Give at least 1 request a second, or leave it out for no limit.",
             )
         if self.poison == "":
             raise SettingsError(
-                "poison is empty, which every text contains: give a word, or leave it out"
+                "poison is empty, which every text contains.", "Give a word, or leave it out."
             )
 
     def shares(self) -> dict[str, float]:
-        """Give the shares by the name of their setting, in the order in which they are drawn."""
+        """Return the shares by the name of their setting, in the order in which they are drawn."""
         names = ("500", "502", "reset", "hang", "truncated", "wrong")
         return {f"share_{name}": getattr(self, f"share_{name}") for name in names}
 

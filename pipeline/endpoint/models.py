@@ -72,7 +72,7 @@ class Model(Protocol):
     def logits(
         self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give one list of logits for each (text, text_pair), in the order of `labels`.
+        """Return one list of logits for each (text, text_pair), in the order of `labels`.
 
         Raises ModelError where the model cannot take one of them.
         """
@@ -80,7 +80,7 @@ class Model(Protocol):
     def best(
         self, inputs: Sequence[TextInput], k: int, tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[tuple[str, float]]]:
-        """Give the `k` best (label, softmax score) of each input, best first; k from 0 up.
+        """Return the `k` best (label, softmax score) of each input, best first; k from 0 up.
 
         It is apart from `logits` because a model may know its best labels without scoring all.
         Raises ModelError where the model cannot take one of the inputs.
@@ -123,7 +123,7 @@ class Sentiment:
     def logits(
         self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give log P(negative), log P(positive), whose softmax is P again."""
+        """Return log P(negative), log P(positive), whose softmax is P again."""
         return [[math.log(1 - p), math.log(p)] for p in map(self._positive, inputs)]
 
     def best(
@@ -160,7 +160,7 @@ class Language:
     def logits(
         self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give log P of every language, whose softmax is within 0.1% of `best`'s scores."""
+        """Return log P of every language, whose softmax is within 0.1% of `best`'s scores."""
         scored = (dict(self._predict(_one_text(pair), -1)) for pair in inputs)
         return [[math.log(scores[label]) for label in self.labels] for scores in scored]
 
@@ -226,7 +226,7 @@ def load_model(name: str) -> Model:
         return TransformersModel(Path(name))
     except ImportError as error:
         raise SettingsError(
-            f"the model {name!r} needs a package that is installed but cannot be imported: {error}"
+            f"The model {name!r} needs a package that is installed but cannot be imported: {error}"
         ) from error
 
 
@@ -235,18 +235,19 @@ def _check_directory(name: str) -> None:
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise SettingsError(
-                f"the directory {name} holds no saved model, as it has no config.json: give the "
-                "directory that save_pretrained() wrote model and tokenizer to"
+                f"The directory {name} holds no saved model, as it has no config.json.",
+                "Give the directory that save_pretrained() wrote model and tokenizer to.",
             )
         return
     if os.sep in name or (name and path.exists()):
         raise SettingsError(
-            f"there is no directory {name}: give that of a saved transformers model (none is "
-            "downloaded)"
+            f"There is no directory {name}.",
+            "Give that of a saved transformers model; none is downloaded.",
         )
     raise SettingsError(
-        f"unknown embedded model {name!r}: the local endpoint has {' and '.join(KNOWN_MODELS)}, "
-        "and serves the directory of a saved transformers model by its path"
+        f"Unknown embedded model {name!r}.",
+        f"The local endpoint has {' and '.join(KNOWN_MODELS)}, and serves the directory of a saved "
+        "transformers model by its path.",
     )
 
 
@@ -262,6 +263,6 @@ def _revision(*packages: str, recipe: str) -> str:
 
 def _missing(model: str, package: str, extra: str) -> SettingsError:
     return SettingsError(
-        f"the model {model!r} needs the package {package}, which is not installed: "
-        f"pip install 'classify-pipeline[{extra}]'"
+        f"The model {model!r} needs the package {package}, which is not installed.",
+        f"Install it with pip install 'classify-pipeline[{extra}]'.",
     )

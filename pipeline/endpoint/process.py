@@ -132,10 +132,10 @@ class EndpointProcess:
         code = child.wait()
         if too_late.is_set():
             raise ClassifyError(
-                f"the local endpoint did not start within {self._startup_s:g} s{self._tail()}"
+                f"The local endpoint did not start within {self._startup_s:g} s{self._tail()}"
             )
         kind = SettingsError if code == _USAGE_EXIT else ClassifyError
-        raise kind(f"the local endpoint did not start (exit code {code}){self._tail()}")
+        raise kind(f"The local endpoint did not start (exit code {code}){self._tail()}")
 
     def _tail(self) -> str:
         assert self._stderr is not None

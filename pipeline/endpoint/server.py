@@ -62,8 +62,9 @@ class Endpoint:
         self._models = {model.name: model for model in models}
         if len(self._models) < len(models):
             raise SettingsError(
-                "two of the models have the same name, which is their address: "
-                f"{', '.join(model.name for model in models)}; rename a directory"
+                "Two of the models have the same name, which is their address: "
+                f"{', '.join(model.name for model in models)}.",
+                "Rename a directory.",
             )
         self._default = models[0].name
         self._faults = Faults(faults or FaultOptions(), clock=clock)
@@ -239,8 +240,8 @@ async def listening(app: web.Application, *, host: str, port: int) -> AsyncItera
             await web.TCPSite(runner, host, port, backlog=1024).start()
         except OSError as error:
             raise SettingsError(
-                f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
-                "choose another port, or 0 for any free one"
+                f"Cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}.",
+                "Choose another port, or 0 for any free one.",
             ) from error
         bound_host, bound_port = runner.addresses[0][:2]
         shown = f"[{bound_host}]" if ":" in bound_host else bound_host

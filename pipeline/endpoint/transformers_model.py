@@ -54,14 +54,14 @@ class TransformersModel:
         except SettingsError:
             raise
         except Exception as error:
-            raise SettingsError(f"the model in {path} cannot be loaded: {error!s}") from error
+            raise SettingsError(f"The model in {path} cannot be loaded: {error!s}") from error
         self.function = _default_function(config)
         self._pads = self._padding_is_harmless()
 
     def logits(
         self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
-        """Give the logits of each input, which may not be finite.
+        """Return the logits of each input, which may not be finite.
 
         Raises ModelError with the message of the pipeline where it fails, such as `The size of
         tensor a ...` for a text longer than the model's maximum.
@@ -124,16 +124,16 @@ def _load(path: Path) -> Any:
     # Missing weights would be random: this is a base model, or has a head for another task.
     if missing := sorted(loading["missing_keys"]):
         raise SettingsError(
-            f"the model in {path} is no sequence-classification model: it lacks the weights of "
-            f"{', '.join(missing[:5])}"
+            f"The model in {path} is no sequence-classification model: it lacks the weights of "
+            f"{', '.join(missing[:5])}."
         )
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     # Without its files transformers 5 makes a tokenizer that knows no word. Some need none.
     files = getattr(tokenizer, "vocab_files_names", {}).values()
     if files and not any((path / file).is_file() for file in files):
         raise SettingsError(
-            f"the model in {path} has no tokenizer, which is {' or '.join(files)}: save it there "
-            "too, with tokenizer.save_pretrained()"
+            f"The model in {path} has no tokenizer, which is {' or '.join(files)}.",
+            "Save it there too, with tokenizer.save_pretrained().",
         )
     return pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
 

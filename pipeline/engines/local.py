@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.client import Client, Target, find_token
-from pipeline.events import Notice
 from pipeline.pool import Pool
 from pipeline.system.clock import Clock
 
@@ -41,7 +40,7 @@ async def open_target(config: RunConfig, stack: AsyncExitStack, emit: Observer) 
         token = find_token(config.token_file)
         target = Target.of(config, token.value)
         for notice in filter(None, (token.warning, target.notice)):
-            emit(Notice(notice))
+            emit(notice)
         return target
     from pipeline.endpoint.process import EndpointProcess
 

@@ -19,7 +19,15 @@ from pipeline.errors import (
     StoppedEarly,
     UsageError,
 )
-from pipeline.events import Notice, RunEnded, RunStarted, fan_out
+from pipeline.events import (
+    BeginsAgain,
+    NothingToRetry,
+    PartsDamaged,
+    RunEnded,
+    RunStarted,
+    Stopping,
+    fan_out,
+)
 from pipeline.job import opening, summary
 from pipeline.job.opening import Complete, Standing
 from pipeline.job.stream import Stream
@@ -86,9 +94,7 @@ class Run:
         """Send nothing more, wait for what is in flight, commit, and raise `reason`."""
         self._stop.ask(reason)
         if isinstance(reason, Interrupted) and (in_flight := self._metrics.in_flight):
-            fan_out(self._observers)(
-                Notice(f"stopping: waiting for {in_flight} answers; again to stop at once")
-            )
+            fan_out(self._observers)(Stopping(in_flight))
 
     def interrupt(self, reason: Interrupted) -> None:
         """Stop, as a signal asks; a second one drops what is in flight too.
@@ -147,7 +153,7 @@ class Run:
         if isinstance(opened, Complete):
             self._release()
             if retry_failed:
-                emit(Notice("No row carries an error: nothing to retry."))
+                emit(NothingToRetry())
             self._announce(opened, emit)
             found = self._summary(started, None)
             emit(RunEnded(found["state"], found["exit_code"], None))
@@ -221,12 +227,7 @@ class Run:
         config, log, plan = self._config, self._store.log, opened.source.plan
         self._announce(opened, emit)
         if self._damaged_parts:
-            emit(
-                Notice(
-                    f"{self._damaged_parts} committed parts were damaged and are done again from "
-                    "the stored answers."
-                )
-            )
+            emit(PartsDamaged(self._damaged_parts))
         deadline = config.deadline and asyncio.get_running_loop().call_later(
             config.deadline, self.stop, _deadline_passed(config.deadline)
         )
@@ -237,7 +238,7 @@ class Run:
                 try:
                     await self._label(opened, revision, emit)
                 except RevisionMoved as moved:
-                    emit(Notice(str(moved)))
+                    emit(BeginsAgain(moved.revision, moved.stored))
                     await in_thread(partial(log.begin_again, moved.revision))
                     self._announce(opened, emit)
                     revision = Revision(moved.revision, told=True)

@@ -12,11 +12,12 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 
 from pipeline.errors import EXIT_ROWS_FAILED, EndpointRefused
+from pipeline.meanings import PerSecond, Seconds
 from pipeline.store import LocalStore
 from pipeline.store.objects import reading
 
@@ -49,41 +50,48 @@ class Waits:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is.
+    """How far a run is."""
 
-    `state` is `running`, `stopped` or `complete`. Of `rows` (None while the input is read for the
-    first time) `committed_rows` are durable: `labelled` with a label, `errors` without. A `retry`
-    goes through all rows again. While it runs: who works on it `since` when (seconds since the
-    epoch), and at what speed of late; `seconds_left` is None where nobody can say. Afterwards: the
-    `message` and `exit_code` that the last attempt ended with, and what it came to. `next` says in
-    words what to do.
-    """
-
-    output: str
-    run_directory: str
-    state: str
-    doing: str
-    next: str
-    retry: bool
-    rows: int | None
-    committed_rows: int
-    labelled: int
-    errors: int
-    labels: dict[str, int]
-    endpoint: str | None
-    model: str | None
-    model_revision: str | None
-    pid: int | None = None
-    host: str | None = None
-    since: float | None = None
-    waits: Waits | None = None
-    requests_per_second: float | None = None
-    inputs_per_second: float | None = None
-    rows_per_second: float | None = None
-    seconds_left: float | None = None
-    message: str | None = None
-    exit_code: int | None = None
-    last_attempt: dict[str, Any] = field(default_factory=dict)
+    output: Annotated[str, "path of the output, as it was given"]
+    run_directory: Annotated[str, "where the run keeps what it needs to continue"]
+    state: Annotated[str, "`running`, `stopped` or `complete`"]
+    doing: Annotated[str, "what a running one is doing, in words"]
+    next: Annotated[str, "what to do, in words"]
+    retry: Annotated[bool, "true for a `--retry-failed`, which goes through all rows again"]
+    rows: Annotated[int | None, "rows of the input; null while it is read for the first time"]
+    committed_rows: Annotated[int, "rows that no kill can take back"]
+    labelled: Annotated[int, "of these, rows with a label"]
+    errors: Annotated[int, "of these, rows with an error"]
+    labels: Annotated[dict[str, int], "committed rows by their label"]
+    endpoint: Annotated[str | None, "`local`, `hf` or the address"]
+    model: Annotated[str | None, "the model asked for"]
+    model_revision: Annotated[str | None, "the model's revision, once it is known"]
+    pid: Annotated[int | None, "the process that works on it"] = None
+    host: Annotated[str | None, "the machine of that process"] = None
+    since: Annotated[Seconds | None, "when that process began, in seconds since 1970 (UTC)"] = None
+    waits: Annotated[
+        Waits | None,
+        "what it waits for: `reason`; `since` (seconds since 1970); `seconds` to take, or null",
+    ] = None
+    requests_per_second: Annotated[
+        PerSecond | None, "requests that ended, over the last minute"
+    ] = None
+    inputs_per_second: Annotated[
+        PerSecond | None, "distinct inputs that were answered, likewise"
+    ] = None
+    rows_per_second: Annotated[PerSecond | None, "rows, over the last minute or the last parts"] = (
+        None
+    )
+    seconds_left: Annotated[
+        Seconds | None, "time left at that speed; null if it cannot be estimated"
+    ] = None
+    message: Annotated[str | None, "why the last attempt stopped"] = None
+    exit_code: Annotated[int | None, "what the last attempt ended with; null if it was killed"] = (
+        None
+    )
+    last_attempt: Annotated[
+        dict[str, Any], "a part of the last attempt's summary; empty if it still runs or was killed"
+    ] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

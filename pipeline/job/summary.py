@@ -1,19 +1,76 @@
-"""What is said of a run: in its summary, in its last record, and in the output itself."""
+"""The summary of an attempt at a run, and what its output tells of its origin."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pipeline import meanings
 from pipeline.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
+from pipeline.meanings import PerSecond, Seconds
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.observers import Metrics
     from pipeline.store import RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What an attempt came to, as `classify run --json` prints it."""
+
+    state: Annotated[str, "`complete`, or `stopped` before the end; the same command continues it"]
+    exit_code: Annotated[int, "the exit code of the command"]
+    rows: Annotated[int, "rows of the input"]
+    labelled: Annotated[int, "committed rows with a label, of all attempts together"]
+    errors: Annotated[int, "committed rows with an error instead"]
+    labels: Annotated[dict[str, int], "committed rows by their label"]
+    output: Annotated[str, "path of the output, as it was given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address, as it was given"]
+    model: Annotated[str | None, "the model asked for; null where the address alone decides it"]
+    model_revision: Annotated[str | None, "the model's revision (`x-sha`); null if none was told"]
+    message: Annotated[str, "why it stopped; only if it did"] = ""
+    resumed_rows: Annotated[int, "rows that were committed before this attempt"]
+    distinct_inputs: Annotated[int, "distinct texts (or pairs) that this attempt read"]
+    cache_hits: Annotated[int, "of these, how many were answered before; nothing is sent for them"]
+    requests: Annotated[int, "requests sent by this attempt, retries included"]
+    retries: Annotated[int, "of these, how many were not the first try"]
+    responses: Annotated[
+        dict[str, int], "requests that ended, by HTTP status, or by the cause if no answer came"
+    ]
+    seconds: Annotated[Seconds, "how long this attempt took, from opening the input to the output"]
+    rows_per_second: Annotated[PerSecond, "rows that this attempt committed, over `seconds`"]
+    peak_in_flight: Annotated[int, "the most requests in flight at once"]
+    plan: Annotated[
+        dict[str, Any] | None,
+        "what `classify plan` predicted: distinct_inputs, cache_hits, requests, seconds, cost",
+    ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, in the order of the fields."""
+        return {key: value for key, value in asdict(self).items() if key != "message" or value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the schema of the output tells of its origin, each key after `classify.`.
+
+    It holds no time, so that equal runs give equal bytes.
+    """
+
+    software: Annotated[str, "this package and its version"]
+    endpoint: Annotated[str, "host of the endpoint, or `local`, `hf`"]
+    model: Annotated[str, "the model asked for; empty where the address alone decides it"]
+    model_revision: Annotated[str, "its revision; empty if none was told"]
+    top_k: Annotated[str, "the setting"]
+    function_to_apply: Annotated[str, "the setting; empty if none was given"]
+    truncate: Annotated[str, "the setting, `true` or `false`"]
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """Return the metadata of a Parquet schema."""
+        return {f"classify.{key}".encode(): value.encode() for key, value in asdict(self).items()}
 
 
 def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:
@@ -45,31 +102,29 @@ def of_attempt(
     seconds = time.monotonic() - started
     if error is not None:
         done = {**done, "exit_code": getattr(error, "exit_code", 1), "message": str(error)}
-    found = {
+    return Summary(
         **done,
-        "resumed_rows": metrics.resumed_rows,
-        "distinct_inputs": metrics.distinct_inputs,
-        "cache_hits": metrics.cache_hits,
-        "requests": metrics.requests,
-        "retries": metrics.retries,
-        "responses": dict(sorted(metrics.responses.items())),
-        "seconds": round(seconds, 3),
-        "rows_per_second": round(metrics.committed_rows / seconds, 1),
-        "peak_in_flight": metrics.peak_in_flight,
-        "plan": plan,
-    }
-    return meanings.in_order(found)
+        resumed_rows=metrics.resumed_rows,
+        distinct_inputs=metrics.distinct_inputs,
+        cache_hits=metrics.cache_hits,
+        requests=metrics.requests,
+        retries=metrics.retries,
+        responses=dict(sorted(metrics.responses.items())),
+        seconds=round(seconds, 3),
+        rows_per_second=round(metrics.committed_rows / seconds, 1),
+        peak_in_flight=metrics.peak_in_flight,
+        plan=plan,
+    ).to_json()
 
 
 def metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
-    """Return what the output tells of its origin; no time, so that equal runs give equal bytes."""
-    told = {
-        "software": f"classify-pipeline {__version__}",
-        "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
-        "model": config.model_id or "",
-        "model_revision": state.latest_revision or "",
-        "top_k": str(config.top_k),
-        "function_to_apply": config.function_to_apply or "",
-        "truncate": str(config.truncate).lower(),
-    }
-    return {f"classify.{key}".encode(): value.encode() for key, value in told.items()}
+    """Return what the output tells of its origin."""
+    return Origin(
+        software=f"classify-pipeline {__version__}",
+        endpoint=urlsplit(config.endpoint).netloc or config.endpoint,
+        model=config.model_id or "",
+        model_revision=state.latest_revision or "",
+        top_k=str(config.top_k),
+        function_to_apply=config.function_to_apply or "",
+        truncate=str(config.truncate).lower(),
+    ).to_metadata()

@@ -54,7 +54,7 @@ class Metrics:
 
     @property
     def all_committed(self) -> bool:
-        """Whether no row is left to do, and the output is all that is missing."""
+        """True if no row is left to do, and the output is all that is missing."""
         return self.resumed_rows + self.committed_rows >= self.rows > 0
 
     @property

@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from pipeline.errors import EXIT_COMPLETE, OutputBusy
-from pipeline.events import Notice, Requests, RunEnded, RunStarted
+from pipeline.events import MetricsFileFailed, Requests, RunEnded, RunStarted
 from pipeline.system.threads import in_thread
 from pipeline.version import __version__
 
@@ -53,7 +53,7 @@ EXIT_CODE = "classify_exit_code"
 class MetricsFile:
     """Writes `config.metrics_file` now and then, and at the end; `metrics` counts for it.
 
-    A file that cannot be written stops nothing: `tell` gets a Notice, once. `close` waits for the
+    A file that cannot be written stops nothing: `tell` hears of it once. `close` waits for the
     last write. A run that finds its output busy writes nothing: the file is the other one's.
     """
 
@@ -119,12 +119,8 @@ class MetricsFile:
         self._writing = None
         if failure is not None and not self._told:
             self._told = True
-            why = failure.strerror if isinstance(failure, OSError) else str(failure)
-            self._tell(
-                Notice(
-                    f"metrics_file: cannot write {self._path}: {why}. The run goes on without it."
-                )
-            )
+            why = str(failure.strerror) if isinstance(failure, OSError) else str(failure)
+            self._tell(MetricsFileFailed(str(self._path), why))
 
     def _families(self) -> list[Metric]:
         """The numbers as they are now."""

@@ -30,7 +30,7 @@ _WORDS = 120
 
 
 def in_kernel() -> bool:
-    """Whether IPython's kernel runs this process, as in Jupyter, VS Code and Colab."""
+    """True if IPython's kernel runs this process, as in Jupyter, VS Code and Colab."""
     # Not imported: where it is not there yet, nobody looks on.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None

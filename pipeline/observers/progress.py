@@ -18,7 +18,7 @@ import orjson
 
 from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.words import Wait, duration
+from pipeline.observers.words import Wait, counted, duration, notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ class Progress(ABC):
                 self._done = deque([(now, self._metrics.estimated_rows)])
                 self._say("going_on", f"going on after {duration(event.seconds)} ({event.reason})")
             case Notice():
-                self._say("notice", event.message)
+                self._say("notice", notice(event))
             case RunEnded() if not self._over:
                 self._stop_timer()
                 self._over, self._wait = True, None
@@ -174,7 +174,7 @@ class Progress(ABC):
                 facts.append(f"at most {about} requests/s")
         for key, one, more in _COUNTS:
             if state[key]:
-                facts.append(f"{state[key]:,} {one if state[key] == 1 else more}")
+                facts.append(counted(state[key], one, more))
         return ", ".join(facts)
 
 

@@ -1,16 +1,33 @@
-"""How progress is worded: durations, and what the run waits for."""
+"""How progress is worded: durations, notices, and what the run waits for."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.events import Why
+from pipeline.events import (
+    AnswersPassedOver,
+    BeginsAgain,
+    MetricsFileFailed,
+    NothingToRetry,
+    OldHost,
+    OneTextARequest,
+    PartsDamaged,
+    RevisionChanged,
+    SmallerBatches,
+    Stopping,
+    TokenFileIsOpen,
+    TokenNotSent,
+    Why,
+)
+from pipeline.wording import setting, shown
 
 if TYPE_CHECKING:
-    from pipeline.events import Waiting
+    from collections.abc import Sequence
+
+    from pipeline.events import Notice, Waiting
 
 
 def duration(seconds: float) -> str:
@@ -20,6 +37,104 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+
+
+def span(seconds: Sequence[float]) -> str:
+    """Word the least and the most that something may take."""
+    least, most = map(duration, seconds)
+    if 0 < seconds[1] < 1:
+        return "less than 1 s"
+    return most if least == most else f"{least} to {most}"
+
+
+def against_plan(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the lines of a table of plan and run: a name, what was planned, what it took."""
+    plan = summary["plan"]
+    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
+    rows = [
+        ("distinct inputs", f"{plan['distinct_inputs']:,}", f"{summary['distinct_inputs']:,}"),
+        ("known already", f"{plan['cache_hits']:,}", f"{summary['cache_hits']:,}"),
+        ("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"),
+        ("duration", span(plan["seconds"]), duration(summary["seconds"])),
+    ]
+    return rows if plan["cost"] is None else [*rows, ("cost", f"{plan['cost']:,.2f}", "")]
+
+
+def counted(count: int, one: str, more: str | None = None) -> str:
+    """Word a number of things: "1 request", "2,000 requests"."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def notice(told: Notice) -> str:
+    """Word a notice: what happened and, if there is something to do about it, the fix."""
+    return shown(" ".join(filter(None, (what_of(told), fix_of(told)))))
+
+
+def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for each kind)
+    """Word what a notice tells, without the fix."""
+    match told:
+        case OneTextARequest():
+            said = f" ({told.said})" if told.said else ""
+            return (
+                "One text a request from now on, since this endpoint does not honour batches: "
+                f"{told.why}{said}."
+            )
+        case SmallerBatches():
+            return (
+                f"{counted(told.texts, 'text')} a request from now on, and more again if that goes "
+                f"well: {told.refused} together were refused ({told.said}), their halves were not."
+            )
+        case RevisionChanged():
+            return (
+                f"The model's revision is {told.revision}, and was {told.was}; going on, as "
+                f"{setting('allow_drift')} says."
+            )
+        case BeginsAgain():
+            return (
+                f"The model's revision is {told.revision} now, and known answers are of "
+                f"{told.stored}: they are asked for again."
+            )
+        case PartsDamaged(parts):
+            are = "was damaged and is" if parts == 1 else "were damaged and are"
+            return f"{counted(parts, 'committed part')} {are} built again from the stored answers."
+        case NothingToRetry():
+            return "No row carries an error: nothing to retry."
+        case AnswersPassedOver(why):
+            return f"Answers of an earlier attempt are asked for again. {why}"
+        case Stopping(in_flight):
+            return f"Stopping: waiting for {counted(in_flight, 'answer')}; again to stop at once."
+        case TokenNotSent(host):
+            return (
+                f"The token is not sent: {host} is neither https nor this machine, and anyone in "
+                "between could read it."
+            )
+        case OldHost():
+            return (
+                "api-inference.huggingface.co is no longer served: requests go to "
+                "router.huggingface.co."
+            )
+        case TokenFileIsOpen(file):
+            return f"Others can read the token in {file}."
+        case MetricsFileFailed(file, why):
+            return (
+                f"{setting('metrics_file')}: cannot write {file}: {why}. The run goes on without "
+                "it."
+            )
+        case _:
+            raise AssertionError(told)
+
+
+def fix_of(told: Notice) -> str:
+    """Word what to do about a notice; empty if nothing."""
+    match told:
+        case TokenNotSent():
+            return "Use an https address."
+        case OldHost(model):
+            return f"Set {setting('endpoint', 'hf')} and {setting('model', model)} instead."
+        case TokenFileIsOpen(file):
+            return f"Run: chmod 600 {file}"
+        case _:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +161,7 @@ class Wait:
         return cls(told.reason, told.detail, began, until)
 
     def is_over(self, now: float) -> bool:
-        """Whether a pause has passed: all other waits end when somebody says so."""
+        """True if a pause has passed; all other waits end by an event."""
         return self.reason is Why.THROTTLED and (self.until is None or self.until <= now)
 
     def words(self, now: float) -> str:
@@ -68,7 +183,7 @@ class Wait:
                 return f"{self.reason} for {so_far} ({self._answer()}){soon}"
 
     def announcement(self, now: float) -> str:
-        """The same with the endpoint's own words, for where there is room for them."""
+        """Say the same with the endpoint's own words."""
         said = "" if self.reason is Why.OUTAGE else f" ({self._answer()})"
         return self.words(now) + said
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.client import dialect_of, stated_dialect
+from pipeline.events import AnswersPassedOver
 from pipeline.job import opening, stream
 from pipeline.job.opening import Complete, Standing
+from pipeline.meanings import Money
+from pipeline.observers.words import notice
 from pipeline.plan import kept
 from pipeline.pool.batching import Batcher, Job
 from pipeline.responses import ResponseStores
@@ -56,38 +59,32 @@ class Price:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run with these settings would do now.
+    """What a run with these settings would do now. `made_for` is all that the numbers depend on."""
 
-    Of `rows`, `resumed_rows` are committed. `unsendable` counts the others that get an error
-    before anything is sent, by that error; the rest has `distinct_inputs`, and `duplicates` are
-    rows that have one of those again. `cache_hits` of the inputs are answered already, `asked` go
-    to the endpoint in `requests`, of which `canaries` only find out the dialect. `seconds` are the
-    least and the most that it may take; `seconds_are` says in words how far to trust them. `cost`
-    is in the currency of the price. A retry goes through the rows with an error alone, which are
-    `retried_rows`. `probe` is what was measured, None where nothing was sent. `made_for` is all
-    that these numbers depend on.
-    """
-
-    state: str
-    rows: int
-    resumed_rows: int
-    retried_rows: int | None
-    unsendable: dict[str, int]
-    distinct_inputs: int
-    duplicates: int
-    cache_hits: int
-    asked: int
-    requests: int
-    canaries: int
-    texts_per_request: int
-    seconds: tuple[float, float]
-    seconds_are: str
-    cost: float | None
-    output: str
-    endpoint: str
-    model: str | None
-    notices: tuple[str, ...]
-    probe: dict[str, Any] | None = None
+    state: Annotated[str, "`planned`, or `complete` if a run would do nothing"]
+    rows: Annotated[int, "rows of the input"]
+    resumed_rows: Annotated[int, "of these, rows that are committed already"]
+    retried_rows: Annotated[int | None, "with `--retry-failed`: rows of the output with an error"]
+    unsendable: Annotated[
+        dict[str, int], "rows that get an error before anything is sent, by that error"
+    ]
+    distinct_inputs: Annotated[int, "distinct texts (or pairs) of the other rows"]
+    duplicates: Annotated[int, "rows that repeat one of these, which costs nothing"]
+    cache_hits: Annotated[int, "distinct inputs that are answered already"]
+    asked: Annotated[int, "distinct inputs that go to the endpoint"]
+    requests: Annotated[int, "requests that carry them, retries not counted"]
+    canaries: Annotated[
+        int, "of these, requests that only find out how the endpoint wants to be asked"
+    ]
+    texts_per_request: Annotated[int, "the most texts in one request"]
+    seconds: Annotated[tuple[float, float], "the least and the most seconds that it may take"]
+    seconds_are: Annotated[str, "how far these can be trusted, in words"]
+    cost: Annotated[Money | None, "at the price given, in its currency; null without one"]
+    output: Annotated[str, "path of the output, as it was given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address, as it was given"]
+    model: Annotated[str | None, "the model asked for"]
+    notices: Annotated[tuple[str, ...], "what else is worth knowing, in words"]
+    probe: Annotated[dict[str, Any] | None, "with `--probe`, what was measured"] = None
     made_for: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def forecast(
                 answers, earlier = opening.stores(config, store, opened.state)
                 stores = ResponseStores(answers, earlier, read_only=True)
                 stack.enter_context(closing(stores))
-                passed_over = stores.passed_over
+                passed_over = [notice(AnswersPassedOver(why)) for why in stores.passed_over]
             count.go_through(opened, first_row, stores)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
@@ -168,7 +165,7 @@ def _first_row(opened: Opening, store: RunStore) -> int:
 
 
 def _some_texts(config: RunConfig, opened: Opening, first_row: int) -> list[Item]:
-    """Give the texts of the first chunk that has any to be asked."""
+    """Return the texts of the first chunk that has any to be asked."""
     keys = keys_of(config)
     chunks = opened.source.chunks(
         first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
@@ -229,7 +226,7 @@ class _Count:
             self.unsendable[entry["values"]] += entry["counts"]
 
     def _new(self, prepared: Prepared) -> tuple[list[Item], list[bytes]]:
-        """Give the inputs that no chunk before had."""
+        """Return the inputs that no chunk before had."""
         if self._config.dedup:
             # Half a key tells them apart: one pair in 50 million inputs is mistaken for one with a
             # probability of 1e-4, and that costs a count of one.
@@ -311,7 +308,7 @@ def _forecast(
 def _duration(
     config: RunConfig, requests: int, probe: Probe | None
 ) -> tuple[tuple[float, float], str]:
-    """Give the least and the most seconds that so many requests may take, and why so."""
+    """Return the least and the most seconds that so many requests may take, and why so."""
     if not requests:
         return (0.0, 0.0), "nothing is sent"
     if probe is not None and probe.latency_s is not None:

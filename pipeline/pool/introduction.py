@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Retryable, RowsRejected
-from pipeline.events import Notice
+from pipeline.events import NoBatches, OneTextARequest
 from pipeline.outcomes import RowError
 from pipeline.pool.batching import MAX_REQUEST_BYTES, Batch, plain_batch
 
 if TYPE_CHECKING:
     from pipeline.client import Client, Reply
+    from pipeline.errors import RequestError
     from pipeline.events import Observer
     from pipeline.outcomes import Outcome
     from pipeline.pool.attempt import Attempts
@@ -35,11 +36,9 @@ MOST_CANARIES = 3
 # Scores of the same text alone and in a batch differ by the padding's rounding, not by more.
 SAME_SCORE = 0.02
 
-_NOT_HONOURED = "one text a request from now on, since this endpoint does not honour batches: "
-
 
 @dataclass
-class Verdict:
+class FirstBatch:
     """What came of the first batch.
 
     `rejected` are inputs that were refused alone. Of the `rest`, `reply` is the answer where it
@@ -91,7 +90,7 @@ class Introduction:
         """Settle the dialect with the first batch, and answer that."""
         client, splitting = self._client, self._splitting
         self._first = batch
-        verdict, permits = Verdict([], batch), None
+        verdict, permits = FirstBatch([], batch), None
         if not client.knows_dialect:
             permits = await self._patience.until_answered(self._discover)
             if client.dialect.name == "hf":
@@ -131,11 +130,11 @@ class Introduction:
         """Ask until there is an answer; Retryable goes through if it stays unreadable."""
         return await self._patience.answer(batch, among=self._first, patient=False)
 
-    async def _check_batching(self, batch: Batch, *, more_to_come: bool) -> Verdict:
+    async def _check_batching(self, batch: Batch, *, more_to_come: bool) -> FirstBatch:
         """Check with a batch whether batches are honoured, and settle the dialect."""
         rejected: dict[int, RowsRejected] = {}
         canary = await self._find_canary(batch, rejected)
-        verdict = Verdict(
+        verdict = FirstBatch(
             rejected=[(batch.part(i), why) for i, why in rejected.items()],
             rest=batch.without(rejected),
         )
@@ -145,7 +144,7 @@ class Introduction:
         if len(batch) > 1:
             await self._compare(batch, position, reply.outcomes[0], verdict)
         elif more_to_come and not await self._takes_twins(batch, reply.outcomes[0]):
-            self._fall_back("the same text twice is not answered as it is alone")
+            self._fall_back(NoBatches.TWINS_DIFFER)
         else:
             verdict.reply = reply
         return verdict
@@ -172,33 +171,35 @@ class Introduction:
                     if isinstance(failure, RowsRejected):
                         rejected[position] = failure
                 else:
-                    self._emit(Notice(f"{_NOT_HONOURED}it takes no list of texts ({failure})."))
+                    self._fall_back(NoBatches.TAKES_NO_LIST, failure)
                     return None
             else:
                 if type(reply.outcomes[0]) is not RowError:
                     return position, reply
         return None
 
-    async def _compare(self, batch: Batch, position: int, alone: Outcome, verdict: Verdict) -> None:
+    async def _compare(
+        self, batch: Batch, position: int, alone: Outcome, verdict: FirstBatch
+    ) -> None:
         """Send the rest of the batch, and compare the canary's answer in it."""
         place = position - len(verdict.rejected)
         batch = verdict.rest
         try:
             reply = await self._ask(batch)
         except Retryable as failure:
-            self._fall_back(str(failure))
+            self._fall_back(NoBatches.UNREADABLE, failure)
             return
         except RowsRejected as failure:
             # Some other row may be at fault: the canary twice can only be refused for its form.
             if await self._takes_twins(batch.part(place), alone):
                 verdict.refusal = failure
             else:
-                self._fall_back(str(failure))
+                self._fall_back(NoBatches.REFUSED, failure)
             return
         if not agree(alone, reply.outcomes[place]) and not await self._agrees_alone(
             batch.part(len(batch) - 1), reply.outcomes[-1]
         ):
-            self._fall_back("the same text gets different answers alone and within a batch")
+            self._fall_back(NoBatches.ANSWERS_DIFFER)
             return
         verdict.reply = reply
 
@@ -221,9 +222,9 @@ class Introduction:
         except (Retryable, RowsRejected):
             return False
 
-    def _fall_back(self, why: str) -> None:
+    def _fall_back(self, why: NoBatches, failure: RequestError | None = None) -> None:
         self._client.use_single()
-        self._emit(Notice(f"{_NOT_HONOURED}{why}."))
+        self._emit(OneTextARequest(why, failure.what if failure else ""))
 
 
 def agree(one: Outcome, other: Outcome) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import EndpointRefused, RowsRejected
-from pipeline.events import Notice
+from pipeline.events import SmallerBatches
 from pipeline.outcomes import RowError
 from pipeline.pool.attempt import StoppedError
 from pipeline.pool.batching import PLAIN, plain_batch
@@ -67,13 +67,7 @@ class Splitting:
             return await self.reject(batch, rejection)
         failed = sum([await self.answer(half) for half in batch.halves()])
         if not failed and self._size.refused(len(batch)):
-            self._emit(
-                Notice(
-                    f"{self._size.now} texts a request from now on, and more again where "
-                    f"that goes well: {len(batch)} together were refused ({rejection}), and their "
-                    "halves were not."
-                )
-            )
+            self._emit(SmallerBatches(self._size.now, len(batch), str(rejection)))
         return failed
 
     def settle(self, batch: Batch, reply: Reply) -> int:

@@ -1,7 +1,7 @@
 """The probe: a few requests to the endpoint, made as a run makes them, and what they mean.
 
 `asking` sends them through the pool of a run and notes what comes of each, `verdicts` words it,
-check by check, and `blame` finds the check that what ended the probe belongs to.
+check by check, and `blame` finds the check that an error belongs to.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def probe(config: RunConfig, emit: Observer, texts: Sequence[Item]) -> Probe:
 
 
 def first_texts(config: RunConfig) -> list[Item]:
-    """Give the distinct texts of the first rows of the input, reading nothing after them.
+    """Return the distinct texts of the first rows of the input, reading nothing after them.
 
     Raises UsageError for an input that cannot be read so far.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.client import Client, dialect_of
 from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.outcomes import Item, Outcome
     from pipeline.system.clock import Clock
 
+N = TypeVar("N", bound=Notice)
+
 # The most that a probe sends; a loading model is asked more often, until it answers.
 MOST_REQUESTS = 8
 # After so many failures in a row a run would wait for the endpoint, and a probe says that it is
@@ -43,11 +45,11 @@ LONG_TEXT = "long " * 10_000
 
 
 @dataclass
-class Attempt:
+class Asked:
     """One request of a probe: with how many texts, how long it took and what came of it.
 
     `good` is an answer of label and score. `status` is None where no answer came. `while_loading`
-    asks a model that is loading again.
+    is True for a request to a model that was loading.
     """
 
     method: str
@@ -66,10 +68,10 @@ class Attempt:
 
 
 class EnoughError(StoppedEarly):
-    """The probe sends nothing more: for `failure`, or, without one, as its requests are used up."""
+    """The probe sends nothing more: for `failure` or, without one, as its requests are used up."""
 
     def __init__(self, failure: Retryable | None = None) -> None:
-        super().__init__(str(failure or f"The {MOST_REQUESTS} requests of a probe are used up."))
+        super().__init__(f"The {MOST_REQUESTS} requests of a probe are used up.")
         self.failure = failure
 
 
@@ -81,7 +83,7 @@ class Findings:
     server works on at once, where it told; `described` says that its page told the dialect.
     `waited_s` is how long the model was loading. `function_ignored` and `long_text` are what came
     of the trials of these settings; None where there was none. `before_single` counts the requests
-    with texts before one text a request was tried.
+    with texts that were sent until one text a request was settled on.
     """
 
     config: RunConfig
@@ -89,9 +91,9 @@ class Findings:
     token: Token
     from_input: bool
     dialect: Dialect
-    attempts: list[Attempt] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
     permits: int | None = None
     described: bool = False
@@ -102,9 +104,13 @@ class Findings:
     before_single: int = 0
 
     @property
-    def answered(self) -> list[Attempt]:
+    def answered(self) -> list[Asked]:
         """The requests that were answered with label and score."""
-        return [attempt for attempt in self.attempts if attempt.good]
+        return [asked for asked in self.asked if asked.good]
+
+    def told(self, kind: type[N]) -> N | None:
+        """Return the first notice of a kind, None if there was none."""
+        return next((told for told in self.notices if isinstance(told, kind)), None)
 
 
 class _Client(Client):
@@ -120,78 +126,76 @@ class _Client(Client):
     def use_single(self) -> None:
         """From now on, send one text a request."""
         super().use_single()
-        posts = [each for each in self._findings.attempts if each.method == "POST"]
+        posts = [each for each in self._findings.asked if each.method == "POST"]
         self._findings.before_single = len(posts)
 
     async def discover(self) -> int | None:
         """Ask the server what it is; see `Client.discover`."""
-        self._next_texts = 0
-        before, attempts = self.dialect, len(self._findings.attempts)
-        try:
+        before = self.dialect
+        with self._noting(texts=0):
             self._findings.permits = await super().discover()
-        except ClassifyError as failure:
-            self._note(failure, attempts)
-            raise
         self._findings.described = self.dialect is not before
         return self._findings.permits
 
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer; see `Client.ask`."""
-        self._next_texts = len(items)
-        before = len(self._findings.attempts)
-        try:
+        with self._noting(texts=len(items)):
             reply = await super().ask(items, wait_for_model=wait_for_model)
-        except ClassifyError as failure:
-            self._note(failure, before)
-            raise
-        self._findings.attempts[-1].good = True
+        self._findings.asked[-1].good = True
         if reply.revision is not None and reply.revision not in self._findings.revisions:
             self._findings.revisions.append(reply.revision)
         return reply
 
-    def _note(self, failure: ClassifyError, before: int) -> None:
-        """Note why a request failed, if there was one: there were so many `before`."""
-        if len(self._findings.attempts) > before:
-            self._findings.attempts[-1].failure = failure
+    @contextmanager
+    def _noting(self, texts: int) -> Iterator[None]:
+        """Note with how many texts a request is sent, if it is, and why it failed, if it did."""
+        self._next_texts = texts
+        sent = len(self._findings.asked)
+        try:
+            yield
+        except ClassifyError as failure:
+            if len(self._findings.asked) > sent:
+                self._findings.asked[-1].failure = failure
+            raise
 
     async def _exchange(
         self, method: str, url: URL, body: bytes | None = None, **options: Any
     ) -> tuple[int, Mapping[str, str], bytes]:
         self._stop_where_enough()
-        attempt = Attempt(method, self._next_texts, self.loading)
-        self._findings.attempts.append(attempt)
-        with self._timed(attempt):
+        asked = Asked(method, self._next_texts, self.loading)
+        self._findings.asked.append(asked)
+        with self._timed(asked):
             answer = await super()._exchange(method, url, body, **options)
-        attempt.status = answer[0]
+        asked.status = answer[0]
         return answer
 
     @contextmanager
-    def _timed(self, attempt: Attempt) -> Iterator[None]:
+    def _timed(self, asked: Asked) -> Iterator[None]:
         started = self._clock.now()
         try:
             yield
         except (Retryable, EndpointRefused) as failure:
-            attempt.failure = failure
+            asked.failure = failure
             raise
         except asyncio.CancelledError:
             seconds, most_s = self._clock.now() - started, self._config.timeout_s
             if seconds >= 0.99 * most_s:  # the pool's alarm, which counts from a little before
-                message = f"no answer within {most_s:g} s (timeout_s)"
-                attempt.failure = Retryable(Cause.TIMEOUT, message)
+                what = f"no answer within {most_s:g} s (timeout_s)"
+                asked.failure = Retryable(Cause.TIMEOUT, what)
             raise
         finally:
-            attempt.seconds = self._clock.now() - started
+            asked.seconds = self._clock.now() - started
 
     def _stop_where_enough(self) -> None:
         """Raise EnoughError where the requests are used up, or where nobody answers."""
-        attempts = self._findings.attempts
-        causes = [each.trouble and each.trouble.cause for each in attempts[-MOST_FAILURES:]]
-        if causes and (last := attempts[-1].trouble) is not None:
+        asked = self._findings.asked
+        causes = [each.trouble and each.trouble.cause for each in asked[-MOST_FAILURES:]]
+        if causes and (last := asked[-1].trouble) is not None:
             # What a server is may be asked of one that has no such page, and never answers.
-            silent = last.cause is Cause.TIMEOUT and attempts[-1].method == "POST"
+            silent = last.cause is Cause.TIMEOUT and asked[-1].method == "POST"
             if silent or [cause in _DOWN for cause in causes] == [True] * MOST_FAILURES:
                 raise EnoughError(last)
-        if sum(attempt.good or not attempt.while_loading for attempt in attempts) >= MOST_REQUESTS:
+        if sum(each.good or not each.while_loading for each in asked) >= MOST_REQUESTS:
             raise EnoughError
 
 
@@ -222,7 +226,7 @@ async def examine(
         def note(event: Event) -> None:
             match event:
                 case Notice():
-                    found.notices.append(event.message)
+                    found.notices.append(event)
                 case Waiting(reason=Why.LOADING):
                     client.loading, found.waited_s = True, event.so_far_s
                 case WaitEnded(reason=Why.LOADING):

@@ -1,8 +1,7 @@
-"""Blame: which check an error that ended a probe belongs to, and its words for whoever probes."""
+"""Blame: which check an error that ended a probe belongs to, worded for whoever probes."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import (
@@ -12,121 +11,105 @@ from pipeline.errors import (
     Retryable,
     SettingsError,
     StoppedEarly,
+    Unreachable,
 )
 from pipeline.outcomes import RowError
 from pipeline.probing.asking import EnoughError
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.probing.asking import Findings
 
-_MEND_CONNECTION = (
-    (r"DNSError|Name or service|nodename", "Check how the host is spelled, and the network."),
-    (r"refused|Connect call failed", "Nothing listens there: check the port, start the server."),
-)
-_MEND_DOWN = (
-    "Look at the server, or try later: a run waits for max_outage_s, then it can be resumed."
-)
-# What an error says to who runs it again.
-_AGAIN = re.compile(r"(; the run resumes then| Run the same command again[^.]*)\.$")
+_NO_TOKEN = "No token was found: put one into HF_TOKEN or a token_file, or run `hf auth login`."  # noqa: S105
+_DOWN = f"Look at the server, or try later: a run waits for {setting('max_outage_s')}."
+_FIXES = {
+    Cause.TIMEOUT: (
+        f"Raise {setting('timeout_s')}, lower {setting('batch_size')}, or find out why the server "
+        "takes so long."
+    ),
+    Cause.LOADING: f"Probe again later, or wait longer with {setting('max_loading_s')}.",
+    Cause.THROTTLED: (
+        f"Try later, and set {setting('rate')} to what the account or the server allows."
+    ),
+}
+_FIXES_UNREACHABLE = {
+    Unreachable.UNKNOWN_HOST: "Check how the host is spelled, and the network.",
+    Unreachable.REFUSED: "Nothing listens there: check the port, and start the server.",
+}
 
 
-def blame(found: Findings) -> tuple[str | None, ClassifyError]:
-    """Name the check that failed, and the error of the tree that a run would end with."""
+def blame(found: Findings) -> tuple[str, ClassifyError] | None:
+    """Return the check that failed, with the error that a run would end with.
+
+    None where a run would go on.
+    """
     reason = found.ended
-    last = found.attempts[-1] if found.attempts else None
-    failure = last.failure if last and isinstance(last.failure, Retryable) else None
-    if isinstance(reason, StoppedEarly) and not getattr(reason, "failure", None):
-        if found.answered and failure is None and len(found.revisions) < 2:  # noqa: PLR2004
-            reason = None  # the requests are used up: those of a probe, or of max_requests
-        elif isinstance(reason, EnoughError) and found.answered:
-            reason = None
-        elif failure is not None and failure.cause is Cause.UNREADABLE:
-            reason = EndpointRefused(
-                f"This does not speak the Hugging Face Inference API: {failure}. Check the address "
-                "and the dialect.",
+    last = found.asked[-1].failure if found.asked else None
+    failure = last if isinstance(last, Retryable) else None
+    used_up = isinstance(reason, EnoughError) and reason.failure is None
+    mixed = len(found.revisions) > 1 and not found.config.allow_drift
+    match reason:
+        case SettingsError():
+            return "parameters", reason
+        case StoppedEarly() if mixed and not used_up:
+            return "revision", StoppedEarly(
+                f"Two answers tell different revisions: {', '.join(found.revisions)}.",
+                "Wait until only one model is served there, or accept a mixture with "
+                f"{setting('allow_drift', 'True')}.",
+            )
+        case None:
+            return _rejected(found)
+        case StoppedEarly() if found.answered and (used_up or failure is None):
+            return _rejected(found)  # the requests are used up: the probe's, or max_requests
+        case _ if failure is not None and failure.cause is Cause.UNREADABLE:
+            return "dialect", EndpointRefused(
+                f"This does not speak the Hugging Face Inference API: {sentence(failure.what)}",
+                "Check the address and the dialect.",
                 status=failure.status,
             )
-        elif isinstance(reason, EnoughError) and failure is not None:
-            reason = EnoughError(failure)
-    if reason is None:
-        if found.outcomes and all(isinstance(each, RowError) for each in found.outcomes):
-            return "texts", EndpointRefused(
-                f"Each of {len(found.outcomes)} was rejected, the last one with: "
-                f"{sentence(str(found.outcomes[-1][0]))} Check model, text_pair, truncate, "
-                "function_to_apply and dialect."
-            )
-        return None, ClassifyError()
-    if isinstance(reason, SettingsError):
-        return "parameters", reason
-    if isinstance(reason, EndpointRefused):
-        return _blame_refusal(reason, by_page=last is not None and last.status is not None), reason
-    if len(found.revisions) > 1:
-        return "revision", reason
-    if failure is None:
-        # It stopped for a setting such as max_requests, or the page of a server was loading.
-        return ("model" if found.waited_s is not None else "address"), reason
-    blamed = {Cause.LOADING: "model", Cause.TIMEOUT: "latency", Cause.UNREADABLE: "dialect"}
-    return blamed.get(failure.cause, "address"), reason
-
-
-def _blame_refusal(refusal: EndpointRefused, *, by_page: bool) -> str:
-    match refusal.status:
-        case 400:
-            return "token" if "token" in str(refusal).lower().partition(". ")[0] else "model"
-        case 401 | 402 | 403:
-            return "token"
-        case 404 | 424:
-            return "model"
-        case 200:
-            return "dialect"
-        case None if by_page:
-            return "model"
+        case EndpointRefused():
+            if reason.status == 401 and not found.token.value:  # noqa: PLR2004
+                reason = EndpointRefused(
+                    reason.what, _NO_TOKEN, status=reason.status, at_fault=reason.at_fault
+                )
+            return reason.at_fault, reason
+        case _ if failure is not None:
+            return _given_up(found, reason, failure)
         case _:
-            return "address"
+            # It stopped for a setting such as max_requests, or the page of a server was loading.
+            return ("model" if found.waited_s is not None else "address"), reason
 
 
-def worded(found: Findings, reason: ClassifyError) -> tuple[str, str]:
-    """Split what an error says into what was seen and what to do."""
-    if len(found.revisions) > 1 and isinstance(reason, StoppedEarly):
-        return f"Two answers tell different ones: {', '.join(found.revisions)}.", (
-            "Wait until one alone is served there, or accept a mixture with --allow-drift."
-        )
-    failure = found.attempts[-1].failure if found.attempts else None
-    if isinstance(reason, StoppedEarly) and isinstance(failure, Retryable):
-        if failure.cause is Cause.LOADING:
-            return sentence(_AGAIN.sub("", str(reason))), mend_of(failure)
-        pause = "" if failure.wait_s is None else f", and asks for a pause of {failure.wait_s:g} s"
-        tried = sum(attempt.trouble is not None for attempt in found.attempts)
-        times = f" ({tried} attempts)" if tried > 1 else ""
-        return sentence(f"{str(failure).rstrip('.')}{pause}{times}"), mend_of(failure)
-    seen, mend = split(str(reason))
-    if getattr(reason, "status", None) == 401 and not found.token.value:  # noqa: PLR2004
-        mend = "No token was found: put one into HF_TOKEN or a token_file, or run `hf auth login`."
-    return seen, mend
+def _rejected(found: Findings) -> tuple[str, ClassifyError] | None:
+    """Blame the texts if each of them was rejected."""
+    failed = [each for each in found.outcomes if isinstance(each, RowError)]
+    if not failed or len(failed) < len(found.outcomes):
+        return None
+    return "texts", EndpointRefused(
+        f"Each of {len(failed)} texts was rejected, the last with: {sentence(failed[-1].message)}",
+        "Check model, text_pair, truncate, function_to_apply and dialect.",
+    )
 
 
-def mend_of(failure: Retryable) -> str:
-    """Say what to do about a failure that a run would try to outwait."""
-    match failure.cause:
-        case Cause.TIMEOUT:
-            return "Raise --timeout-s, lower --batch-size, or look at why the server takes so long."
-        case Cause.LOADING:
-            return "Probe again later, or wait longer with --max-loading-s."
-        case Cause.THROTTLED:
-            return "Try later, and set --rate to what the account or the server allows."
-        case Cause.CONNECTION:
-            said = str(failure)
-            return next((m for p, m in _MEND_CONNECTION if re.search(p, said)), _MEND_DOWN)
-        case _:
-            return _MEND_DOWN
+def _given_up(
+    found: Findings, reason: ClassifyError, failure: Retryable
+) -> tuple[str, ClassifyError]:
+    """Blame what a run would have tried again for, until it gave up."""
+    fix = fix_of_failure(failure)
+    if failure.cause is Cause.LOADING:
+        return "model", StoppedEarly(reason.what, fix)
+    pause = "" if failure.wait_s is None else f", and asks for a pause of {failure.wait_s:g} s"
+    tried = sum(asked.trouble is not None for asked in found.asked)
+    times = f" ({tried} attempts)" if tried > 1 else ""
+    what = f"{failure.what.rstrip('. ')}{pause}{times}."
+    return ("latency" if failure.cause is Cause.TIMEOUT else "address"), StoppedEarly(what, fix)
 
 
-def split(message: str) -> tuple[str, str]:
-    """Give what was seen and what to do, which is the last sentence of an error."""
-    seen, _, mend = _AGAIN.sub("", message).strip().rstrip(".").rpartition(". ")
-    if not seen:
-        return sentence(mend), "Look at the server, and probe again."
-    return sentence(seen), sentence(mend)
+def fix_of_failure(failure: Retryable) -> str:
+    """Say what to do about a failure that a run would wait out."""
+    if failure.unreachable is not None:
+        return _FIXES_UNREACHABLE[failure.unreachable]
+    return _FIXES.get(failure.cause, _DOWN)
 
 
 def sentence(words: str) -> str:

@@ -1,24 +1,22 @@
-"""Verdicts: what the findings of a probe mean, check by check, and how to mend what is wrong."""
+"""Verdicts: what the findings of a probe mean, check by check, and how to fix what is wrong."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import (
-    EXIT_COMPLETE,
-    Cause,
-    ClassifyError,
-    EndpointRefused,
-    SettingsError,
-    StoppedEarly,
-)
+from pipeline.errors import EXIT_COMPLETE, Cause, ClassifyError
+from pipeline.events import NoBatches, Notice, OldHost, OneTextARequest, SmallerBatches
+from pipeline.meanings import PerSecond, Seconds
+from pipeline.observers.words import counted, fix_of, what_of
 from pipeline.outcomes import RowError
-from pipeline.probing.blame import blame, mend_of, sentence, split, worded
+from pipeline.probing.blame import blame, fix_of_failure, sentence
+from pipeline.wording import setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +39,8 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"
 
 
-class Check(NamedTuple):
+@dataclass(frozen=True)
+class Check:
     """One check: its verdict, what was seen, and what to do where it is not ok."""
 
     name: str
@@ -52,102 +51,98 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe came to.
+    """What a probe came to. `failure` is the error that a run would end with, if any."""
 
-    `exit_code` is what a run would end with as things are: 0 with warnings too. `requests` were
-    sent, `loading_requests` of them to a model that was loading, with `texts` in all. `latency_s`
-    is the median of those with the most texts, `texts_measured`; `texts_per_second` is an estimate
-    for the concurrency and rate that are set, None where nothing was measured. `texts_per_request`
-    is how many texts a run would send at once, and `in_flight` how many requests. `canaries` are
-    those that a run needs to find out the dialect. `throttled` tells of a 429.
-    """
-
-    exit_code: int
-    checks: tuple[Check, ...]
-    url: str
-    model: str | None
-    dialect: str | None
-    requests: int
-    loading_requests: int
-    texts: int
-    texts_per_request: int
-    in_flight: int
-    canaries: int
-    latency_s: float | None
-    texts_measured: int
-    texts_per_second: float | None
-    throttled: bool
-    labels: tuple[str, ...]
-    model_revision: str | None
-
-    @property
-    def state(self) -> str:
-        """`failed`, `warning` or `ok`: the worst of the verdicts."""
-        verdicts = [check.verdict for check in self.checks]
-        return next((v.value for v in (Verdict.FAILED, Verdict.WARNING) if v in verdicts), "ok")
-
-    @property
-    def failure(self) -> ClassifyError | None:
-        """The error that a run would end with; None where it would go on."""
-        if self.exit_code == EXIT_COMPLETE:
-            return None
-        failed = next(check for check in self.checks if check.verdict is Verdict.FAILED)
-        message = f"{failed.name}: {failed.seen} {failed.mend}"
-        kinds: dict[int, type[ClassifyError]] = {2: SettingsError, 4: EndpointRefused}
-        return kinds.get(self.exit_code, StoppedEarly)(message)
+    state: Annotated[str, "the worst of the verdicts: `ok`, `warning` or `failed`"]
+    exit_code: Annotated[int, "what the command ended with, as a run would"]
+    checks: Annotated[
+        tuple[Check, ...],
+        "of each check `name`, `verdict`, `seen` and `mend` (null if there is nothing to fix)",
+    ]
+    url: Annotated[str, "the address that was asked"]
+    model: Annotated[str | None, "the model asked for"]
+    dialect: Annotated[
+        str | None, "how the endpoint wants to be asked; null if nothing was answered"
+    ]
+    requests: Annotated[int, "requests that were sent"]
+    loading_requests: Annotated[int, "of these, requests that found the model loading"]
+    texts: Annotated[int, "texts that they carried"]
+    texts_per_request: Annotated[int, "the most texts in a request of a run"]
+    in_flight: Annotated[int, "the most requests in flight of a run"]
+    canaries: Annotated[int, "requests that only find out how the endpoint wants to be asked"]
+    latency_s: Annotated[Seconds | None, "median of the requests with the most texts"]
+    texts_measured: Annotated[int, "texts in such a request"]
+    texts_per_second: Annotated[PerSecond | None, "an estimate for a run with these settings"]
+    throttled: Annotated[bool, "true if the endpoint answered 429"]
+    labels: Annotated[tuple[str, ...], "labels that were seen"]
+    model_revision: Annotated[str | None, "the model's revision (`x-sha`)"]
+    failure: ClassifyError | None = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        checks = [check._asdict() for check in self.checks]
-        return {"state": self.state, **asdict(self), "checks": checks}
+        values = asdict(self)
+        del values["failure"]
+        return values
 
 
 def judge(found: Findings) -> Probe:
     """Say what the findings mean."""
-    blamed, reason = blame(found)
+    blamed, failure = blame(found) or (None, None)
     checks = []
     for name, check in _CHECKS.items():
-        if name == blamed:
-            seen, todo = worded(found, reason)
-            checks.append(Check(name, Verdict.FAILED, seen, todo))
+        if failure is not None and name == blamed:
+            verdict, seen, fix = Verdict.FAILED, failure.what, failure.fix
+        elif not found.answered and name in _OF_ANSWERS:
+            verdict, seen, fix = _skipped()
         else:
-            checks.append(Check(name, *check(found)))
-    latency_s, texts = _measured(found)
-    attempts = found.attempts
+            verdict, seen, fix = check(found)
+        checks.append(Check(name, verdict, shown(seen), shown(fix) or None))
+    if failure is not None:
+        failure = copy(failure)
+        failure.what = f"{blamed}: {failure.what}"
+    verdicts = [check.verdict for check in checks]
+    seconds, texts = _measured(found)
+    asked = found.asked
     return Probe(
-        exit_code=reason.exit_code if blamed else EXIT_COMPLETE,
+        state=next((v.value for v in (Verdict.FAILED, Verdict.WARNING) if v in verdicts), "ok"),
+        exit_code=EXIT_COMPLETE if failure is None else failure.exit_code,
         checks=tuple(checks),
         url=found.target.url,
         model=found.config.model_id,
         dialect=found.dialect.name if found.answered else None,
-        requests=len(attempts),
-        loading_requests=sum(attempt.while_loading and not attempt.good for attempt in attempts),
-        texts=sum(attempt.texts for attempt in attempts),
+        requests=len(asked),
+        loading_requests=sum(each.while_loading and not each.good for each in asked),
+        texts=sum(each.texts for each in asked),
         texts_per_request=_texts_per_request(found),
         in_flight=_in_flight(found),
         canaries=_canaries(found),
-        latency_s=latency_s,
+        latency_s=median(seconds) if seconds else None,
         texts_measured=texts,
-        texts_per_second=_texts_per_second(found, latency_s, texts),
-        throttled=any(attempt.status == 429 for attempt in attempts),  # noqa: PLR2004
+        texts_per_second=_texts_per_second(found),
+        throttled=any(each.status == 429 for each in asked),  # noqa: PLR2004
         labels=tuple(_labels(found)),
         model_revision=found.revisions[-1] if found.revisions else None,
+        failure=failure,
     )
 
 
-_Seen = tuple[Verdict, str, str | None]
+_Seen = tuple[Verdict, str, str]
 
 
 def _skipped(why: str = "nothing was answered") -> _Seen:
-    return Verdict.SKIPPED, f"Not seen: {why}.", None
+    return Verdict.SKIPPED, f"Not seen: {why}.", ""
 
 
 def _ok(seen: str) -> _Seen:
-    return Verdict.OK, seen, None
+    return Verdict.OK, seen, ""
 
 
-def _warning(seen: str, mend: str) -> _Seen:
-    return Verdict.WARNING, seen, mend
+def _warning(seen: str, fix: str) -> _Seen:
+    return Verdict.WARNING, seen, fix
+
+
+def _told(told: Notice) -> _Seen:
+    return Verdict.WARNING, what_of(told), fix_of(told)
 
 
 def _token(found: Findings) -> _Seen:
@@ -159,44 +154,38 @@ def _token(found: Findings) -> _Seen:
             return _ok("None was found, and the endpoint asks for none.")
         return _skipped("none was found, and whether one is needed is not known")
     where = f"Found in {token.where}"
-    if target.token is None:
-        return _warning(*split(str(target.notice)))
+    if target.token is None and target.notice is not None:
+        return _told(target.notice)
     if token.warning is not None:
-        return _warning(f"{where}.", sentence(token.warning))
+        return _told(token.warning)
     return _ok(f"{where}, and accepted." if found.answered else f"{where}.")
 
 
 def _address(found: Findings) -> _Seen:
-    heard = [attempt for attempt in found.attempts if attempt.status is not None]
-    if not heard:
+    if all(asked.status is None for asked in found.asked):
         return _skipped()
     parts = urlsplit(found.target.url)
     where = f"{parts.netloc} answers{' over TLS' if parts.scheme == 'https' else ''}"
-    if found.target.notice and found.target.token == found.token.value:
-        return _warning(*split(found.target.notice))
+    if isinstance(found.target.notice, OldHost):
+        return _told(found.target.notice)
     explained = {Cause.LOADING}
     if found.dialect.name == "single":  # that is why it is
         explained.add(Cause.UNREADABLE)
-    troubles = [attempt.trouble for attempt in found.attempts]
+    troubles = [asked.trouble for asked in found.asked]
     failed = [each for each in troubles if each is not None and each.cause not in explained]
     if found.answered and failed:
-        seen = f"{where}, but {len(failed)} of {len(found.attempts)} requests failed: {failed[-1]}"
-        return _warning(sentence(seen), f"A run tries again. {mend_of(failed[-1])}")
+        last = failed[-1]
+        seen = f"{where}, but {len(failed)} of {len(troubles)} requests failed: {last.what}"
+        return _warning(sentence(seen), f"A run tries again. {fix_of_failure(last)}")
     return _ok(f"{where}.")
 
 
 def _model(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
-    waited = ""
-    if found.waited_s is not None:
-        waited = f", after loading for {found.waited_s:.0f} s"
+    waited = "" if found.waited_s is None else f", after loading for {found.waited_s:.0f} s"
     return _ok(f"{found.config.model_id or 'The model there'} classifies texts{waited}.")
 
 
 def _dialect(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
     name = found.dialect.name
     if found.config.dialect != "auto":
         return _ok(f"{name}, as the setting says; its answers are what was asked for.")
@@ -207,29 +196,24 @@ def _dialect(found: Findings) -> _Seen:
 
 
 def _batching(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
     most, wanted = found.dialect.most_texts, found.config.texts_per_request
-    largest = max(attempt.texts for attempt in found.answered)
+    largest = max(asked.texts for asked in found.answered)
     if found.dialect.name == "single":
         if found.config.dialect == "single":
             return _ok("One text a request, as the dialect says.")
-        why = next((n for n in found.notices if "honour batches" in n), "it takes no list of texts")
-        why = why.partition("honour batches: ")[2] or why
+        told = found.told(OneTextARequest) or OneTextARequest(NoBatches.TAKES_NO_LIST)
+        said = f" ({told.said})" if told.said else ""
         return _warning(
-            f"Not honoured: {sentence(why)}",
+            f"Not honoured: {told.why}{said}.",
             f"A run sends one text a request, {wanted} times as many requests. A server that takes "
             "lists (Text Embeddings Inference, the inference toolkit) is faster.",
         )
-    if (
-        refused := next((n for n in found.notices if "together were refused" in n), None)
-    ) is not None:
-        return _warning(sentence(refused), f"Set --batch-size {largest}.")
+    if (refused := found.told(SmallerBatches)) is not None:
+        return _warning(what_of(refused), f"Set {setting('batch_size', str(largest))}.")
     if most is not None and found.config.batch_size != "auto" and most < wanted:
-        seen = f"Honoured, with {most} texts in one request at most, as the server tells."
         return _warning(
-            seen,
-            f"A run sends {most} instead of {wanted}: --batch-size {most}.",
+            f"Honoured, with {most} texts in one request at most, as the server tells.",
+            f"A run sends {most} instead of {wanted}. Set {setting('batch_size', str(most))}.",
         )
     if largest == 1:
         return _skipped("there was one text to send")
@@ -249,8 +233,9 @@ def _texts(found: Findings) -> _Seen:
     count = len(found.outcomes)
     if failed:
         return _warning(
-            f"{len(failed)} of {count} get no label: {failed[-1].message.rstrip('.')}.",
-            "Too long texts are labelled with --truncate; others stay rows with an error.",
+            f"{len(failed)} of {count} get no label: {sentence(failed[-1].message)}",
+            f"Texts that are too long are labelled with {setting('truncate', 'True')}; others stay "
+            "rows with an error.",
         )
     if found.from_input:
         return _ok(f"{count} from the first rows of the input are labelled.")
@@ -278,40 +263,29 @@ def _named_labels(found: Findings) -> _Seen:
 
 
 def _revision(found: Findings) -> _Seen:
-    if not found.answered:
-        return _skipped()
     if not found.revisions:
         return _warning(
             "None is told (no x-sha header): a run would not notice another model there.",
             "Do not deploy another model while a run goes on.",
         )
-    changed = " (it changed, as --allow-drift allows)" if len(found.revisions) > 1 else ""
+    drift = setting("allow_drift")
+    changed = f" (it changed, as {drift} allows)" if len(found.revisions) > 1 else ""
     return _ok(f"{found.revisions[-1]}{changed}. A run stops where that changes.")
 
 
 def _parameters(found: Findings) -> _Seen:
     config = found.config
-    if not found.answered:
-        return _skipped()
-    wrong = list(_not_honoured(found))
-    if wrong:
-        return _warning(
-            " ".join(wrong),
-            "Leave it out, or serve the model by another server.",
-        )
-    tried = {
-        "top_k": config.wants_predictions or None,
-        "function_to_apply": found.function_ignored is not None or None,
-        "truncate": found.long_text is not None or None,
+    if wrong := " ".join(_not_honoured(found)):
+        return _warning(wrong, "Leave it out, or serve the model by another server.")
+    # Of each one that could be ignored: is it set, and was it tried?
+    settings = {
+        "top_k": (config.wants_predictions, True),
+        "function_to_apply": (config.function_to_apply, found.function_ignored is not None),
+        "truncate": (config.truncate, found.long_text is not None),
     }
-    stated = {
-        "top_k": config.wants_predictions,
-        "function_to_apply": config.function_to_apply is not None,
-        "truncate": config.truncate,
-    }
-    if missing := [name for name in stated if stated[name] and not tried[name]]:
-        return _skipped(f"{', '.join(missing)} could not be tried")
-    names = [name for name, is_set in stated.items() if is_set]
+    names = [name for name, (is_set, _) in settings.items() if is_set]
+    if untried := [name for name in names if not settings[name][1]]:
+        return _skipped(f"{', '.join(untried)} could not be tried")
     return _ok(f"{', '.join(names)}: honoured." if names else "None is set that could be ignored.")
 
 
@@ -327,56 +301,51 @@ def _not_honoured(found: Findings) -> Iterator[str]:
 
 
 def _latency(found: Findings) -> _Seen:
-    latency_s, texts = _measured(found)
-    if latency_s is None:
-        return _skipped("all answers came while it loaded") if found.answered else _skipped()
-    speed = _texts_per_second(found, latency_s, texts)
+    seconds, texts = _measured(found)
+    if not seconds:
+        return _skipped("all answers came while it loaded")
+    latency_s = median(seconds)
     took = f"{latency_s:.1f} s" if latency_s >= 1 else f"{latency_s * 1000:.0f} ms"
     rate = "" if found.config.rate is None else f", at a rate of {found.config.rate:g}"
     seen = (
-        f"{took} for a request of {texts} text{'' if texts == 1 else 's'} (median of "
-        f"{len(_samples(found))}). An estimate: up to {speed:,.0f} texts/s, if {_in_flight(found)} "
-        f"requests in flight take no longer than one{rate}."
+        f"{took} for a request of {counted(texts, 'text')} (median of {len(seconds)}). An "
+        f"estimate: up to {_texts_per_second(found):,.0f} texts/s, if {_in_flight(found)} requests "
+        f"in flight take no longer than one{rate}."
     )
     if latency_s > NEAR_TIMEOUT * found.config.timeout_s:
         return _warning(
             seen,
-            f"That is near timeout_s ({found.config.timeout_s:g} s): raise --timeout-s, or lower "
-            "--batch-size.",
+            f"That is near the {found.config.timeout_s:g} s of {setting('timeout_s')}: raise "
+            f"that, or lower {setting('batch_size')}.",
         )
     return _ok(seen)
 
 
-def _samples(found: Findings) -> list[float]:
-    """How long the requests took that are like those of a run: the largest ones."""
-    good = [each for each in found.answered if not each.while_loading]
-    largest = max((attempt.texts for attempt in good), default=0)
-    return [attempt.seconds for attempt in good if attempt.texts == largest]
-
-
-def _measured(found: Findings) -> tuple[float | None, int]:
-    good = [attempt.texts for attempt in found.answered if not attempt.while_loading]
-    return (median(_samples(found)), max(good)) if good else (None, 0)
+def _measured(found: Findings) -> tuple[list[float], int]:
+    """Return how long the requests with the most texts took, and how many texts these are."""
+    good = [asked for asked in found.answered if not asked.while_loading]
+    texts = max((asked.texts for asked in good), default=0)
+    return [asked.seconds for asked in good if asked.texts == texts], texts
 
 
 def _texts_per_request(found: Findings) -> int:
-    largest = max((attempt.texts for attempt in found.answered), default=0)
+    largest = max((asked.texts for asked in found.answered), default=0)
     wanted = min(found.config.texts_per_request, found.dialect.most_texts or 1 << 30)
-    refused = any("together were refused" in notice for notice in found.notices)
-    return min(wanted, largest) if refused else wanted
+    return min(wanted, largest) if found.told(SmallerBatches) else wanted
 
 
 def _in_flight(found: Findings) -> int:
-    concurrency = found.config.concurrency
-    if found.permits is None:
-        return concurrency
-    return max(1, min(concurrency, found.permits // _texts_per_request(found)))
+    most = found.config.concurrency
+    if found.permits is not None:
+        most = min(most, found.permits // _texts_per_request(found))
+    return max(1, most)
 
 
-def _texts_per_second(found: Findings, latency_s: float | None, texts: int) -> float | None:
-    if not latency_s:
+def _texts_per_second(found: Findings) -> float | None:
+    seconds, texts = _measured(found)
+    if not seconds or not median(seconds):
         return None
-    per_second = _in_flight(found) / latency_s
+    per_second = _in_flight(found) / median(seconds)
     return round(texts * min(per_second, found.config.rate or per_second), 1)
 
 
@@ -384,10 +353,7 @@ def _canaries(found: Findings) -> int:
     """How many requests a run with this dialect needs, beside those that label its texts."""
     if _given(found) or found.described:
         return 0
-    if found.dialect.name != "single":
-        return 1
-    # Where no list is taken, the text that tells is asked once more.
-    return found.before_single + any("takes no list" in notice for notice in found.notices)
+    return found.before_single if found.dialect.name == "single" else 1
 
 
 _CHECKS: dict[str, Callable[[Findings], _Seen]] = {
@@ -402,3 +368,5 @@ _CHECKS: dict[str, Callable[[Findings], _Seen]] = {
     "parameters": _parameters,
     "latency": _latency,
 }
+# Not seen until something is answered.
+_OF_ANSWERS = {"model", "dialect", "batching", "revision", "parameters", "latency"}

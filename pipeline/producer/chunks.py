@@ -71,7 +71,7 @@ def rechunk(
 
 
 def _fitting(batch: pa.RecordBatch, rows: int, size: int) -> tuple[pa.RecordBatch, int]:
-    """Give as many of the first `rows` rows as have at most `size` bytes together, and these."""
+    """Return as many of the first `rows` rows as have at most `size` bytes together, and these."""
     piece = batch.slice(0, rows)
     piece_bytes = _own_bytes(piece)
     if piece_bytes > size:

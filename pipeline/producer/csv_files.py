@@ -38,6 +38,7 @@ from pipeline.producer import files
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.plan import InputFile
 from pipeline.system.threads import stop_point
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -73,8 +74,9 @@ def check_format(csv_format: CsvFormat) -> None:
     delimiter, encoding = csv_format.delimiter, csv_format.encoding
     if len(delimiter) != 1 or delimiter in '"\r\n\0':
         raise SettingsError(
-            f"delimiter: {delimiter!r} cannot separate cells. It must be one character, and "
-            "neither a quote, a line break nor NUL; in a shell, write a tab as $'\\t'."
+            f"{setting('delimiter')}: {delimiter!r} cannot separate cells.",
+            "It must be one character, and neither a quote, a line break nor NUL; in a shell, "
+            "write a tab as $'\\t'.",
         )
     if encoding == "auto":
         return
@@ -82,8 +84,8 @@ def check_format(csv_format: CsvFormat) -> None:
         io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     except (LookupError, ValueError) as error:
         raise SettingsError(
-            f"encoding: {encoding!r} is not a text encoding that Python knows. Use auto, or a "
-            "codec name such as utf-8, utf-16, cp1252 or shift_jis."
+            f"{setting('encoding')}: {encoding!r} is not a text encoding that Python knows.",
+            "Use auto, or a codec name such as utf-8, utf-16, cp1252 or shift_jis.",
         ) from error
 
 
@@ -193,19 +195,19 @@ class _Cells:
             header = block[0]
         if not header:
             raise InputError(
-                f"{self._source} has no header: it holds nothing but blank lines. "
-                "Its first line must name the columns."
+                f"{self._source} has no header: it holds nothing but blank lines.",
+                "Its first line must name the columns.",
             )
         _check_unicode(header)
         for position, name in enumerate(header, start=1):
             if not name.strip():
                 raise InputError(
-                    f"{self._source}: column {position} of {len(header)} has no name. "
-                    "Name every column in the header."
+                    f"{self._source}: column {position} of {len(header)} has no name.",
+                    "Name every column in the header.",
                 )
             if name in header[: position - 1]:
                 raise InputError(
-                    f"{self._source}: two columns are named {name!r}. Rename one in the header."
+                    f"{self._source}: two columns are named {name!r}.", "Rename one in the header."
                 )
         return header
 
@@ -216,21 +218,23 @@ class _Cells:
         cells = len(block[at])
         return InputError(
             f"{self._source} line {line}: {cells} cell{'' if cells == 1 else 's'}, but the header "
-            f"names {columns}. Quote cells that hold the delimiter or a line break, or set the "
-            "delimiter that the file uses."
+            f"names {columns}.",
+            "Quote cells that hold the delimiter or a line break, or set "
+            f"{setting('delimiter')} to the one that the file uses.",
         )
 
     def _malformed(self, error: csv.Error, record_line: int) -> InputError:
         if "unexpected end of data" in str(error):
             return InputError(
                 f"{self._source} line {record_line}: a quote that opens in this record is never "
-                "closed. Close it, or double a quote that belongs to the text."
+                "closed.",
+                "Close it, or double a quote that belongs to the text.",
             )
         line = self._reader.line_num
         since = "" if line == record_line else f" (the record begins at line {record_line})"
         return InputError(
-            f"{self._source} line {line}{since}: {error}. A quote inside a quoted cell must be "
-            "doubled."
+            f"{self._source} line {line}{since}: {error}.",
+            "A quote inside a quoted cell must be doubled.",
         )
 
 
@@ -283,7 +287,8 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
     except UnicodeEncodeError as error:
         raise InputError(
             f"{source} holds characters that are not Unicode text (lone surrogates) when it is "
-            f"read as {encoding}. Set the encoding that the file is written in."
+            f"read as {encoding}.",
+            f"Set {setting('encoding')} to the one that the file is written in.",
         ) from error
     except UnicodeError as error:
         raise _undecodable(source, encoding, error) from error
@@ -316,8 +321,8 @@ def _detect_encoding(source: SourceFile) -> str:
 
 def _not_decompressed(source: SourceFile, error: Exception) -> InputError:
     return InputError(
-        f"{source} cannot be decompressed: it is truncated or damaged ({error}). "
-        "Copy or compress the file again."
+        f"{source} cannot be decompressed: it is truncated or damaged ({error}).",
+        "Copy or compress the file again.",
     )
 
 
@@ -327,8 +332,9 @@ def _undecodable(source: SourceFile, encoding: str, error: UnicodeError) -> Inpu
     if isinstance(error, UnicodeDecodeError) and error.start < len(error.object):
         what = f" (byte 0x{error.object[error.start]:02x}: {error.reason})"
     return InputError(
-        f"{source} {where}: not valid {encoding}{what}. Set the encoding that the file is written "
-        "in, such as cp1252 or utf-16."
+        f"{source} {where}: not valid {encoding}{what}.",
+        f"Set {setting('encoding')} to the one that the file is written in, such as cp1252 or "
+        "utf-16.",
     )
 
 

@@ -104,7 +104,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
     of CSV and Parquet.
     """
     if not inputs:
-        raise InputError("No input is given. Name one or more files, globs or directories.")
+        raise InputError("No input is given.", "Name one or more files, globs or directories.")
     found: list[str] = []
     named_by: dict[str, str] = {}
     for name in inputs:
@@ -112,47 +112,49 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
             real = str(Path(path).resolve())
             if real in named_by:
                 raise InputError(
-                    f"{path} is in the input twice, through {named_by[real]!r} and {name!r}. "
-                    "Name each file once, or its rows would be labelled twice."
+                    f"{path} is in the input twice, through {named_by[real]!r} and {name!r}.",
+                    "Name each file once, or its rows would be labelled twice.",
                 )
             named_by[real] = name
             found.append(path)
     for path in found:
         _check_name(path)
         if SourceFile(path).signature().size_bytes == 0:
-            raise InputError(f"{path} is empty (0 bytes). Write the table again, or leave it out.")
+            raise InputError(
+                f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
+            )
     csv = next((path for path in found if is_csv(path)), None)
     parquet = next((path for path in found if not is_csv(path)), None)
     if csv is not None and parquet is not None:
         raise InputError(
-            f"The input mixes CSV ({csv}) with Parquet ({parquet}). Run each kind by itself."
+            f"The input mixes CSV ({csv}) with Parquet ({parquet}).", "Run each kind by itself."
         )
     return found
 
 
 def is_csv(path: str) -> bool:
-    """True if the name is that of a CSV file, compressed or not; case does not matter."""
+    """Return True if the name is that of a CSV file, compressed or not; case does not matter."""
     return path.lower().endswith(CSV_SUFFIXES)
 
 
 def changed(source: SourceFile) -> InputError:
     """Return the error for a file that is written to while it is read."""
     return InputError(
-        f"{source} changed while it was being read. Wait until whatever writes it is done, "
-        "then run again."
+        f"{source} changed while it was being read.",
+        "Wait until whatever writes it is done, then run again.",
     )
 
 
 def unreadable(path: str, error: Exception) -> InputError:
     """Return the error for a file that the operating system does not hand out."""
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{path} does not exist{_nearest(path)}. Check the path.")
+        return InputError(f"{path} does not exist{_nearest(path)}.", "Check the path.")
     if isinstance(error, PermissionError):
         return InputError(
-            f"{path} cannot be read: permission denied. Give this user the right to read it."
+            f"{path} cannot be read: permission denied.", "Give this user the right to read it."
         )
     reason = getattr(error, "strerror", None) or error
-    return InputError(f"{path} cannot be read: {reason}. Check the file and its disk.")
+    return InputError(f"{path} cannot be read: {reason}.", "Check the file and its disk.")
 
 
 def check_same_columns(
@@ -163,14 +165,15 @@ def check_same_columns(
         return
     for name in expected:
         if name not in names:
-            raise InputError(f"{path} has no column {name!r}, but {first} has. {_SAME_COLUMNS}")
+            raise InputError(f"{path} has no column {name!r}, but {first} has.", _SAME_COLUMNS)
     for name in names:
         if name not in expected:
-            raise InputError(f"{path} has a column {name!r} that {first} has not. {_SAME_COLUMNS}")
+            raise InputError(f"{path} has a column {name!r} that {first} has not.", _SAME_COLUMNS)
     at = next(i for i, name in enumerate(expected) if names[i] != name)
     raise InputError(
         f"{path} has its columns in another order than {first}: column {at + 1} is "
-        f"{names[at]!r}, not {expected[at]!r}. {_SAME_COLUMNS}"
+        f"{names[at]!r}, not {expected[at]!r}.",
+        _SAME_COLUMNS,
     )
 
 
@@ -179,8 +182,8 @@ def _check_name(path: str) -> None:
         path.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the run. "
-            "Rename the file."
+            f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the run.",
+            "Rename the file.",
         ) from error
 
 
@@ -201,8 +204,8 @@ def _expand(name: str, output: Path | None) -> list[str]:
         return _tables_in(name, [path], None if named else output)
     if not str(path).lower().endswith(SUFFIXES):
         raise InputError(
-            f"{path} is of a kind that cannot be read. Readable are {_READABLE}: "
-            "convert the file, or rename it if it is one of these."
+            f"{path} is of a kind that cannot be read. Readable are {_READABLE}.",
+            "Convert the file, or rename it if it is one of these.",
         )
     return [str(path)]
 
@@ -211,7 +214,7 @@ def _glob(pattern: str, output: Path | None) -> list[str]:
     matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not matches:
         raise InputError(
-            f"No file matches {pattern!r}. Check the pattern and the directory it is run from."
+            f"No file matches {pattern!r}.", "Check the pattern and the directory it is run from."
         )
     return _tables_in(pattern, map(Path, matches), output)
 
@@ -233,7 +236,7 @@ def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[st
         and (written is None or not Path(path).resolve().is_relative_to(written))
     }
     if not found:
-        raise InputError(f"{name} holds no table. Readable are files that end in {_READABLE}.")
+        raise InputError(f"{name} holds no table.", f"Readable are files that end in {_READABLE}.")
     return sorted(found)
 
 

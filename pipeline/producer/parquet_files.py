@@ -132,7 +132,7 @@ def read_batches(source: SourceFile, schema: pa.Schema, start_row: int) -> Itera
 
 
 def nests_dictionary(schema: pa.Schema) -> bool:
-    """True if a column has a dictionary inside a list, a struct or a map."""
+    """Return True if a column has a dictionary inside a list, a struct or a map."""
     return any(pt.is_nested(kind) and "dictionary<" in str(kind) for kind in schema.types)
 
 
@@ -153,17 +153,18 @@ def _open(source: SourceFile) -> Iterator[pq.ParquetFile]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"{source} cannot be read as Parquet: it is truncated, damaged or of another kind "
-            f"({reason}). Copy or write the file again."
+            f"({reason}).",
+            "Copy or write the file again.",
         ) from error
 
 
 def check_columns(path: str, schema: pa.Schema) -> None:
     """Raise InputError for a table without columns or with two of one name."""
     if not schema.names:
-        raise InputError(f"{path} has no columns. Choose a table with a text column.")
+        raise InputError(f"{path} has no columns.", "Choose a table with a text column.")
     for position, name in enumerate(schema.names):
         if name in schema.names[:position]:
-            raise InputError(f"{path}: two columns are named {name!r}. Rename one of them.")
+            raise InputError(f"{path}: two columns are named {name!r}.", "Rename one of them.")
 
 
 def _nullable_in_either(
@@ -175,8 +176,8 @@ def _nullable_in_either(
         wanted = expected.field(position)
         if field.type != wanted.type:
             raise InputError(
-                f"{source}: column {field.name!r} is {field.type}, but {wanted.type} in {first}. "
-                "All files of one input must have the same types: convert one of them."
+                f"{source}: column {field.name!r} is {field.type}, but {wanted.type} in {first}.",
+                "All files of one input must have the same types: convert one of them.",
             )
         if field.nullable and not wanted.nullable:
             expected = expected.set(position, wanted.with_nullable(True))

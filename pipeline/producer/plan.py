@@ -81,7 +81,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
-        """Give back what `to_json` was given."""
+        """Return what `to_json` was given."""
         csv_format = values["csv_format"]
         return cls(
             schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"]))),
@@ -91,7 +91,7 @@ class Plan:
         )
 
     def same_input(self, other: Plan) -> bool:
-        """Whether both plans read the same rows (before any limit), wherever the files lie."""
+        """True if both plans read the same rows (before any limit), wherever the files lie."""
         return not self.differences(other)
 
     def differences(self, other: Plan) -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.producer.files import SourceFile
 from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -70,7 +71,9 @@ def open_source(
     `delimiter`, `encoding` or `limit`.
     """
     if limit is not None and limit < 1:
-        raise SettingsError(f"limit: {limit} takes no rows. It must be at least 1, or be left out.")
+        raise SettingsError(
+            f"{setting('limit')}: {limit} takes no rows.", "It must be at least 1, or be left out."
+        )
     csv_format = CsvFormat(delimiter, encoding, tuple(text_columns))
     csv_files.check_format(csv_format)
     paths = files.find_files(inputs, output=output)
@@ -227,7 +230,8 @@ def _check_dictionaries(table: pa.Table) -> None:
             except pa.ArrowInvalid as error:
                 raise InputError(
                     f"The table: column {name!r} ({column.type}) holds more values than its index "
-                    f"can count ({error}). Cast it to a dictionary with a larger index."
+                    f"can count ({error}).",
+                    "Cast it to a dictionary with a larger index.",
                 ) from error
 
 

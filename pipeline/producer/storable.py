@@ -1,4 +1,4 @@
-"""Whether Parquet can hold a table: the parts and the output will have all of its columns."""
+"""Checks that Parquet can hold a table: the parts and the output will have all of its columns."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def check_storable(what: str, schema: pa.Schema) -> None:
         if reason is not None:
             raise InputError(
                 f"{what}: column {field.name!r} ({field.type}) cannot be kept in Parquet "
-                f"({reason}). Convert or rename it, or leave it out."
+                f"({reason}).",
+                "Convert or rename it, or leave it out.",
             )
-    raise InputError(f"{what} cannot be kept in Parquet ({_reason(schema)}). Convert its columns.")
+    raise InputError(
+        f"{what} cannot be kept in Parquet ({_reason(schema)}).", "Convert its columns."
+    )
 
 
 def _reason(schema: pa.Schema) -> str | None:

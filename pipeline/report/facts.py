@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.errors import OutputError
 from pipeline.job.status import status_in
 from pipeline.report.history import History, read_history
-from pipeline.report.rows import Columns, Found, scan
+from pipeline.report.rows import Columns, LabelledRows, scan
 from pipeline.store import LocalStore
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the page tells; `found` is None where no rows are there to be read.
+    """All that the page tells; `found` is None if there are no rows to read.
 
-    `summary` is empty where the last attempt is on, or could not write one. `notes` are sentences
+    `summary` is empty if the last attempt still runs, or could not write one. `notes` are sentences
     that a reader should know before the rest.
     """
 
@@ -36,13 +36,13 @@ class Facts:
     history: History
     software: str
     columns: Columns | None
-    found: Found | None
+    found: LabelledRows | None
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def one_attempt(self) -> bool:
-        """Whether the summary speaks for the whole run."""
+        """True if the summary speaks for the whole run."""
         return len(self.history.attempts) < 2 and "requests" in self.summary  # noqa: PLR2004
 
     @property
@@ -66,31 +66,31 @@ class Facts:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Committed rows over the time of all attempts; None where they took none."""
+        """Committed rows over the time of all attempts; None if they took no time."""
         return self.status.committed_rows / self.seconds if self.seconds else None
 
 
 def gather(output: Path) -> Facts:
     """Read what there is of the run of an output, or of a run directory.
 
-    Raises OutputError where there is no run or its rows cannot be read, ResumeRefused for a
-    damaged log, StoppedEarly for a disk that cannot be read.
+    Raises OutputError if there is no run or its rows cannot be read, ResumeRefused for a damaged
+    log, StoppedEarly for a disk that cannot be read.
     """
     store = LocalStore.located(output)
     for attempt in range(_ATTEMPTS):
         status = status_in(store, str(output))
         if status is None:
             raise OutputError(
-                f"No run is recorded in {output}.run, so there is nothing to report. Give the path "
-                "that `classify run` has as -o."
+                f"No run is recorded in {output}.run, so there is nothing to report.",
+                "Give the path that `classify run` has as -o.",
             )
         try:
             return _facts(store, status)
         except FileNotFoundError:
             if attempt == _ATTEMPTS - 1:
                 raise OutputError(
-                    f"{store.place}: parts that are recorded are missing. The same `classify run` "
-                    "makes them again."
+                    f"{store.place}: parts that are recorded are missing.",
+                    "Run the same `classify run` again: it builds them again.",
                 ) from None
     raise AssertionError("unreachable")
 
@@ -124,7 +124,7 @@ def _files(
     if status.state != "complete":
         return [store.part(part) for part in state.parts]
     if not store.output.exists():
-        notes.append("The output is gone, so nothing can be told of its rows.")
+        notes.append("The output is missing, so nothing can be said of its rows.")
         return None
     files = store.output.files()
     if [file.size_bytes for file in files] != [size for size, _ in state.assembled or []]:
@@ -135,13 +135,13 @@ def _files(
     return files
 
 
-def _scanned(files: Sequence[ByteSource], columns: Columns) -> Found:
+def _scanned(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     try:
         return scan(files, columns)
     except KeyError as error:
         raise OutputError(
-            f"{_place(files)} has no column {error.args[0]!r}, so it is not what the run wrote. "
-            "Put that back, or label the input again."
+            f"{_place(files)} has no column {error.args[0]!r}, so it is not what the run wrote.",
+            "Restore that, or label the input again.",
         ) from None
     except FileNotFoundError:
         raise

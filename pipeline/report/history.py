@@ -34,7 +34,7 @@ _WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 1
 
 
 @dataclass
-class Attempt:
+class RunAttempt:
     """One attempt at the run, in seconds since the epoch; `how` it ended is None after a kill."""
 
     began: float
@@ -59,7 +59,7 @@ class Attempt:
 
 
 @dataclass
-class Wait:
+class PastWait:
     """The whole pool waited: since when (seconds since the epoch), and from and to in worked_s."""
 
     reason: str
@@ -98,8 +98,8 @@ class Span:
 class History:
     """The attempts at a run, in order, and what they did over the seconds that they worked."""
 
-    attempts: list[Attempt] = field(default_factory=list)
-    waits: list[Wait] = field(default_factory=list)
+    attempts: list[RunAttempt] = field(default_factory=list)
+    waits: list[PastWait] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
     @property
@@ -131,13 +131,13 @@ def _events(log: GrowingFile) -> Iterator[tuple[int, Event]]:
 
 
 def _find_attempts(log: GrowingFile, history: History) -> int:
-    """Find the attempts at the last run in the log; gives the line where it begins.
+    """Find the attempts at the last run in the log; returns the line where it begins.
 
     A log outlasts the runs that are thrown away or repeated: another run begins after one that was
     complete, and where rows that were committed are done again.
     """
     first_line = 0
-    attempts, open_waits = history.attempts, dict[str, Wait]()
+    attempts, open_waits = history.attempts, dict[str, PastWait]()
     for number, event in _events(log):
         current = attempts[-1] if attempts else None
         match event["event"]:
@@ -150,7 +150,9 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 else:
                     _cut_off(open_waits, attempts[-1])
                 worked_s = attempts[-1].worked_s(attempts[-1].last) if attempts else 0.0
-                attempts.append(Attempt(event["at"], event["at"], worked_s, event["resumed_rows"]))
+                attempts.append(
+                    RunAttempt(event["at"], event["at"], worked_s, event["resumed_rows"])
+                )
                 open_waits = {}
                 continue
             case _ if current is None:
@@ -172,18 +174,20 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
     return first_line
 
 
-def _cut_off(waits: dict[str, Wait], attempt: Attempt) -> None:
+def _cut_off(waits: dict[str, PastWait], attempt: RunAttempt) -> None:
     """A pause that was to last longer ended with its attempt."""
     for wait in waits.values():
         wait.to_s = min(wait.to_s, attempt.worked_s(attempt.last))
 
 
-def _is_another_run(before: Attempt, started: Event) -> bool:
+def _is_another_run(before: RunAttempt, started: Event) -> bool:
     done = before.resumed_rows + before.committed_rows
     return before.state == "complete" or int(started["resumed_rows"]) < done
 
 
-def _note_wait(event: Event, attempt: Attempt, history: History, waits: dict[str, Wait]) -> None:
+def _note_wait(
+    event: Event, attempt: RunAttempt, history: History, waits: dict[str, PastWait]
+) -> None:
     """Begin, lengthen or end a wait; one that nobody ends lasts as long as its attempt."""
     at = attempt.worked_s(event["at"])
     for wait in waits.values():
@@ -196,7 +200,7 @@ def _note_wait(event: Event, attempt: Attempt, history: History, waits: dict[str
             if known is None or (throttled and at > known.to_s + CLOSE_S):
                 since_s = event.get("so_far_s") or 0.0
                 from_s = max(at - since_s, attempt.worked_before_s)
-                known = waits[reason] = Wait(
+                known = waits[reason] = PastWait(
                     reason, event.get("detail", ""), event["at"] - since_s, from_s, at
                 )
                 if len(history.waits) < MOST_WAITS:

@@ -39,9 +39,9 @@ def write_report(output: Path, page: Path | None = None) -> Path:
     facts = gather(output)
     page = page or output.with_name(output.name + ".html")
     if page.suffix.lower() not in _SUFFIXES:
-        raise OutputError(f"{page}: the report is a page. Give a path that ends with .html.")
+        raise OutputError(f"{page}: the report is a page.", "Give a path that ends with .html.")
     if page.is_dir():
-        raise OutputError(f"{page}: is a directory. Give the path of a file for the report.")
+        raise OutputError(f"{page}: is a directory.", "Give the path of a file for the report.")
     content = _render(facts, Path(output))
     temp = page.with_name(f".{page.name}.{os.getpid()}.tmp")
     try:
@@ -51,7 +51,7 @@ def write_report(output: Path, page: Path | None = None) -> Path:
         with suppress(OSError):
             temp.unlink()
         raise OutputError(
-            f"{page}: cannot write the report: {error.strerror}. Choose another place with -o."
+            f"{page}: cannot write the report: {error.strerror}.", "Choose another place."
         ) from None
     return page
 

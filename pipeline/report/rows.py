@@ -72,8 +72,8 @@ class Label:
 
 
 @dataclass
-class Cause:
-    """Errors with the same words, numbers in them aside; `examples` are the first rows."""
+class ErrorGroup:
+    """Errors with the same words, apart from numbers; `examples` are the first rows."""
 
     words: str
     rows: int = 0
@@ -81,17 +81,17 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Found:
+class LabelledRows:
     """What the rows hold: labels and causes the most frequent first, `edges` of the bins."""
 
     rows: int
     labels: list[Label]
     edges: list[float]
-    causes: list[Cause]
+    causes: list[ErrorGroup]
     least_certain: list[Row]
 
 
-def scan(files: Sequence[ByteSource], columns: Columns) -> Found:
+def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     """Read labelled rows. Raises OSError, ArrowException, or KeyError for a missing column."""
     bins = _Bins.over(*_range(files, columns.score))
     counts, errors = _Labels(bins), _Errors()
@@ -106,7 +106,7 @@ def scan(files: Sequence[ByteSource], columns: Columns) -> Found:
     causes = errors.found()
     examples = [row for cause in causes for row in cause.examples]
     _fetch_texts(files, columns, [*least_certain, *examples])
-    return Found(rows, labels, bins.edges, causes, least_certain)
+    return LabelledRows(rows, labels, bins.edges, causes, least_certain)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class _Errors:
     """Counts errors by their cause, and keeps the first rows of each."""
 
     def __init__(self) -> None:
-        self._causes: dict[str, Cause] = {}
+        self._causes: dict[str, ErrorGroup] = {}
 
     def add(self, errors: pa.Array, numbers: NDArray[Any]) -> None:
         there = errors.is_valid()
@@ -234,12 +234,12 @@ class _Errors:
                     row = Row(int(places[at]), error=words[at].as_py())
                     cause.examples.append(row)
 
-    def _cause(self, key: str) -> Cause:
+    def _cause(self, key: str) -> ErrorGroup:
         if key not in self._causes and len(self._causes) >= MOST_CAUSES:
             key = OTHER_CAUSES
-        return self._causes.setdefault(key, Cause(key))
+        return self._causes.setdefault(key, ErrorGroup(key))
 
-    def found(self) -> list[Cause]:
+    def found(self) -> list[ErrorGroup]:
         return sorted(self._causes.values(), key=lambda cause: (-cause.rows, cause.words))
 
 

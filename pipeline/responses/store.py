@@ -301,7 +301,7 @@ class ResponseStores:
     """The store of this attempt, and behind it those that earlier attempts wrote to.
 
     So no answer is paid for twice where `cache` was given in one attempt and not in another. The
-    `earlier` ones are only read; `passed_over` says in words which of them could not be. With
+    `earlier` ones are only read; `passed_over` says why some of them could not be. With
     `read_only` that of this attempt is only read too, and need not be there.
     """
 
@@ -322,9 +322,7 @@ class ResponseStores:
                     self._stores.append(ResponseStore(other, read_only=True))
                 except StoppedEarly as failure:
                     if not isinstance(failure.__cause__, FileNotFoundError):
-                        self.passed_over.append(
-                            f"Answers of an earlier attempt are asked for again. {failure}"
-                        )
+                        self.passed_over.append(str(failure))
         except BaseException:
             self.close()
             raise

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from pipeline.errors import ClassifyError
-from pipeline.events import ChunkLookedUp, Notice
+from pipeline.events import AnswersPassedOver, ChunkLookedUp
 from pipeline.outcomes import RowError
 from pipeline.system.threads import in_thread
 
@@ -114,8 +114,8 @@ class Dedup:
         except BaseException:
             self._close()
             raise
-        for notice in self._store.passed_over:
-            self._emit(Notice(notice))
+        for why in self._store.passed_over:
+            self._emit(AnswersPassedOver(why))
         self._saver = asyncio.create_task(self._save_in_groups(), name="group-commit")
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import RevisionMoved, StoppedEarly
-from pipeline.events import Notice
+from pipeline.events import RevisionChanged
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class DriftGuard:
         if was.name is not None and told != was.name:
             change = f"The model's revision is {told}, and was {was.name}"
             if self._allow_drift:
-                self._emit(Notice(f"{change}; going on, as allow_drift says."))
+                self._emit(RevisionChanged(told, was.name))
             elif not was.told:
                 raise RevisionMoved(told, was.name)
             else:

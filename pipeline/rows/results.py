@@ -14,6 +14,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
 from pipeline.system.arrays import numbers, strings
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,25 +80,26 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
 
     Raises InputError or SettingsError, before anything is sent.
     """
-    for setting, name in (("text", config.text), ("text_pair", config.text_pair)):
+    for key, name in (("text", config.text), ("text_pair", config.text_pair)):
         if name is None:
             continue
         if name not in schema.names:
             raise SettingsError(
-                f"{setting}: the input has no column {name!r}. It has: {', '.join(schema.names)}. "
-                f"Name the column to classify with --{setting.replace('_', '-')}."
+                f"{setting(key)}: the input has no column {name!r}. It has: "
+                f"{', '.join(schema.names)}.",
+                f"Name the column to classify with {setting(key)}.",
             )
         if not _is_text(schema.field(name).type):
             raise InputError(
-                f"The column {name!r} holds {schema.field(name).type}, not text. Choose another "
-                "one, or convert it to text first."
+                f"The column {name!r} holds {schema.field(name).type}, not text.",
+                "Choose another one, or convert it to text first.",
             )
     for key in ("label", "score", "error", "predictions"):
         name = getattr(config, f"{key}_column")
         if name in schema.names and (key != "predictions" or config.wants_predictions):
             raise SettingsError(
-                f"The input has a column {name!r} already, which the output needs for its {key}. "
-                f"Give the output's another name: --{key}-column NAME."
+                f"The input has a column {name!r} already, which the output needs for its {key}.",
+                f"Give the output's another name: {setting(f'{key}_column', 'NAME')}.",
             )
 
 

@@ -48,7 +48,7 @@ def test_words_for_people(good):
     ended = _probed("--endpoint", good.url, "--dialect", "hf")
     assert ended.exit_code == 0
     told = " ".join(ended.stdout.split())
-    for words in ("ok token", "None was found", "plain ones", "3 requests were sent, with 12 texts",
+    for words in ("ok token", "None was found", "plain ones", "Sent 3 requests, with 12 texts",
                   "An estimate", "All is well"):  # fmt: skip
         assert words in told
 
@@ -110,7 +110,7 @@ def test_input_and_settings_come_from_a_config_too(good, write_csv, tmp_path):
         (("--dialect", "x"), "dialect: 'x'"),
         (("in.csv", "--text", "missing"), "no column 'missing'"),
         (("no.csv",), "no.csv"),
-        (("--token-file", "no such file"), "token_file"),
+        (("--token-file", "no such file"), "--token-file: "),
         (("--endpoint", "hf"), "model: required"),
     ],
 )

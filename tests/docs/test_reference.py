@@ -7,9 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import meanings
 from pipeline.cli import main
 from pipeline.config import RunConfig
+from pipeline.job.status import Status
+from pipeline.job.summary import Origin, Summary
+from pipeline.plan.forecast import Forecast
+from pipeline.probing import Probe
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
@@ -51,36 +54,37 @@ def test_each_table_has_its_place(generate):
 
 def assert_known(found, known):
     """Each key of an object has a meaning, and its value is of the kind that is told."""
-    assert set(found) <= set(known), "add a meaning to pipeline/meanings.py, then `make docs`"
+    assert set(found) <= set(known), "give the field a meaning, then `make docs`"
     for key, value in found.items():
-        kind, nullable, _ = known[key].kind.partition(" or null")
+        kind, nullable, _ = known[key][0].partition(" or null")
         assert (value is None and nullable) or isinstance(value, KINDS[kind]), (key, value)
 
 
-def test_the_keys_of_json_have_a_meaning(cli, server, write_csv):
+def test_the_keys_of_json_have_a_meaning(cli, server, write_csv, generate):
     """Of a summary (complete, stopped), a plan and a status, each key is told, and rightly."""
+    made = {kind: generate.meanings_of(kind) for kind in (Forecast, Probe, Summary, Status)}
     table = write_csv("in.csv", [f"text {i % 90}" for i in range(100)])
     job = (table, "-o", "out.parquet", "--endpoint", server.url, "--json", "--top-k", "2")
     found = cli("plan", *job, "--price-per-request", "0.5").json
-    assert_known(found, meanings.PLAN)
-    assert list(found) == list(meanings.PLAN)
-    assert_known(cli("probe", *job).json, meanings.PROBE)
+    assert_known(found, made[Forecast])
+    assert list(found) == list(made[Forecast])
+    assert_known(cli("probe", *job).json, made[Probe])
     stopped = cli("run", *job, "--max-requests", "1").json
     assert stopped["state"] == "stopped"
-    assert list(stopped) == list(meanings.SUMMARY)
-    assert_known(stopped, meanings.SUMMARY)
-    assert_known(cli("status", "out.parquet", "--json").json, meanings.STATUS)
+    assert list(stopped) == list(made[Summary])
+    assert_known(stopped, made[Summary])
+    assert_known(cli("status", "out.parquet", "--json").json, made[Status])
     complete = cli("run", *job).json
-    assert list(complete) == [key for key in meanings.SUMMARY if key != "message"]
-    assert_known(complete, meanings.SUMMARY)
-    assert_known(cli("status", "out.parquet", "--json").json, meanings.STATUS)
+    assert list(complete) == [key for key in made[Summary] if key != "message"]
+    assert_known(complete, made[Summary])
+    assert_known(cli("status", "out.parquet", "--json").json, made[Status])
 
 
-def test_the_metadata_of_an_output_has_a_meaning(label, write_csv, tmp_path):
+def test_the_metadata_of_an_output_has_a_meaning(label, write_csv, tmp_path, generate):
     label(write_csv("in.csv", ["a text"]), tmp_path / "out.parquet")
     found = pq.read_schema(tmp_path / "out.parquet").metadata
     assert {key for key in found if key.startswith(b"classify.")} == {
-        f"classify.{name}".encode() for name in meanings.METADATA
+        f"classify.{name}".encode() for name in generate.meanings_of(Origin)
     }
 
 

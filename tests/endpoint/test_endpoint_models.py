@@ -137,9 +137,9 @@ def test_check_loads_nothing_of_a_model_that_is_there(monkeypatch, name):
     ("name", "says"),
     [
         ("empty", r"directory empty holds no saved model, as it has no config\.json"),
-        ("nope/model", "there is no directory nope/model: .*none is downloaded"),
-        ("file.bin", r"there is no directory file\.bin"),
-        ("", "unknown embedded model ''"),
+        ("nope/model", r"There is no directory nope/model\. .*none is downloaded"),
+        ("file.bin", r"There is no directory file\.bin"),
+        ("", "Unknown embedded model ''"),
     ],
 )
 def test_path_without_a_saved_model(monkeypatch, tmp_path, check, name, says):
@@ -170,7 +170,8 @@ def test_package_that_is_installed_but_broken_is_a_settings_error(monkeypatch, t
     (broken.parent / "__init__.py").touch()
     broken.write_text("raise ImportError('libstdc++ is too old')")
     for module in ("vaderSentiment.vaderSentiment", "vaderSentiment"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setitem(sys.modules, module, None)  # so that what is imported now is undone
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SettingsError, match=r"cannot be imported: libstdc\+\+ is too old"):
         load_model("sentiment")

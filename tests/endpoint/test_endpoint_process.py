@@ -149,7 +149,7 @@ def test_stray_pipeline_module_in_the_working_directory_is_harmless(tmp_path, mo
 @pytest.mark.parametrize(
     ("models", "arguments", "says"),
     [
-        (("nope",), (), "unknown embedded model 'nope'.*sentiment and language"),
+        (("nope",), (), "Unknown embedded model 'nope'.*sentiment and language"),
         (("sentiment",), ("--share-500", "2"), "share_500 is 2"),
         (("sentiment",), ("--no-such-option",), "No such option"),
     ],

@@ -41,9 +41,9 @@ def post(url, **headers):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--model", "nope"], "the local endpoint has sentiment and language"),
-        (["--model", "no/such/model"], "there is no directory no/such/model"),
-        (["--model", "."], "the directory . holds no saved model, as it has no config.json"),
+        (["--model", "nope"], "The local endpoint has sentiment and language"),
+        (["--model", "no/such/model"], "There is no directory no/such/model"),
+        (["--model", "."], "The directory . holds no saved model, as it has no config.json"),
         (["--port", "70000"], "--port"),
         (["--share-500", "1.5"], "share_500 is 1.5"),
         (["--share-502", "-0.1"], "share_502 is -0.1"),
@@ -55,7 +55,7 @@ def post(url, **headers):
         (["--rate-hint", "shout"], "'retry-after', 'ratelimit', 'none'"),
         (["--poison", ""], "poison is empty"),
         (["--require-token"], "HF_TOKEN"),
-        (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
+        (["--host", "203.0.113.1"], "Cannot listen on 203.0.113.1"),
     ],
 )
 def test_refused_with_exit_code_2(arguments, says):
@@ -76,7 +76,7 @@ def test_taken_port_is_refused():
             [*SERVE, "--port", str(port)], capture_output=True, text=True, check=False
         )
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
+    assert f"Cannot listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
 
 
 def test_help_shows_every_option_and_examples():

@@ -160,6 +160,6 @@ async def test_taken_port_is_a_settings_error(serving):
 
     served = await serving()
     port = int(served.url.rpartition(":")[2])
-    with pytest.raises(SettingsError, match=rf"127\.0\.0\.1 port {port}.*choose another port"):
+    with pytest.raises(SettingsError, match=rf"127\.0\.0\.1 port {port}.*Choose another port"):
         async with listening(web.Application(), host="127.0.0.1", port=port):
             pytest.fail("two servers on one port")

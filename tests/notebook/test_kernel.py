@@ -143,10 +143,10 @@ def test_what_is_lost_without_a_checkpoint_is_said(prepared, server):
 @pytest.mark.parametrize(
     ("call", "raised"),
     [
-        ("pipeline.classify(frame, endpoint='lokal')", "endpoint: 'lokal' is not allowed."),
+        ("pipeline.classify(frame, endpoint='lokal')", "`endpoint`: 'lokal' is not allowed."),
         (
             "await pipeline.aclassify(frame, text='review', endpoint='local')",
-            "text: the input has no column 'review'.",
+            "`text`: the input has no column 'review'.",
         ),
     ],
 )

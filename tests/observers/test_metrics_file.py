@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import InputError, OutputBusy
-from pipeline.events import Notice
+from pipeline.events import MetricsFileFailed, Notice
 from pipeline.observers import metrics_file
+from pipeline.observers.words import notice
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_UNITS = ("_seconds", "_per_second")
@@ -214,11 +215,9 @@ def test_a_file_that_cannot_be_written_is_told_once_and_stops_nothing(
     path = tmp_path / "no such directory" / "classify.prom"
     summary = label(source, output, metrics_file=path, observers=(told.append,))
     assert summary["state"] == "complete"
-    notices = [event.message for event in told if isinstance(event, Notice)]
-    assert len(notices) == 1
-    assert "metrics_file" in notices[0]
-    assert str(path) in notices[0]
-    assert "No such file" in notices[0]
+    (failed,) = [event for event in told if isinstance(event, Notice)]
+    assert failed == MetricsFileFailed(str(path), "No such file or directory")
+    assert "metrics_file" in notice(failed)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"classify_exit_code{ 3 x\n", b"# TYPE\n"])

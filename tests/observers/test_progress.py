@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.events import (
     ChunkLookedUp,
-    Notice,
+    NothingToRetry,
     PartCommitted,
     Requests,
     RunEnded,
@@ -171,7 +171,7 @@ async def test_nobody_who_reads_is_no_reason_to_stop(tmp_path):
     progress = PlainProgress(Closed())
     progress(STARTED)
     progress._tick()
-    progress(Notice("hello"))
+    progress(NothingToRetry())
     progress(RunEnded("complete", 0, None))
     progress.close()
 

@@ -1,9 +1,30 @@
-"""How waiting is worded: what for, for how long, and how long yet."""
+"""How waits are worded (what for, for how long, and how long yet), and notices."""
+
+import json
+from dataclasses import asdict
 
 import pytest
 
-from pipeline.events import Waiting, Why
-from pipeline.observers.words import Wait, duration
+from pipeline.events import (
+    AnswersPassedOver,
+    BeginsAgain,
+    MetricsFileFailed,
+    NoBatches,
+    NothingToRetry,
+    Notice,
+    OldHost,
+    OneTextARequest,
+    PartsDamaged,
+    RevisionChanged,
+    SmallerBatches,
+    Stopping,
+    TokenFileIsOpen,
+    TokenNotSent,
+    Waiting,
+    Why,
+)
+from pipeline.observers import EventLog
+from pipeline.observers.words import Wait, duration, notice
 
 
 @pytest.mark.parametrize(
@@ -84,4 +105,48 @@ def test_an_announcement_has_the_words_of_the_endpoint():
         "model loading, 0 s of about 20 s (HTTP 503 Model x is currently loading)",
         "throttled, 5 s left (HTTP 429 Too many requests)",
         "endpoint down for 3 s (HTTP 503 Service Unavailable)",
+    ]
+
+
+NOTICES = [
+    (
+        OneTextARequest(NoBatches.TAKES_NO_LIST, "422 one text"),
+        ["no list of texts", "422 one text"],
+    ),
+    (SmallerBatches(1, 2, "413 large"), ["1 text a request", "2 together", "413 large"]),
+    (SmallerBatches(16, 32, "413 large"), ["16 texts a request", "32 together", "413 large"]),
+    (RevisionChanged("two", "one"), ["revision is two, and was one", "`allow_drift`"]),
+    (BeginsAgain("two", "one"), ["revision is two", "answers are of one", "asked for again"]),
+    (PartsDamaged(1), ["1 committed part was damaged"]),
+    (PartsDamaged(2), ["2 committed parts were damaged"]),
+    (NothingToRetry(), ["nothing to retry"]),
+    (AnswersPassedOver("x is damaged."), ["asked for again. x is damaged."]),
+    (Stopping(1), ["waiting for 1 answer;"]),
+    (Stopping(2_000), ["waiting for 2,000 answers;"]),
+    (TokenNotSent("my.team"), ["not sent: my.team", "https"]),
+    (OldHost("org/name"), ['`endpoint="hf"`', '`model="org/name"`']),
+    (TokenFileIsOpen("t"), ["Others can read", "chmod 600 t"]),
+    (MetricsFileFailed("a.prom", "disk full"), ["`metrics_file`", "a.prom: disk full"]),
+]
+
+
+@pytest.mark.parametrize(("told", "words"), NOTICES, ids=lambda each: type(each).__name__)
+def test_a_notice_is_worded_with_its_facts(told, words):
+    for each in words:
+        assert each in notice(told)
+
+
+def test_each_kind_of_notice_is_worded():
+    worded = {type(told).__name__ for told, _ in NOTICES}
+    assert worded == {kind.__name__ for kind in Notice.__subclasses__()}
+
+
+def test_the_event_log_holds_the_kind_of_a_notice_and_its_facts(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for told, _ in NOTICES:
+        log(told)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [{key: line[key] for key in line if key != "at"} for line in lines] == [
+        {"event": type(told).__name__, **asdict(told)} for told, _ in NOTICES
     ]

@@ -28,6 +28,7 @@ from pipeline.client import Client, Target
 from pipeline.config import RunConfig
 from pipeline.errors import ClassifyError
 from pipeline.events import Notice, Requests, Waiting
+from pipeline.observers.words import notice
 from pipeline.outcomes import RowError
 from pipeline.pool import Pool
 from pipeline.rows import Allowance, DriftGuard, Revision
@@ -409,7 +410,7 @@ class Running:
 
     @property
     def notices(self) -> list[str]:
-        return [event.message for event in self.events if isinstance(event, Notice)]
+        return [notice(event) for event in self.events if isinstance(event, Notice)]
 
     @property
     def waits(self) -> list[Waiting]:

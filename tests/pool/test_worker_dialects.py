@@ -143,7 +143,7 @@ async def test_a_server_without_lists_is_asked_one_text_a_request(kit, speaks, r
         assert len(server.posts) <= rows + 16
         if rows > 1 and batch_size > 1:
             (notice,) = running.notices
-            assert "one text a request from now on" in notice
+            assert "One text a request from now on" in notice
 
 
 @pytest.mark.parametrize(

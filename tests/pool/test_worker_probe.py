@@ -1,4 +1,4 @@
-"""A probe finds what a run would, with a handful of requests, and says how to mend it.
+"""A probe finds what a run would, with a handful of requests, and says how to fix it.
 
 The servers are those of the protocol's tables, in virtual time.
 """
@@ -12,6 +12,7 @@ import pytest
 from pipeline.client import Target
 from pipeline.client.token import Token
 from pipeline.errors import EndpointRefused, SettingsError, StoppedEarly
+from pipeline.events import TokenFileIsOpen
 from pipeline.probing import MOST_REQUESTS, Verdict, judge
 from pipeline.probing.asking import examine
 
@@ -101,7 +102,7 @@ async def test_a_batch_size_beyond_what_tei_takes_is_a_warning(kit, probe):
         found = await probe(server, batch_size=16)
     kind, words = told(found)["batching"]
     assert kind == "warning"
-    assert "--batch-size 8" in words
+    assert "batch_size=8" in words
 
 
 SINGLE = ["single", "first", "flat", "liar"]
@@ -187,7 +188,7 @@ REFUSED = [
     pytest.param(402, {"error": "credits"}, "token", "credits", id="402"),
     pytest.param(403, "no", "token", "permission", id="403"),
     pytest.param(404, "Not Found", "model", "model id", id="404"),
-    pytest.param(410, {"error": "no longer supported"}, "address", "`hf`", id="410"),
+    pytest.param(410, {"error": "no longer supported"}, "address", '`endpoint="hf"`', id="410"),
     pytest.param(424, {"error": "model is not a classifier"}, "model", "classification", id="424"),
     pytest.param(400, {"error": "the token seems invalid"}, "token", "token", id="400 token"),
     pytest.param(
@@ -226,8 +227,10 @@ async def test_where_no_token_is_found_a_refusal_says_so(kit, probe):
 
 async def test_a_token_that_is_not_sent_and_one_that_others_read(kit, probe):
     async with kit.serve(lambda _: kit.Said(headers=SHA)) as server:
-        found = await probe(server, token=Token(kit.TOKEN, "t: others can read it", "t"))
-    assert told(found)["token"] == ("warning", "Found in t. t: others can read it.")
+        found = await probe(server, token=Token(kit.TOKEN, TokenFileIsOpen("t"), "t"))
+    assert told(found)["token"] == (
+        "warning", "Others can read the token in t. Run: chmod 600 t",
+    )  # fmt: skip
     found = await probe("http://team.invalid:9", token=Token(kit.TOKEN, None, "HF_TOKEN"))
     assert "neither https nor this machine" in told(found)["token"][1]
 
@@ -255,7 +258,7 @@ async def test_the_old_host_is_explained(kit):
         )  # fmt: skip
     kind, words = told(found)["address"]
     assert kind == "warning"
-    assert "Write `endpoint: hf`" in words
+    assert 'Set `endpoint="hf"` and `model="org/name"`' in words
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
@@ -300,7 +303,7 @@ async def test_an_answer_that_does_not_come_is_asked_for_once(kit, probe):
         found = await probe(server, timeout_s=90)
     assert len(server.posts) == 1
     assert (told(found)["latency"][0], found.exit_code) == ("failed", 75)
-    assert "--timeout-s" in told(found)["latency"][1]
+    assert "Raise `timeout_s`" in told(found)["latency"][1]
     assert 90 <= kit.now() - began < 92
 
 
@@ -321,7 +324,7 @@ async def test_a_pause_is_made_where_it_is_short(kit, probe):
     async with kit.serve(script) as server:
         found = await probe(server)
     assert kit.now() - began >= 30
-    assert "--rate" in told(found)["address"][1]
+    assert "`rate`" in told(found)["address"][1]
     assert found.throttled
     assert found.exit_code == 0
 
@@ -391,8 +394,8 @@ async def test_two_revisions_at_one_address_stop_a_run(kit, probe):
     async with kit.serve(lambda asked: kit.Said(headers={"x-sha": str(asked.number)})) as server:
         found = await probe(server)
     assert (told(found)["revision"][0], found.exit_code) == ("failed", 75)
-    assert "--allow-drift" in told(found)["revision"][1]
-    assert "--restart" not in told(found)["revision"][1]
+    assert "allow_drift=True" in told(found)["revision"][1]
+    assert "restart" not in told(found)["revision"][1]
 
 
 async def test_rejected_texts_are_counted(kit, probe):
@@ -407,7 +410,7 @@ async def test_rejected_texts_are_counted(kit, probe):
         found = await probe(server, texts=6, batch_size=2)
     assert list(told(found)) == ["texts"]
     assert "1 of 6" in told(found)["texts"][1]
-    assert "--truncate" in told(found)["texts"][1]
+    assert "truncate=True" in told(found)["texts"][1]
 
 
 async def test_where_each_text_is_rejected_no_run_can_begin(kit, probe):
@@ -424,7 +427,7 @@ async def test_a_batch_that_is_too_large_is_told(kit, probe):
     async with kit.serve(script) as server:
         found = await probe(server)
     assert list(told(found)) == ["batching"]
-    assert "--batch-size 16" in told(found)["batching"][1]
+    assert "batch_size=16" in told(found)["batching"][1]
     assert found.texts_per_request == 16
 
 

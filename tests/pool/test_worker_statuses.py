@@ -46,7 +46,9 @@ ROWS = [
     pytest.param(402, {"error": "used up"}, EndpointRefused, None, "credits", id="402"),
     pytest.param(403, b"Forbidden", EndpointRefused, None, "permission", id="403 text"),
     pytest.param(404, b"Not Found", EndpointRefused, None, "model id", id="404 text"),
-    pytest.param(410, {"error": "no longer supported"}, EndpointRefused, None, "`hf`", id="410"),
+    pytest.param(
+        410, {"error": "no longer supported"}, EndpointRefused, None, '`endpoint="hf"`', id="410"
+    ),
     pytest.param(413, {"error": "too large"}, RowsRejected, None, "413", id="413"),
     pytest.param(422, b"invalid type: map", RowsRejected, None, "invalid type", id="422 text"),
     pytest.param(422, {"error": "`inputs` empty"}, RowsRejected, None, "empty", id="422"),

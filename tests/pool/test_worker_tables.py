@@ -225,11 +225,11 @@ def test_all_predictions(kit):
         (pa.table({"text": [1]}), {}, InputError, "not text"),
         (pa.table({"text": [["a"]]}), {}, InputError, "not text"),
         (pa.table({"text": pa.array([b"a"])}), {}, InputError, "not text"),
-        (pa.table({"text": ["a"], "label": [1]}), {}, SettingsError, "--label-column"),
-        (pa.table({"text": ["a"], "error": [1]}), {}, SettingsError, "--error-column"),
+        (pa.table({"text": ["a"], "label": [1]}), {}, SettingsError, 'label_column="NAME"'),
+        (pa.table({"text": ["a"], "error": [1]}), {}, SettingsError, 'error_column="NAME"'),
         (
             pa.table({"text": ["a"], "predictions": [1]}), {"top_k": 2}, SettingsError,
-            "--predictions-column",
+            'predictions_column="NAME"',
         ),
     ],
 )  # fmt: skip

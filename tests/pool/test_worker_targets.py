@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.client import Target, find_token
 from pipeline.errors import EndpointRefused, SettingsError
+from pipeline.events import OldHost, TokenFileIsOpen, TokenNotSent
+from pipeline.observers.words import notice
 
 ROUTER = "https://router.huggingface.co/hf-inference/models/"
 OLD = "api-inference.huggingface.co"
@@ -25,15 +27,15 @@ def target(kit, token, endpoint, model=None):
     [
         pytest.param("hf", "org/name", f"{ROUTER}org/name", True, None, id="serverless-today"),
         pytest.param(
-            f"https://{OLD}/models/org/name", None, f"{ROUTER}org/name", True, "router",
+            f"https://{OLD}/models/org/name", None, f"{ROUTER}org/name", True, OldHost("org/name"),
             id="serverless-old",
         ),
         pytest.param(
-            f"http://{OLD}/models/org/name/", None, f"{ROUTER}org/name", True, "router",
+            f"http://{OLD}/models/org/name/", None, f"{ROUTER}org/name", True, OldHost("org/name"),
             id="serverless-old-http-and-slash",
         ),
         pytest.param(
-            f"https://{OLD}", "org/name", f"{ROUTER}org/name", True, "router",
+            f"https://{OLD}", "org/name", f"{ROUTER}org/name", True, OldHost("org/name"),
             id="serverless-old-model-setting",
         ),
         pytest.param(DEDICATED, None, DEDICATED, True, None, id="dedicated"),
@@ -41,10 +43,12 @@ def target(kit, token, endpoint, model=None):
             f"{DEDICATED}predict", None, f"{DEDICATED}predict", True, None, id="dedicated-predict"
         ),
         pytest.param("https://my.team/x?a=1", None, "https://my.team/x?a=1", True, None, id="own"),
-        pytest.param("http://my.team/x", None, "http://my.team/x", False, "not sent", id="http"),
         pytest.param(
-            "http://127.0.0.1.my.team/", None, "http://127.0.0.1.my.team/", False, "not sent",
-            id="http-like-loopback",
+            "http://my.team/x", None, "http://my.team/x", False, TokenNotSent("my.team"), id="http"
+        ),
+        pytest.param(
+            "http://127.0.0.1.my.team/", None, "http://127.0.0.1.my.team/", False,
+            TokenNotSent("127.0.0.1.my.team"), id="http-like-loopback",
         ),
         pytest.param("http://localhost/", None, "http://localhost/", True, None, id="localhost"),
         pytest.param("http://127.0.0.1:1/", None, "http://127.0.0.1:1/", True, None, id="loopback"),
@@ -55,16 +59,13 @@ def test_where_requests_and_the_token_go(kit, endpoint, model, url, sends_token,
     found = target(kit, kit.TOKEN, endpoint, model)
     assert found.url == url
     assert found.token == (kit.TOKEN if sends_token else None)
-    if says is None:
-        assert found.notice is None
-    else:
-        assert says in found.notice
+    assert found.notice == says
     assert kit.TOKEN not in repr(found)
     assert kit.TOKEN not in str(found.notice)
 
 
 def test_the_old_host_without_a_model_is_refused(kit):
-    with pytest.raises(SettingsError, match="--endpoint hf --model org/name"):
+    with pytest.raises(SettingsError, match='`endpoint="hf"` and `model="org/name"`'):
         target(kit, None, f"https://{OLD}/models/")
 
 
@@ -133,8 +134,8 @@ def test_a_token_file_that_others_can_read_is_warned_of(token_file, login, mode)
     token_file.chmod(mode)
     value, warning, _ = find_token(token_file)
     assert value == "hf_file"
-    assert "chmod 600" in warning
-    assert "hf_file" not in warning
+    assert warning == TokenFileIsOpen(str(token_file))
+    assert "chmod 600" in notice(warning)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two tokens", b"a\nb", b"\xff\xfe"])

@@ -144,14 +144,14 @@ def test_damage_inside_deflate_is_an_input_error(tmp_path):
 @pytest.mark.parametrize("delimiter", ["", ",,", "\\t", '"', "\n", "\r", "\0"])
 def test_impossible_delimiter(tmp_path, delimiter):
     (tmp_path / "t.csv").write_bytes(GOOD)
-    with pytest.raises(SettingsError, match=r"delimiter: .*must be one character"):
+    with pytest.raises(SettingsError, match=r"`delimiter`: .*must be one character"):
         open_source([str(tmp_path / "t.csv")], delimiter=delimiter)
 
 
 @pytest.mark.parametrize("encoding", ["utf-9", "", "hex", "rot13", "a\0b"])
 def test_unknown_encoding(tmp_path, encoding):
     (tmp_path / "t.csv").write_bytes(GOOD)
-    with pytest.raises(SettingsError, match=r"encoding: .* is not a text encoding"):
+    with pytest.raises(SettingsError, match=r"`encoding`: .* is not a text encoding"):
         open_source([str(tmp_path / "t.csv")], encoding=encoding)
 
 
@@ -163,5 +163,5 @@ def test_text_that_is_not_unicode(tmp_path):
 
 def test_limit_below_one(tmp_path):
     (tmp_path / "t.csv").write_bytes(GOOD)
-    with pytest.raises(SettingsError, match="limit: 0 takes no rows"):
+    with pytest.raises(SettingsError, match="`limit`: 0 takes no rows"):
         open_source([str(tmp_path / "t.csv")], limit=0)

@@ -65,7 +65,7 @@ def test_texts_that_are_digits_are_sent_as_they_stand(table, server):
 def test_a_column_with_the_name_of_a_result_is_refused_or_renamed(table, server, name):
     """A labelled table labelled again: neither column takes the place of the other."""
     content = f"text,{name}\na,1\nb,2\n"
-    with pytest.raises(SettingsError, match=rf"column '{name}' already.* --{name}-column NAME"):
+    with pytest.raises(SettingsError, match=rf"column '{name}' already.* `{name}_column=.NAME.`"):
         table(content)
     assert server.requests == []
     found = table(content, **{f"{name}_column": f"new {name}"})
@@ -76,7 +76,7 @@ def test_a_column_with_the_name_of_a_result_is_refused_or_renamed(table, server,
 
 def test_predictions_collide_only_where_they_are_asked_for(table, server):
     content = "text,predictions\na,1\n"
-    with pytest.raises(SettingsError, match="--predictions-column NAME"):
+    with pytest.raises(SettingsError, match='predictions_column="NAME"'):
         table(content, top_k=3)
     assert server.requests == []
     assert table(content)["predictions"].to_pylist() == [1]
@@ -121,7 +121,7 @@ def test_a_header_that_names_no_columns_is_refused(table, server, tmp_path, cont
 
 @pytest.mark.parametrize("missing", ["Text", "text ", "review"])
 def test_a_missing_text_column_is_refused_with_those_there_are(table, server, missing):
-    with pytest.raises(SettingsError, match=r"no column 'text'\. It has: .*--text"):
+    with pytest.raises(SettingsError, match=r"no column 'text'\. It has: .*`text`"):
         table(f"id,{missing}\n1,a\n")
     assert server.requests == []
 

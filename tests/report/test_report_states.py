@@ -203,7 +203,7 @@ def test_plan_against_run(shown, words, label, source, tmp_path):
     summary_file.write_text(json.dumps(summary))
     shown(output)
     assert "requests\t1,234\t4" in words()
-    assert "time\t1 min 01 s to 2 min 05 s" in words()
+    assert "duration\t1 min 01 s to 2 min 05 s" in words()
     assert "cost\t0.50" in words()
     summary_file.write_text(json.dumps({**summary, "plan": None}))
     shown(output)
@@ -219,7 +219,7 @@ def test_an_output_that_is_gone_or_another(shown, words, label, source, tmp_path
     assert "no longer what this run wrote" in words()
     output.unlink()
     shown(output)
-    assert "The output is gone" in words()
+    assert "The output is missing" in words()
     assert "No rows to show." in words()
     for content, what in ((table.drop(["score"]), "no column 'score'"), (None, "cannot be read")):
         if content is None:

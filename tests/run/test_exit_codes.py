@@ -77,7 +77,13 @@ def test_after_too_many_errors_the_run_continues_with_a_higher_limit(label, serv
 
 @pytest.mark.parametrize(
     ("status", "mend"),
-    [(401, "HF_TOKEN"), (402, "credits"), (403, "permission"), (404, "model"), (410, "`hf`")],
+    [
+        (401, "HF_TOKEN"),
+        (402, "credits"),
+        (403, "permission"),
+        (404, "model"),
+        (410, "--endpoint hf"),
+    ],
 )
 def test_4_when_the_endpoint_refuses(cli, server, source, output, status, mend):
     """One clear message, at most one request a worker, and the token nowhere."""
