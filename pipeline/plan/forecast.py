@@ -7,7 +7,7 @@ batches, made by the same code.
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,15 +128,7 @@ def forecast(
     count = _Count(config, _spill(config.output), probe)
     passed_over: list[str] = []
     if first_row < opened.source.plan.rows:
-        with ExitStack() as stack:
-            stores = None
-            # What else is stored is of a run that is thrown away.
-            if opened.state is not None or config.cache is not None:
-                answers, earlier = opening.stores(config, store, opened.state)
-                stores = ResponseStores(answers, earlier, read_only=True)
-                stack.enter_context(closing(stores))
-                passed_over = [notice(AnswersPassedOver(why)) for why in stores.passed_over]
-            count.go_through(opened, first_row, stores)
+        passed_over = _go_through(config, store, opened, count, first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
     made_for = kept.basis(config, store, opened, resumed_rows=first_row)
@@ -151,6 +143,20 @@ def forecast(
         made_for,
         retries=retries,
     )
+
+
+def _go_through(
+    config: RunConfig, store: RunStore, opened: Opening, count: _Count, first_row: int
+) -> list[str]:
+    """Count what is to be done. Return which stored answers could not be looked at."""
+    if opened.state is None and config.cache is None:
+        # What is stored is of a run that is thrown away.
+        count.go_through(opened, first_row, None)
+        return []
+    answers, earlier = opening.stores(config, store, opened.state)
+    with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
+        count.go_through(opened, first_row, stores)
+        return stores.passed_over
 
 
 def _first_row(opened: Opening, store: RunStore) -> int:

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 LONGEST_NAME_BYTES = 230
 
 _PARTS, _SUMMARY, _PLAN = "parts/", "summary.json", "plan.json"
-_PART_NAME = re.compile(r"parts/\d{12}-[0-9a-f]{8}\.parquet")
-_LEFT_BEHIND = re.compile(rf".*\.[0-9a-f]{{8}}\{TEMP_SUFFIX}")
-# What versions before the log wrote in its place.
+# Also as versions before the log named parts, and the log itself.
+_PART_NAME = re.compile(r"parts/(\d{12}-[0-9a-f]{8}\.parquet|part-\d{12}\.parquet(\.tmp)?)")
 _MANIFEST = "manifest.jsonl"
+_LEFT_BEHIND = re.compile(rf".*\.[0-9a-f]{{8}}\{TEMP_SUFFIX}")
 
 
 class RunStore:

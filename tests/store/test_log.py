@@ -469,7 +469,8 @@ def test_a_run_of_a_previous_version_is_refused(store, manifest):
             store.load(overwrite=True)
     assert objects.get("manifest.jsonl") == manifest
     assert store.load(restart=True) is None
-    objects.put("parts/000000000000-00112233.parquet", b"")
+    objects.put("parts/part-000000000000.parquet", b"")
+    objects.put("parts/part-000000004096.parquet.tmp", b"")
     store.begin(RUN)
     assert objects.get("manifest.jsonl") is None
     assert objects.list("parts/") == []
@@ -479,7 +480,7 @@ def test_a_run_of_a_previous_version_is_refused(store, manifest):
 def test_a_store_begins_with_whatever_else_lies_there(store):
     """Nothing is deleted that is not provably a run's."""
     objects = store.log.entries._objects
-    others = ["notes.txt", "parts/mine.parquet", "parts/part-000000000000.parquet", "x.tmp"]
+    others = ["notes.txt", "parts/mine.parquet", "parts/part-00000.parquet", "x.tmp"]
     for name in others:
         objects.put(name, b"somebody's work")
     store.load()
