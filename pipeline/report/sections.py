@@ -103,17 +103,14 @@ def _carry(rows: int) -> str:
 
 
 def _tiles(facts: Facts) -> ET.Element:
-    status = facts.status
+    status, seconds = facts.status, facts.total("seconds")
     tiles = [
         ("rows", f"{status.rows:,}" if status.rows is not None else "not known yet"),
         ("labelled", f"{status.labelled:,}"),
         ("with an error", f"{status.errors:,}"),
-        ("requests", f"{facts.requests:,}"),
-        ("retries", f"{facts.retries:,}"),
-        (
-            "time",
-            duration(facts.seconds) if facts.seconds >= _SHORT_S else f"{facts.seconds:.1f} s",
-        ),
+        ("requests", f"{facts.total('requests'):,.0f}"),
+        ("retries", f"{facts.total('retries'):,.0f}"),
+        ("time", duration(seconds) if seconds >= _SHORT_S else f"{seconds:.1f} s"),
     ]
     if facts.rows_per_second:
         tiles.append(("rows a second", f"{facts.rows_per_second:,.0f}"))
