@@ -109,5 +109,4 @@ def _grouped(checks: Sequence[Check]) -> Iterator[tuple[str, str, str, str | Non
         yield check.verdict.value, check.name, check.seen, check.mend
     if len(unseen) > 1:
         names = ", ".join(check.name for check in unseen)
-        why = unseen[0].seen.removeprefix("Not seen: ")
-        yield unseen[0].verdict.value, "the rest", f"{names}: {why}", None
+        yield unseen[0].verdict.value, "the rest", f"{names}. {unseen[0].seen}", None

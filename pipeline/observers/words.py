@@ -7,21 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.events import (
-    AnswersPassedOver,
-    BeginsAgain,
-    MetricsFileFailed,
-    NothingToRetry,
-    OldHost,
-    OneTextARequest,
-    PartsDamaged,
-    RevisionChanged,
-    SmallerBatches,
-    Stopping,
-    TokenFileIsOpen,
-    TokenNotSent,
-    Why,
-)
+from pipeline import events
+from pipeline.events import Why
 from pipeline.wording import setting, shown
 
 if TYPE_CHECKING:
@@ -73,49 +60,49 @@ def notice(told: Notice) -> str:
 def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for each kind)
     """Word what a notice tells, without the fix."""
     match told:
-        case OneTextARequest():
+        case events.OneTextARequest():
             said = f" ({told.said})" if told.said else ""
             return (
                 "One text a request from now on, since this endpoint does not honour batches: "
                 f"{told.why}{said}."
             )
-        case SmallerBatches():
+        case events.SmallerBatches():
             return (
                 f"{counted(told.texts, 'text')} a request from now on, and more again if that goes "
                 f"well: {told.refused} together were refused ({told.said}), their halves were not."
             )
-        case RevisionChanged():
+        case events.RevisionChanged():
             return (
                 f"The model's revision is {told.revision}, and was {told.was}; going on, as "
                 f"{setting('allow_drift')} says."
             )
-        case BeginsAgain():
+        case events.BeginsAgain():
             return (
                 f"The model's revision is {told.revision} now, and known answers are of "
                 f"{told.stored}: they are asked for again."
             )
-        case PartsDamaged(parts):
+        case events.PartsDamaged(parts):
             are = "was damaged and is" if parts == 1 else "were damaged and are"
             return f"{counted(parts, 'committed part')} {are} built again from the stored answers."
-        case NothingToRetry():
+        case events.NothingToRetry():
             return "No row carries an error: nothing to retry."
-        case AnswersPassedOver(why):
+        case events.AnswersPassedOver(why):
             return f"Answers of an earlier attempt are asked for again. {why}"
-        case Stopping(in_flight):
+        case events.Stopping(in_flight):
             return f"Stopping: waiting for {counted(in_flight, 'answer')}; again to stop at once."
-        case TokenNotSent(host):
+        case events.TokenNotSent(host):
             return (
                 f"The token is not sent: {host} is neither https nor this machine, and anyone in "
                 "between could read it."
             )
-        case OldHost():
+        case events.OldHost():
             return (
                 "api-inference.huggingface.co is no longer served: requests go to "
                 "router.huggingface.co."
             )
-        case TokenFileIsOpen(file):
+        case events.TokenFileIsOpen(file):
             return f"Others can read the token in {file}."
-        case MetricsFileFailed(file, why):
+        case events.MetricsFileFailed(file, why):
             return (
                 f"{setting('metrics_file')}: cannot write {file}: {why}. The run goes on without "
                 "it."
@@ -127,11 +114,11 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
 def fix_of(told: Notice) -> str:
     """Word what to do about a notice; empty if nothing."""
     match told:
-        case TokenNotSent():
+        case events.TokenNotSent():
             return "Use an https address."
-        case OldHost(model):
+        case events.OldHost(model):
             return f"Set {setting('endpoint', 'hf')} and {setting('model', model)} instead."
-        case TokenFileIsOpen(file):
+        case events.TokenFileIsOpen(file):
             return f"Run: chmod 600 {file}"
         case _:
             return ""

@@ -156,7 +156,7 @@ def _go_through(
     answers, earlier = opening.stores(config, store, opened.state)
     with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
         count.go_through(opened, first_row, stores)
-        return stores.passed_over
+        return [notice(AnswersPassedOver(why)) for why in stores.passed_over]
 
 
 def _first_row(opened: Opening, store: RunStore) -> int:

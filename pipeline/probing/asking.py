@@ -164,27 +164,23 @@ class _Client(Client):
         self._stop_where_enough()
         asked = Asked(method, self._next_texts, self.loading)
         self._findings.asked.append(asked)
-        with self._timed(asked):
-            answer = await super()._exchange(method, url, body, **options)
-        asked.status = answer[0]
-        return answer
-
-    @contextmanager
-    def _timed(self, asked: Asked) -> Iterator[None]:
         started = self._clock.now()
         try:
-            yield
+            answer = await super()._exchange(method, url, body, **options)
         except (Retryable, EndpointRefused) as failure:
             asked.failure = failure
             raise
         except asyncio.CancelledError:
-            seconds, most_s = self._clock.now() - started, self._config.timeout_s
-            if seconds >= 0.99 * most_s:  # the pool's alarm, which counts from a little before
+            most_s = self._config.timeout_s
+            # The pool's alarm, which counts from a little before.
+            if self._clock.now() - started >= 0.99 * most_s:
                 what = f"no answer within {most_s:g} s (timeout_s)"
                 asked.failure = Retryable(Cause.TIMEOUT, what)
             raise
         finally:
             asked.seconds = self._clock.now() - started
+        asked.status = answer[0]
+        return answer
 
     def _stop_where_enough(self) -> None:
         """Raise EnoughError where the requests are used up, or where nobody answers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -45,29 +45,17 @@ class Facts:
         """True if the summary speaks for the whole run."""
         return len(self.history.attempts) < 2 and "requests" in self.summary  # noqa: PLR2004
 
-    @property
-    def requests(self) -> int:
-        """Requests of all attempts."""
+    def total(self, name: Literal["requests", "retries", "seconds"]) -> float:
+        """Return the sum of a number over all attempts."""
         if self.one_attempt:
-            return int(self.summary["requests"])
-        return sum(attempt.requests for attempt in self.history.attempts)
-
-    @property
-    def retries(self) -> int:
-        """Retries of all attempts."""
-        if self.one_attempt:
-            return int(self.summary["retries"])
-        return sum(attempt.retries for attempt in self.history.attempts)
-
-    @property
-    def seconds(self) -> float:
-        """How long all attempts took."""
-        return float(self.summary["seconds"]) if self.one_attempt else self.history.seconds
+            return float(self.summary[name])
+        return float(sum(getattr(attempt, name) for attempt in self.history.attempts))
 
     @property
     def rows_per_second(self) -> float | None:
         """Committed rows over the time of all attempts; None if they took no time."""
-        return self.status.committed_rows / self.seconds if self.seconds else None
+        seconds = self.total("seconds")
+        return self.status.committed_rows / seconds if seconds else None
 
 
 def gather(output: Path) -> Facts:
