@@ -1,4 +1,4 @@
-"""The producer: settle the plan over the whole input, then stream its rows as chunks.
+"""The producer: settle what the whole input is, then stream its rows as chunks.
 
     open_source(inputs) ──► Source.plan          schema, row count, identity; before any request
                             Source.chunks(n)     rows n, n + 1, ... with bounded memory

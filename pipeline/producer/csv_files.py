@@ -98,7 +98,7 @@ def plan_files(
     """
     header: list[str] = []
     types = ColumnTypes(0)
-    planned = []
+    settled = []
     for source in sources:
         signature = source.signature()
         digest = hashlib.sha256()
@@ -113,10 +113,10 @@ def plan_files(
                 rows += len(block)
                 _check_unicode(itertools.chain.from_iterable(block))
                 types.observe(block)
-        planned.append(
+        settled.append(
             InputFile(source.path, rows, sha256=digest.hexdigest(), **signature._asdict())
         )
-    return pa.schema(list(zip(header, types.types(), strict=True))), tuple(planned)
+    return pa.schema(list(zip(header, types.types(), strict=True))), tuple(settled)
 
 
 def read_batches(

@@ -1,4 +1,4 @@
-"""Which files the input names, how they are opened, and whether they stay as they were planned."""
+"""Which files the input names, how they are opened, and whether they stay as they were."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ class SourceFile:
             )
         return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
-    def check_unchanged(self, planned: Signature) -> None:
-        """Raise InputError if the file is no longer the one that was planned."""
+    def check_unchanged(self, known: Signature) -> None:
+        """Raise InputError if the file is no longer the one that was settled."""
         try:
-            same = self.signature() == planned
+            same = self.signature() == known
         except InputError:
             same = False
         if not same:
             raise changed(self)
 
     @contextmanager
-    def unchanged(self, planned: Signature) -> Iterator[None]:
+    def unchanged(self, known: Signature) -> Iterator[None]:
         """Check the file at the end, and when reading it fails.
 
         A file that is rewritten under the reader looks damaged; this names the cause instead.
@@ -87,9 +87,9 @@ class SourceFile:
         try:
             yield
         except InputError:
-            self.check_unchanged(planned)
+            self.check_unchanged(known)
             raise
-        self.check_unchanged(planned)
+        self.check_unchanged(known)
 
 
 def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str]:

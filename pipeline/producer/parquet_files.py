@@ -41,7 +41,7 @@ def plan_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFil
     """
     schema = pa.schema([])
     values: dict[str, set[Any]] = {}
-    planned: list[InputFile] = []
+    settled: list[InputFile] = []
     for source in sources:
         signature = source.signature()
         with source.unchanged(signature), _open(source) as file:
@@ -50,13 +50,13 @@ def plan_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFil
             if rows != sum(counts) or min(counts, default=0) < 0:
                 raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
             _collect_values(file, values)
-            if not planned:
+            if not settled:
                 check_columns(source.path, found)
                 schema = found
             schema = _nullable_in_either(source, found, sources[0], schema)
             sha256 = source.sha256()
-        planned.append(InputFile(source.path, rows, sha256=sha256, **signature._asdict()))
-    return _widened(schema, values), tuple(planned)
+        settled.append(InputFile(source.path, rows, sha256=sha256, **signature._asdict()))
+    return _widened(schema, values), tuple(settled)
 
 
 def read_schema(source: SourceFile) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""The plan: what the input is, settled before the first request and recorded with the run."""
+"""The input table: what is read, settled before the first request and recorded with the run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Signature(NamedTuple):
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file as it was when the plan was made.
+    """One input file as it was when the input was settled.
 
-    `rows` is what the whole file holds, also where a limit cuts the plan. `sha256` is of the raw
+    `rows` is what the whole file holds, also if a limit takes fewer. `sha256` is of the raw
     bytes, before decompression. Times are nanoseconds since the epoch.
     """
 
@@ -81,7 +81,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
-        """Return what `to_json` was given."""
+        """Return what `to_json` was called on."""
         csv_format = values["csv_format"]
         return cls(
             schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"]))),
@@ -91,11 +91,11 @@ class Plan:
         )
 
     def same_input(self, other: Plan) -> bool:
-        """True if both plans read the same rows (before any limit), wherever the files lie."""
+        """True if both read the same rows (before any limit), wherever the files lie."""
         return not self.differences(other)
 
     def differences(self, other: Plan) -> list[str]:
-        """Say in words what differs from `other`, the earlier plan; empty for the same input.
+        """Return in words what differs from `other`, the earlier one; empty for the same input.
 
         Compares how the files are read, the schema without its metadata, and the sequence of
         sizes and checksums of the files; never paths or times, so a moved input stays the same.

@@ -1,4 +1,4 @@
-"""Sources: a plan, and the planned rows as chunks from any row on."""
+"""Sources: what the input is, and its rows as chunks from any row on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IDENTITY_BYTES = 64 << 20
 
 
 class Source(Protocol):
-    """Rows with a settled plan. Reading blocks, so call it in a thread."""
+    """Rows of a settled input. Reading blocks, so call it in a thread."""
 
     @property
     def plan(self) -> Plan:
@@ -40,11 +40,11 @@ class Source(Protocol):
     def chunks(
         self, start_row: int, *, max_rows: int, max_bytes: int
     ) -> Generator[Chunk, None, None]:
-        """Stream the planned rows from `start_row` on; see `rechunk` for how they are cut.
+        """Stream the rows from `start_row` on; see `rechunk` for how they are cut.
 
-        Every table has exactly the plan's schema. Ends after row `plan.rows - 1`, and yields
-        nothing for `start_row == plan.rows`. Raises InputError where the input cannot be read or
-        is no longer what was planned. `close()` on what is returned closes the open file.
+        Every table has exactly the schema of the input, and the last row is that before its
+        `rows`. Raises InputError if the input cannot be read or is no longer what was settled.
+        `close()` on what is returned closes the open file.
         """
         ...
 
@@ -59,13 +59,12 @@ def open_source(
     earlier: Plan | None = None,
     output: Path | None = None,
 ) -> FileSource:
-    """Find the files that `inputs` name, and settle their plan by reading all of them once.
+    """Find the files that `inputs` name, and settle what they are by reading all of them once.
 
     `text_columns` of CSV files stay text. `limit` takes the first rows only; types and checksums
-    are still those of the whole input.
-    `earlier`, the plan of an interrupted run, spares the planning pass when the file system
-    vouches that every file is still the same; otherwise the caller compares the new plan with it.
-    Directories and globs pass over `output`, which may lie there.
+    are still those of the whole input. `earlier`, the input of an interrupted run, is taken over
+    without reading if the file system says that every file is still the same; otherwise the caller
+    compares the two. Directories and globs pass over `output`, which may lie there.
 
     Raises InputError for files that are not one table, SettingsError for an impossible
     `delimiter`, `encoding` or `limit`.
@@ -77,10 +76,9 @@ def open_source(
     csv_format = CsvFormat(delimiter, encoding, tuple(text_columns))
     csv_files.check_format(csv_format)
     paths = files.find_files(inputs, output=output)
-    plan = None if earlier is None else _still_valid(earlier, paths, csv_format)
-    if plan is None:
-        plan = _settle(paths, csv_format)
-    return FileSource(replace(plan, rows=_limited(plan.files, limit)))
+    known = None if earlier is None else _still_valid(earlier, paths, csv_format)
+    settled = known or _settle(paths, csv_format)
+    return FileSource(replace(settled, rows=_limited(settled.files, limit)))
 
 
 def first_rows(
@@ -119,15 +117,15 @@ def first_rows(
 def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:
     sources = list(map(SourceFile, paths))
     is_csv = files.is_csv(paths[0])
-    schema, planned = (
+    schema, settled = (
         csv_files.plan_files(sources, csv_format) if is_csv else parquet_files.plan_files(sources)
     )
     check_storable(paths[0], schema)
-    return Plan(schema, _limited(planned, None), planned, csv_format if is_csv else None)
+    return Plan(schema, _limited(settled, None), settled, csv_format if is_csv else None)
 
 
 def _still_valid(earlier: Plan, paths: list[str], csv_format: CsvFormat) -> Plan | None:
-    """Return the earlier plan with today's paths, if no file was written to since."""
+    """Return the earlier input with today's paths, if no file was written to since."""
     if earlier.csv_format != (csv_format if files.is_csv(paths[0]) else None):
         return None
     now = [SourceFile(path).signature() for path in paths]
@@ -137,22 +135,22 @@ def _still_valid(earlier: Plan, paths: list[str], csv_format: CsvFormat) -> Plan
     return replace(earlier, files=tuple(replace(file, path=path) for file, path in moved))
 
 
-def _limited(planned: Iterable[InputFile], limit: int | None) -> int:
-    rows = sum(file.rows for file in planned)
+def _limited(settled: Iterable[InputFile], limit: int | None) -> int:
+    rows = sum(file.rows for file in settled)
     return rows if limit is None else min(rows, limit)
 
 
 class FileSource:
     """The rows of CSV or Parquet files, one after the other."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, settled: Plan) -> None:
+        self.plan = settled
 
     def chunks(
         self, start_row: int, *, max_rows: int, max_bytes: int
     ) -> Generator[Chunk, None, None]:
-        """Stream the planned rows from `start_row` on; see `Source.chunks`."""
-        _check_start(start_row, self.plan)
+        """Stream the rows from `start_row` on; see `Source.chunks`."""
+        _check_start(start_row, self.plan.rows)
         batches = self._batches(start_row)
         # Without a limit, reading goes on to the end of the last file, which is checked there.
         if self.plan.rows < sum(file.rows for file in self.plan.files):
@@ -211,7 +209,7 @@ class TableSource:
         self, start_row: int, *, max_rows: int, max_bytes: int
     ) -> Generator[Chunk, None, None]:
         """Stream the rows from `start_row` on; see `Source.chunks`."""
-        _check_start(start_row, self.plan)
+        _check_start(start_row, self.plan.rows)
         return rechunk(
             self._table.slice(start_row).to_batches(max_chunksize=csv_files.BLOCK_ROWS),
             self.plan.schema,
@@ -235,9 +233,9 @@ def _check_dictionaries(table: pa.Table) -> None:
                 ) from error
 
 
-def _check_start(start_row: int, plan: Plan) -> None:
-    if not 0 <= start_row <= plan.rows:
-        raise ValueError(f"start_row ({start_row}) must be between 0 and {plan.rows}")
+def _check_start(start_row: int, rows: int) -> None:
+    if not 0 <= start_row <= rows:
+        raise ValueError(f"start_row ({start_row}) must be between 0 and {rows}")
 
 
 def _first_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

@@ -1,7 +1,7 @@
 """A file that changes while it is read is noticed, and its versions never meet in one output.
 
 The files are written to by another thread, at moments that the run itself announces: bytes read
-for the plan, rows asked of the endpoint, a run that stopped.
+to settle the input, rows asked of the endpoint, a run that stopped.
 """
 
 import os
@@ -145,7 +145,7 @@ def test_while_it_is_planned(label, server, source, tmp_path, monkeypatch, chang
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_between_plan_and_read(label, server, source, tmp_path, change):
-    """The first row is read from the file that was planned, or from none."""
+    """The first row is read from the file that was settled, or from none."""
 
     def observe(event):
         if isinstance(event, RunStarted):

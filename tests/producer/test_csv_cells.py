@@ -159,9 +159,9 @@ def test_compressed_files_read_as_plain_ones(tmp_path, compress):
 def test_zero_padding_after_gzip_is_part_of_the_checksum(tmp_path):
     path = tmp_path / "padded.csv.gz"
     path.write_bytes(gzip.compress(b"a\n1\n") + b"\0" * 1_000_000)
-    plan = open_source([str(path)]).plan
-    assert plan.rows == 1
-    assert plan.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    table = open_source([str(path)]).plan
+    assert table.rows == 1
+    assert table.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_cell_larger_than_every_buffer_is_kept(tmp_path):

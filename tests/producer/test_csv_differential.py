@@ -228,7 +228,7 @@ def as_cell(value: object) -> str:
 
 
 def read_cells(source: Any, case: Case, start_row: int) -> list[list[str]]:
-    """Read all chunks from a row on, as cells; every chunk is what its plan says."""
+    """Read all chunks from a row on, as cells; every chunk has the schema of its source."""
     rows: list[list[str]] = []
     for chunk in source.chunks(start_row, max_rows=case.max_rows, max_bytes=case.max_bytes):
         assert chunk.first_row == start_row + len(rows)

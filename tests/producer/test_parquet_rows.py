@@ -190,7 +190,7 @@ def flipped(path, positions, masks):
 
 
 def read_or_refused(path):
-    """Read all of a file, which is as many rows as planned, or say that it is refused."""
+    """Read all of a file, which is as many rows as settled, or say that it is refused."""
     try:
         source = open_source([str(path)])
         rows = [chunk.table.num_rows for chunk in source.chunks(0, max_rows=50, max_bytes=1 << 20)]

@@ -1,4 +1,4 @@
-"""The plan: what it records, what it compares, and when an earlier one is trusted."""
+"""The input table: what it records, what it compares, and when an earlier one is trusted."""
 
 import dataclasses
 import hashlib
@@ -21,11 +21,11 @@ def reviews(tmp_path):
 
 
 def test_records_schema_rows_and_identity(reviews):
-    plan = open_source([str(reviews)]).plan
+    table = open_source([str(reviews)]).plan
     status = reviews.stat()
-    (file,) = plan.files
-    assert plan.schema == pa.schema([("id", "int64"), ("rating", "int64"), ("text", "string")])
-    assert (plan.rows, file.rows) == (100, 100)
+    (file,) = table.files
+    assert table.schema == pa.schema([("id", "int64"), ("rating", "int64"), ("text", "string")])
+    assert (table.rows, file.rows) == (100, 100)
     assert file.path == str(reviews)
     assert file.sha256 == hashlib.sha256(reviews.read_bytes()).hexdigest()
     assert (file.size_bytes, file.inode) == (status.st_size, status.st_ino)
@@ -46,11 +46,11 @@ def test_survives_json(tmp_path, reviews, kind):
             metadata={"pandas": "{}", "é": "ü"},
         )
         pq.write_table(schema.empty_table(), path)
-    plan = open_source([str(path)]).plan
-    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
-    assert again == plan
-    assert again.schema.equals(plan.schema, check_metadata=True)
-    assert again.same_input(plan)
+    table = open_source([str(path)]).plan
+    again = Plan.from_json(json.loads(json.dumps(table.to_json())))
+    assert again == table
+    assert again.schema.equals(table.schema, check_metadata=True)
+    assert again.same_input(table)
 
 
 def test_limit_cuts_rows_but_not_types(reviews):
@@ -81,7 +81,7 @@ def test_a_moved_or_touched_input_is_the_same(tmp_path, reviews):
 
 
 def test_differences_are_worded_for_people(tmp_path, reviews):
-    def plan(text: str, *more: str, **settings: str) -> Plan:
+    def table(text: str, *more: str, **settings: str) -> Plan:
         reviews.write_text(text)
         paths = [reviews]
         for number, other in enumerate(more):
@@ -89,31 +89,31 @@ def test_differences_are_worded_for_people(tmp_path, reviews):
             paths[-1].write_text(other)
         return open_source([str(path) for path in paths], **settings).plan
 
-    was = plan("id,text\n1,a\n")
+    was = table("id,text\n1,a\n")
     long = "id,text\n1," + "a" * 1_200_000 + "\n"
-    assert plan("id,text\n2,b\n").differences(was) == [
+    assert table("id,text\n2,b\n").differences(was) == [
         f"{reviews}: content changed (12 bytes, the same size as before)"
     ]
-    assert plan(long).differences(was) == [f"{reviews}: content changed (1.2 MB, was 12 bytes)"]
-    assert plan(long + "2,b\n").differences(plan(long)) == [
+    assert table(long).differences(was) == [f"{reviews}: content changed (1.2 MB, was 12 bytes)"]
+    assert table(long + "2,b\n").differences(table(long)) == [
         f"{reviews}: content changed (1,200,015 bytes, was 1,200,011)"
     ]
-    assert plan("id,text\n1,a\n", "id,text\n2,b\n").differences(was) == ["2 files, was 1"]
-    assert was.differences(plan("id,text\n1,a\n", "id,text\n2,b\n")) == ["1 file, was 2"]
-    swapped = plan("id,text\n2,b\n", "id,text\n1,a\n")
-    assert swapped.differences(plan("id,text\n1,a\n", "id,text\n2,b\n")) == [
+    assert table("id,text\n1,a\n", "id,text\n2,b\n").differences(was) == ["2 files, was 1"]
+    assert was.differences(table("id,text\n1,a\n", "id,text\n2,b\n")) == ["1 file, was 2"]
+    swapped = table("id,text\n2,b\n", "id,text\n1,a\n")
+    assert swapped.differences(table("id,text\n1,a\n", "id,text\n2,b\n")) == [
         "the same files in another order"
     ]
-    assert "column id: string, was int64" in plan("id,text\nx,a\n").differences(was)
-    assert plan("id,more\n1,a\n").differences(was)[:2] == ["column more: new", "column text: gone"]
-    assert plan("text,id\na,1\n").differences(was)[0] == (
+    assert "column id: string, was int64" in table("id,text\nx,a\n").differences(was)
+    assert table("id,more\n1,a\n").differences(was)[:2] == ["column more: new", "column text: gone"]
+    assert table("text,id\na,1\n").differences(was)[0] == (
         "columns in another order: text, id, was id, text"
     )
-    assert plan("id,text\n1,a\n", encoding="cp1252").differences(was) == [
+    assert table("id,text\n1,a\n", encoding="cp1252").differences(was) == [
         "encoding: cp1252, was auto"
     ]
-    assert plan("id,text\n1,a\n", delimiter=";").differences(was)[0] == "delimiter: ';', was ','"
-    assert not plan("id,text\n2,b\n").same_input(was)
+    assert table("id,text\n1,a\n", delimiter=";").differences(was)[0] == "delimiter: ';', was ','"
+    assert not table("id,text\n2,b\n").same_input(was)
 
 
 def test_differences_between_kinds(tmp_path, reviews):
@@ -124,7 +124,7 @@ def test_differences_between_kinds(tmp_path, reviews):
 
 @pytest.fixture
 def readings(monkeypatch):
-    """Count how often files are read for a plan."""
+    """Count how often files are read to settle an input."""
     seen = []
     real = csv_files.plan_files
 
@@ -174,9 +174,9 @@ def test_an_earlier_plan_is_not_trusted_when_anything_changed(reviews, readings,
         reviews.with_name("more.csv").write_text("id,rating,text\n")
     else:
         settings = {"delimiter": {"delimiter": "\t"}, "encoding": {"encoding": "cp1252"}}[change]
-    plan = open_source(inputs, earlier=earlier, **settings).plan
+    table = open_source(inputs, earlier=earlier, **settings).plan
     assert len(readings) == 2
-    assert plan.same_input(earlier) == (change in {"touch", "replace"})
+    assert table.same_input(earlier) == (change in {"touch", "replace"})
 
 
 def rewrite_in_place(path):
@@ -224,7 +224,7 @@ def test_an_input_that_changes_stops_the_run(tmp_path, reviews, monkeypatch, cha
 
 
 def test_a_header_that_gains_rows_is_noticed(tmp_path):
-    """Also files from which no row is expected must still be what was planned."""
+    """Also files from which no row is expected must still be what was settled."""
     (tmp_path / "a.csv").write_text("id\n")
     (tmp_path / "b.csv").write_text("id\n1\n")
     source = open_source([str(tmp_path)])
@@ -235,11 +235,11 @@ def test_a_header_that_gains_rows_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("planned_rows", [50, 99, 101])
 def test_other_rows_than_planned_are_never_passed_on(reviews, monkeypatch, planned_rows):
-    """A file that holds more or fewer rows than the plan says stops the run within the plan."""
+    """A file that holds more or fewer rows than were settled stops the run within those."""
     monkeypatch.setattr(csv_files, "BLOCK_ROWS", 7)
-    plan = open_source([str(reviews)]).plan
-    file = dataclasses.replace(plan.files[0], rows=planned_rows)
-    source = FileSource(dataclasses.replace(plan, rows=planned_rows, files=(file,)))
+    table = open_source([str(reviews)]).plan
+    file = dataclasses.replace(table.files[0], rows=planned_rows)
+    source = FileSource(dataclasses.replace(table, rows=planned_rows, files=(file,)))
     seen = []
     chunks = source.chunks(0, max_rows=7, max_bytes=1 << 20)
     with pytest.raises(InputError, match=f"does not hold the {planned_rows} rows"):

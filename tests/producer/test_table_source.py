@@ -1,4 +1,4 @@
-"""Tables in memory offer the same plan and chunks as files."""
+"""Tables in memory offer the same description and chunks as files."""
 
 import polars as pl
 import pyarrow as pa
