@@ -79,8 +79,8 @@ def plan(
         import pyarrow as pa
 
         from pipeline import probing
+        from pipeline.job import kept
         from pipeline.plan import forecast as planning
-        from pipeline.plan import kept
 
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
@@ -92,8 +92,10 @@ def plan(
             price=None if prices is None else planning.Price(*prices),
             measure=partial(probing.probe, config, WaitPrinter()) if probes else None,
         )
-        if notice := kept.keep(found):
-            click.echo(notice, err=True)
+        if found.resumed_rows < found.rows:
+            notice = kept.keep(config.output, found.made_for, found.to_json())
+            if notice is not None:
+                click.echo(notice, err=True)
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:

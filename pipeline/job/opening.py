@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
-from pipeline.producer import FileSource, Plan, SourceFile, open_source
+from pipeline.producer import FileSource, InputTable, SourceFile, open_source
 from pipeline.rows import NOBODY_TOLD, Revision, check_columns
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
@@ -109,8 +109,8 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
     """Write down what was decided, under the lease. Return how many parts turn out damaged."""
     match found:
         case Fresh(source):
-            settings, plan = config.result_settings(), source.plan.to_json()
-            store.begin(RunRecord(f"classify-pipeline {__version__}", settings, plan))
+            settings, table = config.result_settings(), source.input.to_json()
+            store.begin(RunRecord(f"classify-pipeline {__version__}", settings, table))
         case Continue():
             return store.repair()
         case Standing():
@@ -154,7 +154,7 @@ def _decide_run(
         and found.run.settings == config.result_settings()
     ):
         # This very run has replaced the input by its output.
-        source = FileSource(Plan.from_json(found.run.plan))
+        source = FileSource(InputTable.from_json(found.run.input))
     else:
         source = source or open_source(
             config.input,
@@ -162,11 +162,11 @@ def _decide_run(
             delimiter=config.delimiter,
             encoding=config.encoding,
             limit=config.limit,
-            earlier=Plan.from_json(found.run.plan) if found else None,
+            earlier=InputTable.from_json(found.run.input) if found else None,
             output=config.output,
         )
-        state = _same_run(config, store, found, source.plan, overwrite=overwrite)
-        check_columns(source.plan.schema, config)
+        state = _same_run(config, store, found, source.input, overwrite=overwrite)
+        check_columns(source.input.schema, config)
     if state is None:
         return Fresh(source)
     if state.complete is not None:
@@ -196,15 +196,15 @@ def _decide_retry(
             f"{again}."
         )
     if found.complete is not None and not found.errors:
-        return Complete(FileSource(Plan.from_json(found.run.plan)), found)
+        return Complete(FileSource(InputTable.from_json(found.run.input)), found)
     if found.complete is None and place != "elsewhere":  # only its end is missing
-        recorded = FileSource(Plan.from_json(found.run.plan))
+        recorded = FileSource(InputTable.from_json(found.run.input))
         return (Standing if place == "standing" else Continue)(recorded, found)
     if store.output.path is not None and store.output.exists():
         source = open_source([str(store.output.path)])
-        identity = [[file.size_bytes, file.sha256] for file in source.plan.files]
+        identity = [[file.size_bytes, file.sha256] for file in source.input.files]
         if identity == found.retried_identity:
-            check_only_input_is_lost(store, source.plan)
+            check_only_input_is_lost(store, source.input)
             if found.complete is None:
                 return Continue(source, found)
             return Retry(source, found.retrying())
@@ -215,7 +215,12 @@ def _decide_retry(
 
 
 def _same_run(
-    config: RunConfig, store: RunStore, found: RunState | None, plan: Plan, *, overwrite: bool
+    config: RunConfig,
+    store: RunStore,
+    found: RunState | None,
+    table: InputTable,
+    *,
+    overwrite: bool,
 ) -> RunState | None:
     """Return what is to be continued (or left alone, if it is complete); None to begin.
 
@@ -224,7 +229,7 @@ def _same_run(
     """
     output, in_place = store.output, store.output.replaces(config.input)
     if in_place and (found is None or (found.complete is not None and overwrite)):
-        check_only_input_is_lost(store, plan)
+        check_only_input_is_lost(store, table)
     if found is None:
         if output.exists() and not overwrite:
             if in_place:
@@ -239,7 +244,9 @@ def _same_run(
         return None
     if found.complete is not None and (overwrite or not output.exists()):
         return None
-    differences = _differences(found, config) + plan.differences(Plan.from_json(found.run.plan))
+    differences = _differences(found, config) + table.differences(
+        InputTable.from_json(found.run.input)
+    )
     if not differences:
         return found
     if found.complete is not None:
@@ -254,14 +261,14 @@ def _same_run(
     )
 
 
-def check_only_input_is_lost(store: RunStore, plan: Plan) -> None:
+def check_only_input_is_lost(store: RunStore, table: InputTable) -> None:
     """Refuse to replace more than was read, if the output takes the place of what was.
 
     Raises OutputError for other files in its directory, InputError if the input was changed.
     """
-    for file in plan.files:
+    for file in table.files:
         SourceFile(file.path).check_unchanged(file.signature)
-    store.output.check_holds_only([file.path for file in plan.files])
+    store.output.check_holds_only([file.path for file in table.files])
 
 
 def _differences(was: RunState, config: RunConfig) -> list[str]:

@@ -28,12 +28,11 @@ from pipeline.events import (
     Stopping,
     fan_out,
 )
-from pipeline.job import opening, summary
+from pipeline.job import kept, opening, summary
 from pipeline.job.opening import Complete, Standing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
-from pipeline.plan import kept
-from pipeline.producer import Plan
+from pipeline.producer import InputTable
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
 from pipeline.store import LocalStore
@@ -224,7 +223,7 @@ class Run:
             self._holds_lease = False
 
     async def _execute(self, opened: Opening, emit: Observer) -> None:
-        config, log, plan = self._config, self._store.log, opened.source.plan
+        config, log = self._config, self._store.log
         self._announce(opened, emit)
         if self._damaged_parts:
             emit(PartsDamaged(self._damaged_parts))
@@ -233,7 +232,7 @@ class Run:
         )
         try:
             revision = opening.revision(log.run)
-            while log.run.rows < plan.rows:
+            while log.run.rows < opened.source.input.rows:
                 self._stop.check()
                 try:
                     await self._label(opened, revision, emit)
@@ -252,7 +251,7 @@ class Run:
         state = self._store.log.run
         emit(
             RunStarted(
-                rows=opened.source.plan.rows,
+                rows=opened.source.input.rows,
                 resumed_rows=state.rows,
                 output=str(self._config.output),
                 endpoint=self._config.endpoint,
@@ -269,7 +268,7 @@ class Run:
         answers, earlier = opening.stores(config, self._store, log.run)
         # What ends this pass alone does not end the run.
         stop = Stop(self._stop)
-        allowance = Allowance(config, opened.source.plan.rows, log.run.errors)
+        allowance = Allowance(config, opened.source.input.rows, log.run.errors)
         drift = DriftGuard(revision, emit, allow_drift=config.allow_drift)
         open_answers = partial(ResponseStores, answers, earlier)
         with ThreadPoolExecutor(ROW_THREADS, "rows") as threads:
@@ -301,7 +300,7 @@ class Run:
             # What the stream used is free but not given back, and assembling would come on top.
             pa.default_memory_pool().release_unused()
             # Of the input, even if it is gone and the output is what was gone through.
-            schema = output_schema(Plan.from_json(state.run.plan).schema, self._config)
+            schema = output_schema(InputTable.from_json(state.run.input).schema, self._config)
             metadata = {**(schema.metadata or {}), **summary.metadata(self._config, state)}
             parts = [store.part(part) for part in state.parts]
             assemble(parts, schema.with_metadata(metadata), store.output, rows=state.rows)
@@ -309,7 +308,7 @@ class Run:
             failpoint("finish.identified")
             replaces = store.output.replaces(self._config.input) or state.retry_of is not None
             if replaces and store.output.exists():
-                opening.check_only_input_is_lost(store, opened.source.plan)
+                opening.check_only_input_is_lost(store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))

@@ -145,7 +145,7 @@ def _committed(state: RunState | None) -> dict[str, Any]:
         return {**empty, **zero, "retry": False}
     return {
         "retry": state.retry_of is not None,
-        "rows": state.run.plan["rows"],
+        "rows": state.run.input["rows"],
         "committed_rows": state.rows,
         "labelled": state.rows - state.errors,
         "errors": state.errors,

@@ -82,7 +82,7 @@ class Stream:
         self._full = self._unresolved = False
         # Parquet gives the dictionaries of joined chunks back as one, whose order inside of lists
         # and structs would tell in the output how they were joined.
-        self._joins = not nests_dictionary(source.plan.schema)
+        self._joins = not nests_dictionary(source.input.schema)
         self._held: deque[_Held] = deque()
         self._read_to_end = False
         self._arrived = asyncio.Event()

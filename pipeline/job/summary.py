@@ -75,7 +75,7 @@ class Origin:
 
 def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:
     """Return what can be said of the rows that are committed."""
-    rows = done.run.plan["rows"]
+    rows = done.run.input["rows"]
     failed = done.errors > (config.allowed_errors(rows) or 0)
     return {
         "state": state,

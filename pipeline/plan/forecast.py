@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 
 from pipeline.client import dialect_of, stated_dialect
 from pipeline.events import AnswersPassedOver
-from pipeline.job import opening, stream
+from pipeline.job import kept, opening, stream
 from pipeline.job.opening import Complete, Standing
 from pipeline.meanings import Money
 from pipeline.observers.words import notice
-from pipeline.plan import kept
 from pipeline.pool.batching import Batcher, Job
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
@@ -121,13 +120,13 @@ def forecast(
     )
     first_row = _first_row(opened, store)
     probe = None
-    if measure is not None and first_row < opened.source.plan.rows:
+    if measure is not None and first_row < opened.source.input.rows:
         probe = measure(_some_texts(config, opened, first_row))
         if (failure := probe.failure) is not None:
             raise failure
     count = _Count(config, _spill(config.output), probe)
     passed_over: list[str] = []
-    if first_row < opened.source.plan.rows:
+    if first_row < opened.source.input.rows:
         passed_over = _go_through(config, store, opened, count, first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
@@ -165,7 +164,7 @@ def _first_row(opened: Opening, store: RunStore) -> int:
     if state is None:
         return 0
     if isinstance(opened, Complete | Standing):
-        return opened.source.plan.rows
+        return opened.source.input.rows
     good = store.whole_parts(state)
     return state.parts[good].first_row if good < len(state.parts) else state.rows
 
@@ -288,7 +287,7 @@ def _forecast(
     unsendable = dict(sorted(count.unsendable.items()))
     return Forecast(
         state="complete" if isinstance(opened, Complete) else "planned",
-        rows=opened.source.plan.rows,
+        rows=opened.source.input.rows,
         resumed_rows=first_row,
         retried_rows=count.rows if retries else None,
         unsendable=unsendable,

@@ -1,6 +1,6 @@
 """The producer: settle what the whole input is, then stream its rows as chunks.
 
-    open_source(inputs) ──► Source.plan          schema, row count, identity; before any request
+    open_source(inputs) ──► Source.input         schema, row count, identity; before any request
                             Source.chunks(n)     rows n, n + 1, ... with bounded memory
 
 `files` finds and watches the input files, `csv_files` and `parquet_files` read them, `csv_types`
@@ -10,8 +10,8 @@ the rows, `sources` ties these together.
 
 from pipeline.producer.chunks import Chunk
 from pipeline.producer.files import SourceFile
+from pipeline.producer.input_table import CsvFormat, InputFile, InputTable
 from pipeline.producer.parquet_files import nests_dictionary
-from pipeline.producer.plan import CsvFormat, InputFile, Plan
 from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "CsvFormat",
     "FileSource",
     "InputFile",
-    "Plan",
+    "InputTable",
     "Source",
     "SourceFile",
     "TableSource",

@@ -36,7 +36,7 @@ import pyarrow as pa
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
 from pipeline.producer.csv_types import ColumnTypes, to_batch
-from pipeline.producer.plan import InputFile
+from pipeline.producer.input_table import InputFile
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.producer.files import SourceFile
-    from pipeline.producer.plan import CsvFormat
+    from pipeline.producer.input_table import CsvFormat
 
 # At most four bytes a character keep a block's column below the 2 GiB of an Arrow string array.
 CELL_LIMIT_CHARACTERS = 2**28

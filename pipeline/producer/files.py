@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.producer.plan import Signature
+from pipeline.producer.input_table import Signature
 from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:

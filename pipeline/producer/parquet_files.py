@@ -12,7 +12,7 @@ import pyarrow.types as pt
 
 from pipeline.errors import InputError
 from pipeline.producer import files
-from pipeline.producer.plan import InputFile
+from pipeline.producer.input_table import InputFile
 from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:

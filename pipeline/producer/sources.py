@@ -15,7 +15,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.files import SourceFile
-from pipeline.producer.plan import CsvFormat, InputFile, Plan
+from pipeline.producer.input_table import CsvFormat, InputFile, InputTable
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting
@@ -33,7 +33,7 @@ class Source(Protocol):
     """Rows of a settled input. Reading blocks, so call it in a thread."""
 
     @property
-    def plan(self) -> Plan:
+    def input(self) -> InputTable:
         """What will be read."""
         ...
 
@@ -56,7 +56,7 @@ def open_source(
     delimiter: str = ",",
     encoding: str = "auto",
     limit: int | None = None,
-    earlier: Plan | None = None,
+    earlier: InputTable | None = None,
     output: Path | None = None,
 ) -> FileSource:
     """Find the files that `inputs` name, and settle what they are by reading all of them once.
@@ -114,17 +114,17 @@ def first_rows(
     return table
 
 
-def _settle(paths: list[str], csv_format: CsvFormat) -> Plan:
+def _settle(paths: list[str], csv_format: CsvFormat) -> InputTable:
     sources = list(map(SourceFile, paths))
     is_csv = files.is_csv(paths[0])
     schema, settled = (
         csv_files.plan_files(sources, csv_format) if is_csv else parquet_files.plan_files(sources)
     )
     check_storable(paths[0], schema)
-    return Plan(schema, _limited(settled, None), settled, csv_format if is_csv else None)
+    return InputTable(schema, _limited(settled, None), settled, csv_format if is_csv else None)
 
 
-def _still_valid(earlier: Plan, paths: list[str], csv_format: CsvFormat) -> Plan | None:
+def _still_valid(earlier: InputTable, paths: list[str], csv_format: CsvFormat) -> InputTable | None:
     """Return the earlier input with today's paths, if no file was written to since."""
     if earlier.csv_format != (csv_format if files.is_csv(paths[0]) else None):
         return None
@@ -143,28 +143,28 @@ def _limited(settled: Iterable[InputFile], limit: int | None) -> int:
 class FileSource:
     """The rows of CSV or Parquet files, one after the other."""
 
-    def __init__(self, settled: Plan) -> None:
-        self.plan = settled
+    def __init__(self, settled: InputTable) -> None:
+        self.input = settled
 
     def chunks(
         self, start_row: int, *, max_rows: int, max_bytes: int
     ) -> Generator[Chunk, None, None]:
         """Stream the rows from `start_row` on; see `Source.chunks`."""
-        _check_start(start_row, self.plan.rows)
+        _check_start(start_row, self.input.rows)
         batches = self._batches(start_row)
         # Without a limit, reading goes on to the end of the last file, which is checked there.
-        if self.plan.rows < sum(file.rows for file in self.plan.files):
-            batches = _first_rows(batches, self.plan.rows - start_row)
+        if self.input.rows < sum(file.rows for file in self.input.files):
+            batches = _first_rows(batches, self.input.rows - start_row)
         return rechunk(
             batches,
-            self.plan.schema,
+            self.input.schema,
             first_row=start_row,
             max_rows=max_rows,
             max_bytes=max_bytes,
         )
 
     def _batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
-        for file in self.plan.files:
+        for file in self.input.files:
             source = SourceFile(file.path)
             source.check_unchanged(file.signature)
             if start_row >= file.rows:
@@ -186,9 +186,9 @@ class FileSource:
             start_row = 0
 
     def _read(self, source: SourceFile, start_row: int) -> Iterator[pa.RecordBatch]:
-        if self.plan.csv_format is None:
-            return parquet_files.read_batches(source, self.plan.schema, start_row)
-        return csv_files.read_batches(source, self.plan.csv_format, self.plan.schema, start_row)
+        if self.input.csv_format is None:
+            return parquet_files.read_batches(source, self.input.schema, start_row)
+        return csv_files.read_batches(source, self.input.csv_format, self.input.schema, start_row)
 
 
 class TableSource:
@@ -203,16 +203,16 @@ class TableSource:
         check_storable("The table", table.schema)
         _check_dictionaries(table)
         self._table = table
-        self.plan = Plan(table.schema, table.num_rows, (_identify(table),))
+        self.input = InputTable(table.schema, table.num_rows, (_identify(table),))
 
     def chunks(
         self, start_row: int, *, max_rows: int, max_bytes: int
     ) -> Generator[Chunk, None, None]:
         """Stream the rows from `start_row` on; see `Source.chunks`."""
-        _check_start(start_row, self.plan.rows)
+        _check_start(start_row, self.input.rows)
         return rechunk(
             self._table.slice(start_row).to_batches(max_chunksize=csv_files.BLOCK_ROWS),
-            self.plan.schema,
+            self.input.schema,
             first_row=start_row,
             max_rows=max_rows,
             max_bytes=max_bytes,

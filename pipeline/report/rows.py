@@ -21,8 +21,6 @@ from pipeline.system import arrays
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from pipeline.store import ByteSource
 
 BATCH_ROWS = 65_536
@@ -132,7 +130,7 @@ class _Bins:
     def edges(self) -> list[float]:
         return [round(self.low + self.step * i, 12) for i in range(self.count + 1)]
 
-    def of(self, scores: NDArray[Any]) -> NDArray[Any]:
+    def of(self, scores: Any) -> Any:
         places = np.floor((scores - self.low) / self.step + 1e-9)
         return np.clip(places, 0, self.count - 1).astype(np.int64)
 
@@ -147,7 +145,7 @@ class _Labels:
         self._binned = np.zeros((MOST_LABELS + 1, bins.count), np.int64)
         self._kept = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
-    def add(self, labels: pa.Array, scores: pa.Array, numbers: NDArray[Any]) -> None:
+    def add(self, labels: pa.Array, scores: pa.Array, numbers: Any) -> None:
         encoded = pc.dictionary_encode(labels.cast(pa.string()))
         if not len(encoded.dictionary):
             return
@@ -190,11 +188,8 @@ class _Labels:
 
 
 def _lowest(
-    ids: NDArray[Any],
-    scores: NDArray[Any],
-    numbers: NDArray[Any],
-    of_each: int = LEAST_CERTAIN_OF_A_LABEL,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    ids: Any, scores: Any, numbers: Any, of_each: int = LEAST_CERTAIN_OF_A_LABEL
+) -> tuple[Any, Any, Any]:
     """Of each id the rows with the lowest scores, the first ones where scores are equal."""
     order = np.lexsort((numbers, scores, ids))
     sorted_ids = ids[order]
@@ -211,7 +206,7 @@ class _Errors:
     def __init__(self) -> None:
         self._causes: dict[str, ErrorGroup] = {}
 
-    def add(self, errors: pa.Array, numbers: NDArray[Any]) -> None:
+    def add(self, errors: pa.Array, numbers: Any) -> None:
         there = errors.is_valid()
         if not there.true_count:
             return

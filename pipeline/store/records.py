@@ -1,6 +1,6 @@
 """What is recorded of a run, and the state that follows from the records.
 
-run            what this run is: settings, plan of the input           a snapshot
+run            what this run is: settings, the input                   a snapshot
 abandoned      the run before is thrown away                           a snapshot
 cache          a shared response store that an attempt wrote to
 revision       the model's revision, as the endpoint first told it
@@ -41,7 +41,7 @@ class RunRecord:
 
     software: str
     settings: dict[str, Any]
-    plan: dict[str, Any]
+    input: dict[str, Any]
     format: int = FORMAT
 
 

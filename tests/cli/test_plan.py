@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +12,8 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.errors import EndpointRefused, OutputBusy, StoppedEarly
+from pipeline.job import kept as kept_plan
 from pipeline.plan import forecast as planning
-from pipeline.plan import kept as kept_plan
 from pipeline.responses import index
 from pipeline.store import LocalStore
 
@@ -333,7 +334,7 @@ def kept(plan, tmp_path):
 
     def run(source, output, **settings):
         found = plan(source, output, **settings)
-        assert kept_plan.keep(found) is None
+        assert kept_plan.keep(Path(output), found.made_for, found.to_json()) is None
         return found
 
     return run

@@ -142,7 +142,7 @@ def test_each_kind_of_notice_is_worded():
 
 
 def test_the_event_log_holds_the_kind_of_a_notice_and_its_facts(tmp_path):
-    log = EventLog(tmp_path / "events.jsonl")
+    log = EventLog(DiskFile(tmp_path / "events.jsonl"))
     for told, _ in NOTICES:
         log(told)
     log.close()

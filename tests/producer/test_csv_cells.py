@@ -62,7 +62,7 @@ def read(source: FileSource, max_rows: int, start_row: int = 0) -> list[list[str
     for chunk in source.chunks(start_row, max_rows=max_rows, max_bytes=1 << 20):
         assert chunk.first_row == start_row + len(rows)
         assert 1 <= chunk.table.num_rows <= max_rows
-        assert chunk.table.schema == source.plan.schema
+        assert chunk.table.schema == source.input.schema
         chunk.table.validate(full=True)
         rows += [list(map(as_text, row.values())) for row in chunk.table.to_pylist()]
     return rows
@@ -102,8 +102,8 @@ def test_every_cell_is_read_as_it_was_written(
         patch.setattr(csv_files, "BLOCK_ROWS", block_rows)
         patch.setattr(csv_files, "_READ_BYTES", read_bytes)
         source = open_source([str(path)], encoding=ENCODINGS[encoding])
-        assert source.plan.schema.names == header
-        assert source.plan.rows == len(table)
+        assert source.input.schema.names == header
+        assert source.input.rows == len(table)
         assert read(source, max_rows) == table
 
 
@@ -123,8 +123,8 @@ def test_quoted_line_breaks_survive_every_block_border(tmp_path, hand_out):
 def test_real_files_are_read_as_csv_reads_them(path):
     expected = reference(path.read_bytes().decode("utf-8-sig"))
     source = open_source([str(path)])
-    assert source.plan.schema.names == expected[0]
-    assert source.plan.rows == len(expected) - 1
+    assert source.input.schema.names == expected[0]
+    assert source.input.rows == len(expected) - 1
     assert read(source, 1000) == expected[1:]
 
 
@@ -152,14 +152,14 @@ def test_compressed_files_read_as_plain_ones(tmp_path, compress):
     path.write_bytes(b"".join(map(pack, pieces)))
     source = open_source([str(path)])
     assert read(source, 700) == reference(text)[1:]
-    assert source.plan.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert source.plan.files[0].size_bytes == path.stat().st_size
+    assert source.input.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert source.input.files[0].size_bytes == path.stat().st_size
 
 
 def test_zero_padding_after_gzip_is_part_of_the_checksum(tmp_path):
     path = tmp_path / "padded.csv.gz"
     path.write_bytes(gzip.compress(b"a\n1\n") + b"\0" * 1_000_000)
-    table = open_source([str(path)]).plan
+    table = open_source([str(path)]).input
     assert table.rows == 1
     assert table.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -184,7 +184,7 @@ def test_delimiter(tmp_path, delimiter, text):
 def test_byte_order_mark_is_not_part_of_a_name(tmp_path, encoding):
     (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbf"id",text\n1,\xef\xbb\xbfx\n')
     source = open_source([str(tmp_path / "t.csv")], encoding=encoding)
-    assert source.plan.schema.names == ["id", "text"]
+    assert source.input.schema.names == ["id", "text"]
     assert read(source, 10) == [["1", "\ufeffx"]], "a mark inside the text is text"
 
 

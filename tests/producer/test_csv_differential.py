@@ -233,7 +233,7 @@ def read_cells(source: Any, case: Case, start_row: int) -> list[list[str]]:
     for chunk in source.chunks(start_row, max_rows=case.max_rows, max_bytes=case.max_bytes):
         assert chunk.first_row == start_row + len(rows)
         assert 1 <= chunk.table.num_rows <= case.max_rows
-        assert chunk.table.schema == source.plan.schema
+        assert chunk.table.schema == source.input.schema
         chunk.table.validate(full=True)
         for column in chunk.table.columns:
             assert "" not in column.to_pylist(), "an empty cell is null"
@@ -276,9 +276,9 @@ def check(folder: Any, case: Case) -> None:
             return
         assert not refused, "read what csv refuses"
         rows = [row for each in expected for row in each.rows]
-        schema = source.plan.schema
-        assert (schema.names, source.plan.rows) == (headers[0], len(rows))
-        assert [file.rows for file in source.plan.files] == [len(each.rows) for each in expected]
+        schema = source.input.schema
+        assert (schema.names, source.input.rows) == (headers[0], len(rows))
+        assert [file.rows for file in source.input.files] == [len(each.rows) for each in expected]
         for name in set(case.text_columns) & set(schema.names):
             assert schema.field(name).type == pa.string()
         for start_row in {0, len(rows), *(start for start in case.starts if start <= len(rows))}:

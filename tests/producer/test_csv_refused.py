@@ -100,7 +100,7 @@ def test_truncated_compressed_file_is_never_a_short_table(tmp_path, suffix, rows
         with pytest.raises(InputError, match=rf"t\.csv\.{suffix} cannot be decompressed"):
             open_source([str(path)])
     path.write_bytes(data)
-    assert open_source([str(path)]).plan.rows == rows
+    assert open_source([str(path)]).input.rows == rows
 
 
 def test_damaged_gzip_is_refused_or_reads_the_same(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.producer import Plan, csv_files, open_source
+from pipeline.producer import InputTable, csv_files, open_source
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 
 INT, DOUBLE, TEXT = pa.int64(), pa.float64(), pa.string()
@@ -62,7 +62,7 @@ def test_type_of_a_column(tmp_path, cells, kind):
     lines = "".join(f'"{cell}","x"\n' for cell in cells)
     (tmp_path / "t.csv").write_text("c,other\n" + lines, newline="")
     source = open_source([str(tmp_path / "t.csv")])
-    assert source.plan.schema == pa.schema([("c", kind), ("other", TEXT)])
+    assert source.input.schema == pa.schema([("c", kind), ("other", TEXT)])
     for chunk in source.chunks(0, max_rows=100, max_bytes=1 << 20):
         printed = ["" if v is None else str(v) for v in chunk.table["c"].to_pylist()]
         assert printed == cells
@@ -110,7 +110,7 @@ def test_types_hold_over_all_rows_of_all_files(tmp_path, flip_at):
     for name, part in (("a", cells[:10_000]), ("b", cells[10_000:])):
         (tmp_path / f"{name}.csv").write_text("c\n" + "\n".join(part) + "\n")
     source = open_source([str(tmp_path)])
-    assert source.plan.schema.types == [TEXT]
+    assert source.input.schema.types == [TEXT]
     read = [
         cell
         for chunk in source.chunks(0, max_rows=4000, max_bytes=1 << 20)
@@ -124,7 +124,7 @@ def test_types_do_not_depend_on_block_size(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("a,b,c,d\n" + rows)
     for block_rows in range(1, 52):
         monkeypatch.setattr(csv_files, "BLOCK_ROWS", block_rows)
-        assert open_source([str(tmp_path)]).plan.schema.types == [INT, DOUBLE, INT, TEXT]
+        assert open_source([str(tmp_path)]).input.schema.types == [INT, DOUBLE, INT, TEXT]
 
 
 def test_a_text_column_stays_text_whatever_it_holds(tmp_path):
@@ -132,5 +132,5 @@ def test_a_text_column_stays_text_whatever_it_holds(tmp_path):
     file = tmp_path / "digits.csv"
     file.write_text("text,rating\n5,5\n42,1\n")
     source = open_source([str(file)], text_columns=["text"])
-    assert source.plan.schema == pa.schema([("text", pa.string()), ("rating", pa.int64())])
-    assert Plan.from_json(json.loads(json.dumps(source.plan.to_json()))) == source.plan
+    assert source.input.schema == pa.schema([("text", pa.string()), ("rating", pa.int64())])
+    assert InputTable.from_json(json.loads(json.dumps(source.input.to_json()))) == source.input

@@ -43,12 +43,12 @@ def read(source, max_rows=1000, start_row=0, max_bytes=1 << 24) -> pa.Table:
     row = start_row
     for chunk in source.chunks(start_row, max_rows=max_rows, max_bytes=max_bytes):
         assert chunk.first_row == row
-        assert chunk.table.schema.equals(source.plan.schema, check_metadata=True)
+        assert chunk.table.schema.equals(source.input.schema, check_metadata=True)
         chunk.table.validate(full=True)
         row += chunk.table.num_rows
         tables.append(chunk.table)
-    assert row == source.plan.rows
-    return pa.concat_tables(tables) if tables else source.plan.schema.empty_table()
+    assert row == source.input.rows
+    return pa.concat_tables(tables) if tables else source.input.schema.empty_table()
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -58,7 +58,7 @@ def test_types_and_values_are_carried_unchanged(tmp_path, name, max_rows):
     for part in range(2):
         pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=3)
     source = open_source([str(tmp_path)])
-    assert source.plan.schema.field("c").type == table.schema.field("c").type
+    assert source.input.schema.field("c").type == table.schema.field("c").type
     expected = pa.concat_tables([table, table])
     # NaN is unlike itself, so values are compared as they are printed.
     assert str(read(source, max_rows).to_pylist()) == str(expected.to_pylist())
@@ -98,10 +98,10 @@ def test_limit_takes_the_first_rows(tmp_path, table):
     pq.write_table(table.slice(100), tmp_path / "b.parquet")
     for limit in (1, 99, 100, 101, 300, 5000):
         source = open_source([str(tmp_path)], limit=limit)
-        assert source.plan.rows == min(limit, 300)
-        assert [file.rows for file in source.plan.files] == [100, 200]
+        assert source.input.rows == min(limit, 300)
+        assert [file.rows for file in source.input.files] == [100, 200]
         assert read(source, 64).to_pylist() == table.slice(0, limit).to_pylist()
-        last = source.plan.rows - 1
+        last = source.input.rows - 1
         assert read(source, 64, last).to_pylist() == table.slice(last, 1).to_pylist()
 
 
@@ -112,9 +112,9 @@ def test_no_rows_and_no_row_groups(tmp_path):
         pass
     assert pq.ParquetFile(tmp_path / "groups.parquet").num_row_groups == 0
     source = open_source([str(tmp_path)])
-    assert source.plan.rows == 0
+    assert source.input.rows == 0
     assert read(source).num_rows == 0
-    assert source.plan.schema == schema
+    assert source.input.schema == schema
 
 
 STREAM = """
@@ -197,7 +197,7 @@ def read_or_refused(path):
     except InputError as error:
         assert "t.parquet" in str(error)  # noqa: PT017 - both outcomes are fine
         return
-    assert sum(rows) == source.plan.rows
+    assert sum(rows) == source.input.rows
 
 
 def damageable(path):
@@ -273,7 +273,7 @@ def test_metadata_and_nullability_may_differ(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}, schema=strict), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": [None]}, schema=loose), tmp_path / "b.parquet")
     source = open_source([str(tmp_path)])
-    assert source.plan.schema.metadata == {b"from": b"a"}
+    assert source.input.schema.metadata == {b"from": b"a"}
     assert read(source)["text"].to_pylist() == ["a", None]
 
 

@@ -15,7 +15,7 @@ from pipeline.store.disk import DiskObjects
 from pipeline.store.memory import MemoryObjects
 from pipeline.store.records import RunLog
 
-RUN = RunRecord(software="classify-pipeline 1", settings={"text": "é"}, plan={"rows": 30})
+RUN = RunRecord(software="classify-pipeline 1", settings={"text": "é"}, input={"rows": 30})
 FACTS = {"rows": 30, "errors": 2, "labels": {"näh": 28}, "model_revision": "r"}
 
 
@@ -421,7 +421,7 @@ def test_restart_goes_on_above_what_cannot_be_read(objects, written):
 
 
 def test_a_newer_format_is_refused(objects):
-    _opened(objects).begin(RunRecord(software="later 9", settings={}, plan={}, format=2))
+    _opened(objects).begin(RunRecord(software="later 9", settings={}, input={}, format=2))
     log = RunLog(objects)
     log.entries.read()
     log.entries.append(

@@ -8,7 +8,6 @@ plan. The store forgets the plan when the run is complete.
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,9 +17,10 @@ from pipeline.job import opening
 from pipeline.store import LocalStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
-    from pipeline.plan.forecast import Forecast
     from pipeline.store import RunStore
 
 # What is compared; the names are those of the summary's `plan`.
@@ -33,7 +33,7 @@ def basis(
     config: RunConfig, store: RunStore, opened: Opening, *, resumed_rows: int
 ) -> dict[str, Any]:
     """Return what the numbers of an attempt depend on, as JSON gives it back."""
-    state, plan = opened.state, opened.source.plan
+    state, table = opened.state, opened.source.input
     answers_bytes = 0
     if state is not None or config.cache is not None:
         answers, earlier = opening.stores(config, store, state)
@@ -42,9 +42,9 @@ def basis(
                 answers_bytes += file.size()
     found = {
         "settings": config.result_settings() | config.model_dump(mode="json", include=_SETTINGS),
-        "input": [[file.size_bytes, file.sha256] for file in plan.files],
-        "csv": plan.to_json()["csv_format"],
-        "rows": plan.rows,
+        "input": [[file.size_bytes, file.sha256] for file in table.files],
+        "csv": table.to_json()["csv_format"],
+        "rows": table.rows,
         "resumed_rows": resumed_rows,
         "retry": state is not None and state.retry_of is not None,
         "answers_bytes": answers_bytes,
@@ -53,20 +53,17 @@ def basis(
     return as_json
 
 
-def keep(found: Forecast) -> str | None:
-    """Leave the numbers of a forecast for the run, under the lease of its store.
+def keep(output: Path, made_for: dict[str, Any], numbers: dict[str, Any]) -> str | None:
+    """Leave the numbers of a plan for the run of `output`, under the lease of its store.
 
-    Return a notice if that fails, which is no reason to fail. If nothing is left to do, nothing is
-    written.
+    Return a notice if that fails, which is no reason to fail.
     """
-    if found.resumed_rows >= found.rows:
-        return None
-    store, numbers = LocalStore(Path(found.output)), found.to_json()
+    store = LocalStore(output)
     try:
         store.lease.acquire(create=True)
         try:
             plan = {name: numbers[name] for name in NUMBERS}
-            store.put_plan({"made_for": found.made_for, "plan": plan})
+            store.put_plan({"made_for": made_for, "plan": plan})
         finally:
             store.lease.release()
     except ClassifyError as error:

@@ -59,7 +59,7 @@ class CsvFormat:
 
 
 @dataclass(frozen=True)
-class Plan:
+class InputTable:
     """The input, settled: its columns and types, how many rows will come, and from which files.
 
     `rows` is after the limit. `csv_format` is None for Parquet and for tables in memory.
@@ -80,7 +80,7 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Plan:
+    def from_json(cls, values: dict[str, Any]) -> InputTable:
         """Return what `to_json` was called on."""
         csv_format = values["csv_format"]
         return cls(
@@ -90,11 +90,7 @@ class Plan:
             csv_format=None if csv_format is None else CsvFormat(**csv_format),
         )
 
-    def same_input(self, other: Plan) -> bool:
-        """True if both read the same rows (before any limit), wherever the files lie."""
-        return not self.differences(other)
-
-    def differences(self, other: Plan) -> list[str]:
+    def differences(self, other: InputTable) -> list[str]:
         """Return in words what differs from `other`, the earlier one; empty for the same input.
 
         Compares how the files are read, the schema without its metadata, and the sequence of
@@ -156,25 +152,8 @@ def _file_differences(now: tuple[InputFile, ...], was: tuple[InputFile, ...]) ->
     if contents_now != contents_was and Counter(contents_now) == Counter(contents_was):
         return ["the same files in another order"]
     return [
-        f"{file.path}: content changed ({_sizes(file.size_bytes, before.size_bytes)})"
+        f"{file.path}: content changed ({file.size_bytes:,} bytes, "
+        + ("as before)" if file.size_bytes == before.size_bytes else f"was {before.size_bytes:,})")
         for file, before in zip(now, was, strict=True)
         if (file.size_bytes, file.sha256) != (before.size_bytes, before.sha256)
     ]
-
-
-def _sizes(now: int, was: int) -> str:
-    if now == was:
-        return f"{human_size(now)}, the same size as before"
-    short_now, short_was = human_size(now), human_size(was)
-    if short_now == short_was:
-        return f"{now:,} bytes, was {was:,}"
-    return f"{short_now}, was {short_was}"
-
-
-def human_size(size_bytes: float) -> str:
-    """Bytes for people, in powers of 1000: `1.2 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size_bytes < 999.95:  # noqa: PLR2004 - rounds to 1000.0 from here
-            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
