@@ -25,6 +25,11 @@ pytestmark = [pytest.mark.fault(4), pytest.mark.timeout(300)]
 FEW = 5_000
 
 
+def inode_of(path):
+    """The inode of a file; of a directory its negative, as the child logs it."""
+    return path.stat().st_ino * (-1 if path.is_dir() else 1)
+
+
 class Disk:
     """The disk below a job: what is durable on it, and what a power cut makes of it."""
 
@@ -54,8 +59,7 @@ class Disk:
         for path in directory.iterdir():
             if directory == self._root and not path.name.startswith(self._work.output.name):
                 continue
-            inode = path.stat().st_ino
-            names[path.name] = inode
+            inode = names[path.name] = inode_of(path)
             if path.is_dir():
                 self._look_at(path)
             else:
@@ -76,7 +80,7 @@ class Disk:
 
     def _undo(self, directory):
         durable = self._names.get(directory.stat().st_ino, {})
-        there = {path.name: path.stat().st_ino for path in directory.iterdir()}
+        there = {path.name: inode_of(path) for path in directory.iterdir()}
         for name in sorted(durable.keys() | there.keys()):
             if directory == self._root and not name.startswith(self._work.output.name):
                 continue
@@ -99,9 +103,9 @@ class Disk:
         kept = self._shadow / str(inode)
         if kept.exists():
             os.link(kept, path)
-        elif inode in self._names:
+        elif -inode in self._names:
             path.mkdir()
-            for name, each in self._names[inode].items():
+            for name, each in self._names[-inode].items():
                 self._put_back(path / name, each)
 
     def _shorten(self, path):

@@ -38,8 +38,9 @@ def _path_of(target):
 
 
 def _entries(directory):
+    """Names and inodes, those of directories negative: a removed one's may soon be a file's."""
     with os.scandir(directory) as found:
-        return {entry.name: entry.inode() for entry in found}
+        return {entry.name: entry.inode() * (-1 if entry.is_dir() else 1) for entry in found}
 
 
 def _synced(descriptor, path):
