@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -32,12 +31,12 @@ import pipeline.api
 from pipeline.config import RunConfig
 from pipeline.responses import ResponseStore
 from pipeline.store import LocalStore
+from tests.labels import labels_of
 from tests.report import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-LABELS = ("negative", "neutral", "positive")
 # Long enough for a loaded machine; it bounds a hanging test and is never reached by a good one.
 PATIENCE_S = 40.0
 
@@ -63,14 +62,6 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if "browser" in item.fixturenames]
         items[:] = [item for item in items if "browser" not in item.fixturenames]
         config.hook.pytest_deselected(items=left_out)
-
-
-def answer_to(text: str, pair: str | None = None) -> list[dict[str, Any]]:
-    """The scripted server's labels for a text, best first: a pure function of what is asked."""
-    digest = zlib.crc32(text.encode() if pair is None else f"{text}\0{pair}".encode())
-    best = 0.5 + (digest >> 8) % 10_007 / 20_014
-    scores = (best, (1 - best) * 2 / 3, (1 - best) / 3)
-    return [{"label": LABELS[(digest + i) % 3], "score": score} for i, score in enumerate(scores)]
 
 
 @dataclass
@@ -225,7 +216,7 @@ class ScriptedServer:
     @staticmethod
     def _answers(inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
         answers = [
-            answer_to(each) if isinstance(each, str) else answer_to(each["text"], each["text_pair"])
+            labels_of(each) if isinstance(each, str) else labels_of(each["text"], each["text_pair"])
             for each in inputs
         ]
         if "top_k" not in parameters:
@@ -253,7 +244,7 @@ def lasting_server():
 @pytest.fixture
 def right_answer():
     """The pure function from a text (and its pair) to the scripted server's labels."""
-    return answer_to
+    return labels_of
 
 
 @pytest.fixture(autouse=True)

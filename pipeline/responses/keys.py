@@ -33,7 +33,7 @@ class Keys:
         begin, keys = self._scope.copy, []
         for item in items:
             digest = begin()
-            digest.update(item.encode() if type(item) is str else _joined(item))
+            digest.update(item.encode() if type(item) is str else _framed(item))
             keys.append(digest.digest())
         return keys
 
@@ -41,7 +41,7 @@ class Keys:
 _digest = partial(hashlib.blake2b, digest_size=KEY_BYTES)
 
 
-def _joined(pair: Item) -> bytes:
+def _framed(pair: Item) -> bytes:
     # The length in front keeps ("a", "bc") and ("ab", "c") apart, and 0xFF (which UTF-8 never
     # holds) keeps every pair apart from every single text.
     text = pair[0].encode()

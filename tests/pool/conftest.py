@@ -14,7 +14,6 @@ import selectors
 import socket
 import struct
 import time
-import zlib
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,11 +33,11 @@ from pipeline.pool import Pool
 from pipeline.rows import Allowance, DriftGuard, Revision
 from pipeline.system.clock import Clock
 from pipeline.system.threads import Stop
+from tests.labels import LABELS, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-LABELS = ("negative", "neutral", "positive")
 TOKEN = "hf_secretsecretsecret"
 # Every turn of the loop takes this long, so that time also passes while it is busy.
 TURN_S = 1e-6
@@ -114,18 +113,14 @@ class LoopClock(Clock):
         return low + self._share * (high - low)
 
 
-def labels_of(item: Any) -> list[dict[str, Any]]:
-    """The scripted server's labels of a text or pair, best first: a pure function of it."""
-    text = item if isinstance(item, str) else "\0".join(item)
-    digest = zlib.crc32(text.encode())
-    best = 0.5 + (digest >> 8) % 10_007 / 20_014
-    scores = (best, (1 - best) * 2 / 3, (1 - best) / 3)
-    return [{"label": LABELS[(digest + i) % 3], "score": score} for i, score in enumerate(scores)]
+def item_labels(item: Any) -> list[dict[str, Any]]:
+    """The scripted server's labels of a text or pair, best first."""
+    return labels_of(item) if isinstance(item, str) else labels_of(*item)
 
 
 def outcome_of(item: Any, top_k: int | None = 1) -> tuple[tuple[str, float], ...]:
     """The outcome that a pool must give for a text or pair."""
-    return tuple((found["label"], found["score"]) for found in labels_of(item)[:top_k])
+    return tuple((found["label"], found["score"]) for found in item_labels(item)[:top_k])
 
 
 @dataclass
@@ -323,19 +318,19 @@ class ScriptedServer:
         if not isinstance(inputs, list):
             if isinstance(inputs, dict) and self.speaks != "single":
                 return 400, {"error": "a bare pair is not allowed"}
-            return 200, labels_of(_plain(inputs))[:top_k]
+            return 200, item_labels(_plain(inputs))[:top_k]
         if self.speaks == "single":
             return 422, {"error": "inputs must be a string"}
         items = [_plain(entry) for entry in inputs]
         if self.speaks == "first":
-            return 200, [labels_of(items[0])[:top_k]]
+            return 200, [item_labels(items[0])[:top_k]]
         if self.speaks == "flat":
-            return 200, [labels_of(item)[0] for item in items]
+            return 200, [item_labels(item)[0] for item in items]
         if self.speaks == "compat" and "top_k" not in parameters:
-            return 200, [[labels_of(item)[0] for item in items]]
+            return 200, [[item_labels(item)[0] for item in items]]
         if self.speaks == "liar" and len(items) > 1:
             items = [f"wrong {item}" for item in items]
-        return 200, [labels_of(item)[:top_k] for item in items]
+        return 200, [item_labels(item)[:top_k] for item in items]
 
 
 def _plain(entry: Any) -> Any:
@@ -350,17 +345,17 @@ def _plain(entry: Any) -> Any:
 def _tei_answer(inputs: Any, info: Any) -> tuple[int, Any]:
     """Text Embeddings Inference: a list of texts is one text or one pair, silently."""
     if isinstance(inputs, str):
-        return 200, labels_of(inputs)
+        return 200, item_labels(inputs)
     if isinstance(inputs, list) and all(isinstance(entry, str) for entry in inputs):
         if len(inputs) in (1, 2):
-            return 200, labels_of(_plain(inputs))
+            return 200, item_labels(_plain(inputs))
         return 422, "a pair has two texts"
     if not isinstance(inputs, list) or not all(isinstance(entry, list) for entry in inputs):
         return 422, "no such form"
     most = info["max_client_batch_size"] if isinstance(info, dict) else 32
     if len(inputs) > most:
         return 422, {"error": f"batch size {len(inputs)} > maximum allowed batch size {most}"}
-    return 200, [labels_of(_plain(entry)) for entry in inputs]
+    return 200, [item_labels(_plain(entry)) for entry in inputs]
 
 
 @dataclass
@@ -513,7 +508,7 @@ class Kit:
     serve = staticmethod(serve)
     pool = staticmethod(pool_for)
     config = staticmethod(run_config)
-    labels_of = staticmethod(labels_of)
+    labels_of = staticmethod(item_labels)
     outcome_of = staticmethod(outcome_of)
     key_of = staticmethod(key_of)
     run = staticmethod(run)
