@@ -161,7 +161,7 @@ class BeginsAgain(Notice):
 
 @dataclass(frozen=True, slots=True)
 class PartsDamaged(Notice):
-    """So many committed parts were damaged and are built again from the stored answers."""
+    """A committed part is damaged: it and those after it, `parts`, are built again."""
 
     parts: int
 

@@ -82,8 +82,8 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"{told.stored}: they are asked for again."
             )
         case events.PartsDamaged(parts):
-            are = "was damaged and is" if parts == 1 else "were damaged and are"
-            return f"{counted(parts, 'committed part')} {are} built again from the stored answers."
+            are = f"{counted(parts, 'part')} {'is' if parts == 1 else 'are'}"
+            return f"A committed part is damaged: {are} built again from the stored answers."
         case events.NothingToRetry():
             return "No row carries an error: nothing to retry."
         case events.AnswersPassedOver(why):
