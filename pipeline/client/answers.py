@@ -44,7 +44,7 @@ def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) 
 def _single_labels(answer: list[Any]) -> list[Outcome] | None:
     """Read an answer of one good label per input, checked column by column.
 
-    None where anything is otherwise: `_one` reads it then, or says what is wrong with it.
+    None if anything is otherwise: `_one` reads it then, or says what is wrong with it.
     """
     try:
         labels = [found["label"] for (found,) in answer]

@@ -55,7 +55,7 @@ class Hf(Dialect):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        # Explicit even where it is the default: absent, variants differ in the answer's shape.
+        # Explicit even if it is the default: absent, variants differ in the answer's shape.
         self._parameters: dict[str, Any] = {"top_k": self._top_k}
         if config.function_to_apply is not None:
             self._parameters["function_to_apply"] = config.function_to_apply
@@ -63,7 +63,7 @@ class Hf(Dialect):
             self._parameters["truncation"] = True
 
     def body(self, items: Sequence[Item]) -> bytes:
-        """A list of texts, or of pairs."""
+        """Return a list of texts, or of pairs."""
         inputs = items if type(items[0]) is str else [_input(item) for item in items]
         return orjson.dumps({"inputs": inputs, "parameters": self._parameters})
 
@@ -75,12 +75,12 @@ class Single(Hf):
     most_texts = 1
 
     def body(self, items: Sequence[Item]) -> bytes:
-        """The one text itself, in no list."""
+        """Return the one text itself, in no list."""
         (item,) = items
         return orjson.dumps({"inputs": _input(item), "parameters": self._parameters})
 
     def read(self, answer: bytes, count: int) -> list[Outcome]:
-        """The labels of the one text: servers answer `[L1, L2]` or `[[L1, L2]]`."""
+        """Return the labels of the one text: servers answer `[L1, L2]` or `[[L1, L2]]`."""
         found = read_list(answer)
         if found and type(found[0]) is dict:
             found = [found]
@@ -105,11 +105,11 @@ class Tei(Dialect):
         }
 
     def url(self, address: str) -> str:
-        """`/predict` below the address."""
+        """Return `/predict` below the address."""
         return address.removesuffix("/").removesuffix("/predict") + "/predict"
 
     def body(self, items: Sequence[Item]) -> bytes:
-        """A list of lists: one text, or a pair, in each."""
+        """Return a list of lists: one text, or a pair, in each."""
         inputs = [[item] if type(item) is str else list(item) for item in items]
         return orjson.dumps({"inputs": inputs, **self._options})
 

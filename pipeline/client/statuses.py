@@ -1,6 +1,6 @@
 """What a status means: the one boundary where answers of servers become errors of ours.
 
-Status and error type decide; a message decides only where the protocol leaves nothing else
+Status and error type decide; a message decides only if the protocol leaves nothing else
 (loading against overloaded on 503, a refused account or model behind a 400).
 """
 

@@ -122,7 +122,7 @@ class Endpoint:
             response.headers["RateLimit"] = f'"api";r={admission.remaining};t={reset_s}'
             response.headers["RateLimit-Policy"] = f'"fixed window";"api";q={limit};w=1'
         response.headers["x-request-id"] = str(uuid.uuid4())
-        if _connected(request):
+        if request.transport is not None and not request.transport.is_closing():
             self._statuses[response.status] += 1
         return response
 
@@ -294,10 +294,6 @@ def _json(value: Any, *, status: int = 200) -> web.Response:
 
 def _error(status: int, message: str) -> web.Response:
     return _json({"error": message}, status=status)
-
-
-def _connected(request: web.Request) -> bool:
-    return request.transport is not None and not request.transport.is_closing()
 
 
 def _reset(request: web.Request) -> web.Response:

@@ -89,7 +89,7 @@ def check_format(csv_format: CsvFormat) -> None:
         ) from error
 
 
-def plan_files(
+def settle_files(
     sources: Sequence[SourceFile], csv_format: CsvFormat
 ) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every file once, and return the schema that holds over all rows of all files.

@@ -118,7 +118,14 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
             named_by[real] = name
             found.append(path)
     for path in found:
-        _check_name(path)
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the "
+                "run.",
+                "Rename the file.",
+            ) from error
         if SourceFile(path).signature().size_bytes == 0:
             raise InputError(
                 f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
@@ -175,16 +182,6 @@ def check_same_columns(
         f"{names[at]!r}, not {expected[at]!r}.",
         _SAME_COLUMNS,
     )
-
-
-def _check_name(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the run.",
-            "Rename the file.",
-        ) from error
 
 
 def _expand(name: str, output: Path | None) -> list[str]:

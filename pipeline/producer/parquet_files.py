@@ -32,7 +32,7 @@ _READ_BYTES = 1 << 20
 _WIDE = pa.int32()
 
 
-def plan_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
+def settle_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every footer and checksum every file.
 
     The schema is the first file's, metadata included; a column is nullable where it is so in any

@@ -128,7 +128,9 @@ def _settle(paths: list[str], csv_format: CsvFormat) -> InputTable:
     sources = list(map(SourceFile, paths))
     is_csv = files.is_csv(paths[0])
     schema, settled = (
-        csv_files.plan_files(sources, csv_format) if is_csv else parquet_files.plan_files(sources)
+        csv_files.settle_files(sources, csv_format)
+        if is_csv
+        else parquet_files.settle_files(sources)
     )
     check_storable(paths[0], schema)
     return InputTable(schema, _limited(settled, None), settled, csv_format if is_csv else None)
@@ -161,7 +163,7 @@ class FileSource(Source):
         # Without a limit, reading goes on to the end of the last file, which is checked there.
         if self.input.rows == sum(file.rows for file in self.input.files):
             return batches
-        return _first_rows(batches, self.input.rows - start_row)
+        return _at_most(batches, self.input.rows - start_row)
 
     def _whole_batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.input.files:
@@ -226,7 +228,7 @@ def _check_dictionaries(table: pa.Table) -> None:
                 ) from error
 
 
-def _first_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+def _at_most(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     if rows == 0:
         return
     for batch in batches:
