@@ -7,6 +7,7 @@ Hugging Face API answers one list of labels per input. Anything else is unreadab
 from __future__ import annotations
 
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -43,7 +44,7 @@ def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) 
 def _single_labels(answer: list[Any]) -> list[Outcome] | None:
     """Read an answer of one good label per input, checked column by column.
 
-    None where anything is otherwise: `_one` reads it then, or says what is wrong with it.
+    None if anything is otherwise: `_one` reads it then, or says what is wrong with it.
     """
     try:
         labels = [found["label"] for (found,) in answer]
@@ -80,13 +81,18 @@ def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:
     if not finite:
         return NON_FINITE
     if len(labels) > 1:
-        labels.sort(key=_by_score)
+        labels.sort(key=itemgetter(1), reverse=True)
     answer: Answer = tuple(labels[:top_k])
     return answer
 
 
-def _by_score(found: tuple[str, float]) -> float:
-    return -found[1]
+def read_object(body: bytes) -> dict[str, Any]:
+    """Read a body that may be a JSON object; empty if it is not."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def unreadable(what: str) -> Retryable:
@@ -95,6 +101,6 @@ def unreadable(what: str) -> Retryable:
 
 
 def excerpt(body: bytes, length: int = 200) -> str:
-    """The beginning of a body, on one line, for messages."""
+    """Return the beginning of a body, on one line, for messages."""
     text = " ".join(body[: 4 * length].decode("utf-8", "replace").split())
     return text if len(text) <= length else text[:length] + "..."

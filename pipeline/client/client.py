@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-import orjson
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
-from pipeline.client.answers import unreadable
+from pipeline.client.answers import read_object, unreadable
 from pipeline.client.dialects import Single, Tei, dialect_of
 from pipeline.client.statuses import binding_hint_s, error_of
 from pipeline.client.target import ROUTER
@@ -99,11 +98,11 @@ class Client:
         self.dialect = Single(self._config)
 
     async def discover(self) -> int | None:
-        """Ask the server what it is, and take TEI's dialect where it says so.
+        """Ask the server what it is, and take TEI's dialect if it says so.
 
         Returns how many texts it works on at once, if it says so. Only servers of people's own are
         asked (`GET /info` is TEI's page); a server that has no such page is taken for hf. Raises
-        Retryable where the server is not ready, EndpointRefused for a model that is no classifier,
+        Retryable if the server is not ready, EndpointRefused for a model that is no classifier,
         SettingsError for what TEI cannot do.
         """
         if self._target.url.startswith(ROUTER):
@@ -120,7 +119,7 @@ class Client:
             return None
         if status == 429 or status >= 500:  # noqa: PLR2004
             raise error_of(status, headers, body)
-        info = _as_object(body) if status == 200 else {}  # noqa: PLR2004
+        info = read_object(body) if status == 200 else {}  # noqa: PLR2004
         if "max_client_batch_size" not in info:
             return None
         kind = info.get("model_type")
@@ -210,16 +209,8 @@ def _unreachable(error: Exception) -> Unreachable | None:
 
 
 def _count(value: Any) -> int | None:
-    """A number that a server told of itself, where it is one from 1 up."""
+    """Return a number that a server told of itself; None unless it is one from 1 up."""
     return value if type(value) is int and value > 0 else None
-
-
-def _as_object(body: bytes) -> dict[str, Any]:
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _payload(body: bytes) -> BytesPayload | BytesIO:

@@ -12,7 +12,8 @@ list sent to TEI is one pair and comes back as a well-formed wrong answer (docs/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -25,74 +26,68 @@ if TYPE_CHECKING:
     from pipeline.outcomes import Item, Outcome
 
 
-class Dialect(Protocol):
+class Dialect(ABC):
     """One way to ask. `most_texts` is how many texts a request may carry, None for any number."""
 
     name: str
-    most_texts: int | None
-
-    def url(self, address: str) -> str:
-        """Where to POST, given the address of the endpoint."""
-        ...
-
-    def body(self, items: Sequence[Item]) -> bytes:
-        """The request for these inputs."""
-        ...
-
-    def read(self, answer: bytes, count: int) -> list[Outcome]:
-        """The outcomes of `count` inputs. Raises Retryable (unreadable answer)."""
-        ...
-
-
-class Hf:
-    """Lists of texts, as the serverless API and the inference toolkit take them."""
-
-    name = "hf"
     most_texts: int | None = None
 
     def __init__(self, config: RunConfig) -> None:
         self._top_k = None if config.top_k == "all" else config.top_k
-        # Explicit even where it is the default: absent, variants differ in the answer's shape.
+
+    def url(self, address: str) -> str:
+        """Return where to POST, given the address of the endpoint."""
+        return address
+
+    @abstractmethod
+    def body(self, items: Sequence[Item]) -> bytes:
+        """Return the request for these inputs."""
+
+    def read(self, answer: bytes, count: int) -> list[Outcome]:
+        """Return the outcomes of `count` inputs. Raises Retryable (unreadable answer)."""
+        return read_answers(read_list(answer), count, self._top_k, answer)
+
+
+class Hf(Dialect):
+    """Lists of texts, as the serverless API and the inference toolkit take them."""
+
+    name = "hf"
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        # Explicit even if it is the default: absent, variants differ in the answer's shape.
         self._parameters: dict[str, Any] = {"top_k": self._top_k}
         if config.function_to_apply is not None:
             self._parameters["function_to_apply"] = config.function_to_apply
         if config.truncate:
             self._parameters["truncation"] = True
 
-    def url(self, address: str) -> str:
-        """The address as it is."""
-        return address
-
     def body(self, items: Sequence[Item]) -> bytes:
-        """A list of texts, or of pairs."""
+        """Return a list of texts, or of pairs."""
         inputs = items if type(items[0]) is str else [_input(item) for item in items]
         return orjson.dumps({"inputs": inputs, "parameters": self._parameters})
-
-    def read(self, answer: bytes, count: int) -> list[Outcome]:
-        """One list of labels per input."""
-        return read_answers(read_list(answer), count, self._top_k, answer)
 
 
 class Single(Hf):
     """One text a request, for servers that take or honour no lists."""
 
     name = "single"
-    most_texts: int | None = 1
+    most_texts = 1
 
     def body(self, items: Sequence[Item]) -> bytes:
-        """The one text itself, in no list."""
+        """Return the one text itself, in no list."""
         (item,) = items
         return orjson.dumps({"inputs": _input(item), "parameters": self._parameters})
 
     def read(self, answer: bytes, count: int) -> list[Outcome]:
-        """The labels of the one text: servers answer `[L1, L2]` or `[[L1, L2]]`."""
+        """Return the labels of the one text: servers answer `[L1, L2]` or `[[L1, L2]]`."""
         found = read_list(answer)
         if found and type(found[0]) is dict:
             found = [found]
         return read_answers(found, count, self._top_k, answer)
 
 
-class Tei:
+class Tei(Dialect):
     """Text Embeddings Inference: each text in a list of its own, parameters at the root.
 
     It has no `top_k` (every label comes back, and the best are kept here) and picks softmax or
@@ -102,36 +97,27 @@ class Tei:
     name = "tei"
 
     def __init__(self, config: RunConfig, most_texts: int | None = None) -> None:
+        super().__init__(config)
         self.most_texts = most_texts
-        self._top_k = None if config.top_k == "all" else config.top_k
         self._options = {
             "truncate": config.truncate,
             "raw_scores": config.function_to_apply == "none",
         }
 
     def url(self, address: str) -> str:
-        """`/predict` below the address."""
+        """Return `/predict` below the address."""
         return address.removesuffix("/").removesuffix("/predict") + "/predict"
 
     def body(self, items: Sequence[Item]) -> bytes:
-        """A list of lists: one text, or a pair, in each."""
+        """Return a list of lists: one text, or a pair, in each."""
         inputs = [[item] if type(item) is str else list(item) for item in items]
         return orjson.dumps({"inputs": inputs, **self._options})
-
-    def read(self, answer: bytes, count: int) -> list[Outcome]:
-        """One list of all labels per input."""
-        return read_answers(read_list(answer), count, self._top_k, answer)
 
 
 def dialect_of(name: str, config: RunConfig) -> Dialect:
     """Return the dialect of this name; `auto` begins as hf."""
-    match name:
-        case "tei":
-            return Tei(config)
-        case "single":
-            return Single(config)
-        case _:
-            return Hf(config)
+    dialects: dict[str, type[Hf | Tei]] = {"tei": Tei, "single": Single}
+    return dialects.get(name, Hf)(config)
 
 
 def _input(item: Item) -> Any:

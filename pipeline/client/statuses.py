@@ -1,6 +1,6 @@
 """What a status means: the one boundary where answers of servers become errors of ours.
 
-Status and error type decide; a message decides only where the protocol leaves nothing else
+Status and error type decide; a message decides only if the protocol leaves nothing else
 (loading against overloaded on 503, a refused account or model behind a 400).
 """
 
@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-import orjson
-
-from pipeline.client.answers import excerpt
+from pipeline.client.answers import excerpt, read_object
 from pipeline.errors import Cause, EndpointRefused, RequestError, Retryable, RowsRejected
 from pipeline.wording import setting
 
@@ -47,7 +45,8 @@ def error_of(
     status: int, headers: Mapping[str, str], body: bytes, *, now: datetime | None = None
 ) -> RequestError | EndpointRefused:
     """Return the error for an answer that is no success, with its fix."""
-    said = _message(body)
+    content = read_object(body)
+    said = _message(content, body)
     message = f"{status} {said}"
     told_by = _REFUSED.get(status)
     if status in _FIXES and (told_by is None or (sign := told_by.search(said))):
@@ -61,11 +60,11 @@ def error_of(
         case 400 | 413 | 422:
             return RowsRejected(status, message)
         case 429:
-            overloaded = _field(body, "error_type") == "Overloaded"
+            overloaded = content.get("error_type") == "Overloaded"
             cause = Cause.OVERLOADED if overloaded else Cause.THROTTLED
             return Retryable(cause, message, status=status, wait_s=_hint_s(headers, now))
         case 503:
-            estimated = _field(body, "estimated_time")
+            estimated = content.get("estimated_time")
             loading = estimated is not None or "loading" in said.lower()
             wait_s = _seconds(estimated) if loading else _hint_s(headers, now)
             cause = Cause.LOADING if loading else Cause.OVERLOADED
@@ -99,18 +98,10 @@ def _host(address: str) -> str:
     return f"{parts.scheme}://{host}" if host else "another path of its own"
 
 
-def _field(body: bytes, key: str) -> Any:
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return content.get(key) if isinstance(content, dict) else None
-
-
-def _message(body: bytes) -> str:
+def _message(content: dict[str, Any], body: bytes) -> str:
     """Find the words of an error: `error` may be a text or a list, some servers say `detail`."""
     for key in ("error", "detail", "message"):
-        said = _field(body, key)
+        said = content.get(key)
         if isinstance(said, list):
             said = "; ".join(str(part) for part in said)
         if said:
@@ -123,14 +114,11 @@ def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
 
     Negative values and garbage are no hint.
     """
-    after = headers.get("Retry-After")
-    if after is not None:
-        seconds = _seconds(after)
-        if seconds is None:
-            seconds = _until_s(after, now or datetime.now(UTC))
-        if seconds is not None:
-            return seconds
-    return binding_hint_s(headers)
+    after = headers.get("Retry-After", "")
+    seconds = _seconds(after)
+    if seconds is None:
+        seconds = _until_s(after, now or datetime.now(UTC))
+    return binding_hint_s(headers) if seconds is None else seconds
 
 
 def _until_s(date_text: str, now: datetime) -> float | None:

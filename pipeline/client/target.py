@@ -60,19 +60,10 @@ class Target:
                     "here.",
                     f"Set {setting('endpoint', 'hf')} and {setting('model', 'org/name')}.",
                 )
-            return cls(
-                ROUTER + model,
-                config.dialect,
-                token,
-                OldHost(model),
-            )
+            return cls(ROUTER + model, config.dialect, token, OldHost(model))
         if token and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
-            return cls(
-                config.endpoint,
-                config.dialect,
-                None,
-                TokenNotSent(parts.hostname or ""),
-            )
+            notice = TokenNotSent(parts.hostname or "")
+            return cls(config.endpoint, config.dialect, None, notice)
         return cls(config.endpoint, config.dialect, token)
 
 

@@ -25,7 +25,7 @@ class Token(NamedTuple):
 def find_token(token_file: Path | None = None) -> Token:
     """Find the token: HF_TOKEN, then `token_file`, then that of a Hugging Face login.
 
-    Raises SettingsError where `token_file` cannot be read or holds none.
+    Raises SettingsError if `token_file` cannot be read or holds none.
     """
     if token := os.environ.get("HF_TOKEN", "").strip():
         return _found(token, "the environment variable HF_TOKEN")
@@ -66,7 +66,5 @@ def _from_file(file: Path) -> Token:
         raise SettingsError(f"{setting('token_file')}: {file} cannot be read: {error}.") from None
     if not token:
         raise SettingsError(f"{setting('token_file')}: {file} is empty.", "It must hold the token.")
-    warning = None
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        warning = TokenFileIsOpen(str(file))
-    return _found(token, str(file), warning)
+    is_open = mode & (stat.S_IRGRP | stat.S_IROTH)
+    return _found(token, str(file), TokenFileIsOpen(str(file)) if is_open else None)

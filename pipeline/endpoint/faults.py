@@ -146,14 +146,14 @@ class Faults:
         self._wrong_answers = 0
 
     def loading_s(self, model: str) -> float:
-        """Tell for how many seconds this model is still loading; 0 when it is ready."""
+        """Return for how many seconds this model is still loading; 0 if it is ready."""
         begun = self._started
         if self.options.cold_start_from is ColdStart.FIRST_REQUEST:
             begun = self._first_request.setdefault(model, self._clock())
         return max(begun + self.options.cold_start_s - self._clock(), 0.0)
 
     def admit(self) -> Admission | None:
-        """Count one request against the rate limit; None where there is no limit.
+        """Count one request against the rate limit; None without a limit.
 
         A refused request does not use up the limit.
         """
@@ -174,17 +174,14 @@ class Faults:
         point = self._random.random()
         for name, share in self.options.shares().items():
             if point < share:
-                return self._named(name.removeprefix("share_"))
+                if name != "share_wrong":
+                    return Fault(name.removeprefix("share_"))
+                self._wrong_answers += 1
+                return Fault.TOO_FEW if self._wrong_answers % 2 else Fault.NOT_JSON
             point -= share
         return None
 
     def poisoned(self, texts: Iterable[str]) -> bool:
-        """Tell whether one of the texts is one that the model cannot take."""
+        """Return True if the model cannot take one of the texts."""
         poison = self.options.poison
         return poison is not None and any(poison in text for text in texts)
-
-    def _named(self, name: str) -> Fault:
-        if name != "wrong":
-            return Fault(name)
-        self._wrong_answers += 1
-        return Fault.TOO_FEW if self._wrong_answers % 2 else Fault.NOT_JSON

@@ -13,11 +13,12 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+from abc import ABC, abstractmethod
 from array import array
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pipeline.errors import SettingsError
 
@@ -50,31 +51,26 @@ class ModelError(Exception):
     """The model cannot take these texts; the answer is 400 with `{"error": message}`."""
 
 
-class Model(Protocol):
-    """A text classifier, as the server sees it."""
+class Model(ABC):
+    """A text classifier, as the server sees it.
 
-    @property
-    def name(self) -> str:
-        """The model id that requests use."""
+    `name` is the model id that requests use. Models with the same `sha`, 40 hexadecimal digits,
+    give the same answers. `labels` are in the order of the logits. `function` makes scores of
+    logits unless a request names another.
+    """
 
-    @property
-    def sha(self) -> str:
-        """The revision, 40 hexadecimal digits; equal digits promise equal answers."""
+    name: str
+    sha: str
+    labels: tuple[str, ...]
+    function = Function.SOFTMAX
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """All labels, in the order of the logits."""
-
-    @property
-    def function(self) -> Function:
-        """What makes scores of logits where a request does not say."""
-
+    @abstractmethod
     def logits(
         self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
     ) -> list[list[float]]:
         """Return one list of logits for each (text, text_pair), in the order of `labels`.
 
-        Raises ModelError where the model cannot take one of them.
+        Raises ModelError if the model cannot take one of them.
         """
 
     def best(
@@ -82,9 +78,11 @@ class Model(Protocol):
     ) -> list[list[tuple[str, float]]]:
         """Return the `k` best (label, softmax score) of each input, best first; k from 0 up.
 
-        It is apart from `logits` because a model may know its best labels without scoring all.
-        Raises ModelError where the model cannot take one of the inputs.
+        A model that knows its best labels without scoring all overrides this. Raises ModelError
+        if the model cannot take one of the inputs.
         """
+        found = self.logits(inputs, tokenization)
+        return [ranked(self.labels, softmax(logits))[:k] for logits in found]
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
@@ -104,7 +102,7 @@ def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, fl
     return sorted(zip(labels, single, strict=True), key=lambda pair: pair[1], reverse=True)
 
 
-class Sentiment:
+class Sentiment(Model):
     """VADER (Hutto and Gilbert, 2014): a lexicon and rules for English; no emotion is negative.
 
     Its compound score c from -1 to 1 becomes P(positive) = (c + 1) / 2.
@@ -112,7 +110,6 @@ class Sentiment:
 
     name = "sentiment"
     labels = ("negative", "positive")
-    function = Function.SOFTMAX
 
     def __init__(self) -> None:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -126,22 +123,15 @@ class Sentiment:
         """Return log P(negative), log P(positive), whose softmax is P again."""
         return [[math.log(1 - p), math.log(p)] for p in map(self._positive, inputs)]
 
-    def best(
-        self, inputs: Sequence[TextInput], k: int, _: Tokenization = AS_SAVED, /
-    ) -> list[list[tuple[str, float]]]:
-        """Rank both labels and keep the first `k`; a tie is negative."""
-        return [ranked(self.labels, softmax(logits))[:k] for logits in self.logits(inputs)]
-
     def _positive(self, text_and_pair: TextInput) -> float:
         compound: float = self._analyzer.polarity_scores(_one_text(text_and_pair))["compound"]
         return min(max((compound + 1) / 2, _MARGIN), 1 - _MARGIN)
 
 
-class Language:
+class Language(Model):
     """fastText's lid.176 (Joulin et al., 2016): which of 176 languages a text is written in."""
 
     name = "language"
-    function = Function.SOFTMAX
 
     def __init__(self) -> None:
         import fasttext
@@ -196,8 +186,8 @@ _TRANSFORMERS_PACKAGES: Final = {"torch": "torch", "transformers": "transformers
 def check_model(name: str) -> None:
     """Refuse, without loading anything, a model that `load_model` would refuse at first sight.
 
-    Raises SettingsError where `name` is neither an embedded model nor a directory with a
-    config.json, or where a package that the model needs is not installed.
+    Raises SettingsError if `name` is neither an embedded model nor a directory with a config.json,
+    or if a package that the model needs is not installed.
     """
     embedded = name in _MODELS
     if not embedded:
@@ -215,7 +205,7 @@ def load_model(name: str) -> Model:
     """Load an embedded model, in about 0.1 s, or a saved transformers model from its directory.
 
     An embedded model comes before a directory of the same name: `./sentiment` is the directory.
-    Raises SettingsError as `check_model` does, and where the model cannot be loaded.
+    Raises SettingsError as `check_model` does, and if the model cannot be loaded.
     """
     check_model(name)
     try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pipeline.endpoint.models import DEFAULT_MODEL
@@ -30,8 +31,8 @@ class EndpointProcess:
     seconds SIGKILL, and reaps the process. A terminal's Ctrl-C does not reach it, so that a run
     can drain; it holds a pipe to this process and ends when that closes, even by SIGKILL.
 
-    Entering raises SettingsError where the child refuses its options (an unknown model, a missing
-    package) and ClassifyError where it does not come up; both tell what the child wrote.
+    Entering raises SettingsError if the child refuses its options (an unknown model, a missing
+    package) and ClassifyError if it does not come up; both tell what the child wrote.
     """
 
     def __init__(
@@ -148,9 +149,8 @@ class EndpointProcess:
         assert child is not None
         child.terminate()
         try:
-            child.wait(self._grace_s)
-        except subprocess.TimeoutExpired:
-            pass
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(self._grace_s)
         finally:
             self._kill()
 

@@ -50,7 +50,7 @@ class Query:
     tokenization: Tokenization = field(default_factory=dict)
 
     def labels_wanted(self, available: int) -> int:
-        """Tell how many labels each input gets from a model that has `available`.
+        """Return how many labels each input gets from a model that has `available`.
 
         A number cuts as a Python slice does: -1 drops the last, too many is fine.
         """
@@ -62,7 +62,7 @@ class Query:
 def parse(body: bytes) -> Query:
     """Read a request body.
 
-    Raises BadRequestError where it is not JSON (a lone surrogate counts as not JSON), has no
+    Raises BadRequestError if it is not JSON (a lone surrogate counts as not JSON), has no
     `inputs`, or has inputs or parameters of a form that the API refuses.
     """
     try:
@@ -97,7 +97,7 @@ def parse(body: bytes) -> Query:
 def classify(query: Query, model: Model) -> list[Ranking]:
     """Run the model and give every input its ranking, cut to the labels that the query wants.
 
-    Raises ModelError where the model cannot take one of the inputs.
+    Raises ModelError if the model cannot take one of the inputs.
     """
     wanted = query.labels_wanted(len(model.labels))
     function = model.function if query.function is None else query.function

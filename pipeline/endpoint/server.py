@@ -48,7 +48,7 @@ class Endpoint:
     without it as bearer are refused with 401. One request at a time runs a model, in a thread of
     its own, as in the inference toolkit: the others queue, and the loop stays free to fail them.
 
-    Raises SettingsError where two models have one name.
+    Raises SettingsError if two models have the same name.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Endpoint:
             response.headers["RateLimit"] = f'"api";r={admission.remaining};t={reset_s}'
             response.headers["RateLimit-Policy"] = f'"fixed window";"api";q={limit};w=1'
         response.headers["x-request-id"] = str(uuid.uuid4())
-        if _connected(request):
+        if request.transport is not None and not request.transport.is_closing():
             self._statuses[response.status] += 1
         return response
 
@@ -230,7 +230,7 @@ class Endpoint:
 async def listening(app: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
     """Serve `app` inside the block and give its address, `http://host:port`.
 
-    Port 0 takes any free one. Raises SettingsError where the address cannot be bound.
+    Port 0 takes any free one. Raises SettingsError if the address cannot be bound.
     """
     # Cancellation lets go of a held or hanging request as soon as its client has left.
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
@@ -258,11 +258,11 @@ def serve_forever(
     on_listening: Callable[[str], None],
     until_stdin_closes: bool = False,
 ) -> None:
-    """Serve until SIGINT, SIGTERM or, where asked, until standard input closes.
+    """Serve until SIGINT, SIGTERM or, with `until_stdin_closes`, the end of standard input.
 
     `endpoint` is called on the loop that serves it, `on_listening` with the address once requests
-    are welcome. For the main thread of a process that does nothing else. Raises SettingsError
-    where the address cannot be bound.
+    are welcome. For the main thread of a process that does nothing else. Raises SettingsError if
+    the address cannot be bound.
     """
 
     async def run() -> None:
@@ -294,10 +294,6 @@ def _json(value: Any, *, status: int = 200) -> web.Response:
 
 def _error(status: int, message: str) -> web.Response:
     return _json({"error": message}, status=status)
-
-
-def _connected(request: web.Request) -> bool:
-    return request.transport is not None and not request.transport.is_closing()
 
 
 def _reset(request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.pipelines.base import pad_collate_fn
 
-from pipeline.endpoint.models import AS_SAVED, Function, ModelError, ranked, softmax
+from pipeline.endpoint.models import AS_SAVED, Function, Model, ModelError
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ _CANARIES: Final = (("a", None), ("b, and so much text that the other is padded"
 _CANARY_MARGIN: Final = 1e-4
 
 
-class TransformersModel:
+class TransformersModel(Model):
     """The model in a directory that `save_pretrained` wrote, tokenizer included.
 
     Its name is the directory's. Logits are those of the transformers pipeline for each text by
     itself, up to rounding: texts are padded into batches only where that was seen to change
     nothing when the model was loaded. It is for one thread at a time.
 
-    Raises SettingsError where the directory cannot be loaded as such a model.
+    Raises SettingsError if the directory cannot be loaded as such a model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,20 +63,12 @@ class TransformersModel:
     ) -> list[list[float]]:
         """Return the logits of each input, which may not be finite.
 
-        Raises ModelError with the message of the pipeline where it fails, such as `The size of
-        tensor a ...` for a text longer than the model's maximum.
+        Raises ModelError with the message of the pipeline if it fails, such as `The size of tensor
+        a ...` for a text longer than the model's maximum.
         """
         size = _MOST_AT_ONCE if self._pads and tokenization.keys() <= _PADDABLE else 1
         batches = (inputs[i : i + size] for i in range(0, len(inputs), size))
         return [logits for batch in batches for logits in self._classified(batch, tokenization)]
-
-    def best(
-        self, inputs: Sequence[TextInput], k: int, tokenization: Tokenization = AS_SAVED, /
-    ) -> list[list[tuple[str, float]]]:
-        """Rank all labels and keep the first `k`. Raises ModelError as `logits` does."""
-        return [
-            ranked(self.labels, softmax(logits))[:k] for logits in self.logits(inputs, tokenization)
-        ]
 
     def _classified(
         self, batch: Sequence[TextInput], tokenization: Tokenization

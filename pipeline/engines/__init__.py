@@ -26,14 +26,12 @@ class Engine(Protocol):
     @property
     def demand(self) -> Demand:
         """How much input is wanted, told by what the run says of its input."""
-        ...
 
     async def ask(self, items: Sequence[Item], arrived: Arrived) -> None:
-        """Have inputs answered, which `demand.expect` announced; returns once all are.
+        """Have inputs answered, which `demand.expect` announced; return once all are.
 
         `arrived` gets the outcomes as they come, request by request. Raises what stopped it.
         """
-        ...
 
 
 def open_engine(

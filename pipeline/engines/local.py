@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_endpoint(config: RunConfig) -> None:
-    """Refuse what can be known to fail: an embedded model that is missing, a token file.
-
-    Raises SettingsError.
-    """
+    """Raise SettingsError for what will fail: a missing embedded model, a bad token file."""
     if config.endpoint == "local":
         # Only this endpoint needs the code of a server, so nothing else loads it.
         from pipeline.endpoint.models import check_model
@@ -32,9 +29,9 @@ def check_endpoint(config: RunConfig) -> None:
 
 
 async def open_target(config: RunConfig, stack: AsyncExitStack, emit: Observer) -> Target:
-    """Settle where requests go; `stack` ends the embedded endpoint, where that is started.
+    """Settle where requests go; `stack` ends the embedded endpoint if that is started.
 
-    Raises SettingsError or ClassifyError where it cannot be.
+    Raises SettingsError or ClassifyError if it cannot be.
     """
     if config.endpoint != "local":
         token = find_token(config.token_file)

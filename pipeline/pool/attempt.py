@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected, StoppedEarly
@@ -29,33 +30,26 @@ class GateClosedError(Exception):
     """The gate closed while an attempt waited its turn: it has to come through the gate again."""
 
 
+@dataclass(eq=False)
 class Attempts:
     """Makes attempts within the limits, and lets the limits learn from each.
 
-    `requests_sent` is how many earlier passes of this run sent, which count towards
+    `_requests` were sent by earlier passes of this run or by this one; they count towards
     `max_requests`.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        client: Client,
-        gate: Gate,
-        clock: Clock,
-        tally: Tally,
-        stop: Stop,
-        requests_sent: int,
-    ) -> None:
-        self.limit = AdaptiveLimit(config.concurrency, clock)
-        self.turnstile = Turnstile(config.rate, clock)
-        self.alarm = Alarm(config.timeout_s, clock)
-        self._tally = tally
-        self._config = config
-        self._client = client
-        self._gate = gate
-        self._clock = clock
-        self._stop = stop
-        self._requests = requests_sent
+    _config: RunConfig
+    _client: Client
+    _gate: Gate
+    _clock: Clock
+    _tally: Tally
+    _stop: Stop
+    _requests: int
+
+    def __post_init__(self) -> None:
+        self.limit = AdaptiveLimit(self._config.concurrency, self._clock)
+        self.turnstile = Turnstile(self._config.rate, self._clock)
+        self.alarm = Alarm(self._config.timeout_s, self._clock)
 
     async def make(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
         """Send one request as soon as there is a permit and a token for it.
@@ -76,7 +70,13 @@ class Attempts:
             self.limit.release()
 
     async def _send(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
-        self._count()
+        most = self._config.max_requests
+        if most is not None and self._requests >= most:
+            raise StoppedEarly(
+                f"Sent {most} request{'s' * (most != 1)}, all that max_requests allows.",
+                "Run the same command again to continue.",
+            )
+        self._requests += 1
         self._tally.sent(retry=retry)
         started = self._clock.now()
         status: int | None = None
@@ -101,15 +101,6 @@ class Attempts:
         if reply.pause_s:
             self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
         return reply
-
-    def _count(self) -> None:
-        most = self._config.max_requests
-        if most is not None and self._requests >= most:
-            raise StoppedEarly(
-                f"Sent {most} request{'s' * (most != 1)}, all that max_requests allows.",
-                "Run the same command again to continue.",
-            )
-        self._requests += 1
 
     def _learn(self, cause: Cause) -> None:
         """Let the limits hear of an attempt that failed."""

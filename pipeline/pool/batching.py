@@ -56,7 +56,7 @@ def size_bytes(item: Item) -> int:
 
 
 def _sizes_bytes(items: Sequence[Item]) -> Iterator[int]:
-    """Give `size_bytes` of each input, at once where all are ASCII."""
+    """Return `size_bytes` of each input, at once if all are ASCII."""
     if set(map(type, items)) == {str} and all(map(str.isascii, cast("Sequence[str]", items))):
         return map(len, items)
     return map(size_bytes, items)
@@ -76,7 +76,7 @@ class Batch:
 
     @property
     def size_bytes(self) -> int:
-        """How large the inputs are, bounded from above."""
+        """The size of the inputs, bounded from above."""
         return sum(job.sizes[stop] - job.sizes[start] for job, start, stop in self.spans)
 
     @property
@@ -88,7 +88,7 @@ class Batch:
         return [item for job, start, stop in self.spans for item in job.items[start:stop]]
 
     def part(self, position: int) -> Batch:
-        """The one input at a position, as a batch of its own."""
+        """Return the one input at a position, as a batch of its own."""
         for job, start, stop in self.spans:
             if position < stop - start:
                 return Batch(((job, start + position, start + position + 1),))
@@ -96,7 +96,7 @@ class Batch:
         raise IndexError(position)
 
     def without(self, positions: Collection[int]) -> Batch:
-        """The other inputs."""
+        """Return the other inputs."""
         kept = [self.part(i).spans[0] for i in range(len(self)) if i not in positions]
         return Batch(tuple(kept)) if positions else self
 
@@ -128,7 +128,7 @@ class Batch:
 
 
 def plain_batch(like: Batch) -> Batch:
-    """One input that no model refuses, a pair where the batch's are; nobody waits for it."""
+    """Return one input that no model refuses, a pair if the batch's are; nobody waits for it."""
     item = PLAIN if type(like.items[0]) is str else (PLAIN, PLAIN)
     return Batch(((Job([item]), 0, 1),))
 
@@ -152,7 +152,7 @@ class BatchSize:
         self.now = min(self.now, self._most)
 
     def take(self, waiting: int) -> int:
-        """Give the size of the next batch, where so many inputs wait."""
+        """Return the size of the next batch, given how many inputs wait."""
         larger = min(2 * self.now, self._most)
         if self._good < self._patience or waiting < larger:
             return self.now
@@ -167,7 +167,7 @@ class BatchSize:
             self._good += 1
 
     def refused(self, size: int) -> bool:
-        """Learn from a batch that was refused though its halves were not; True where it is less."""
+        """Learn from a batch that was refused though its halves were not; True if size sinks."""
         smaller = max(1, size // 2)
         sinks = smaller < self.now
         # The other refusals of one moment say nothing new.
@@ -182,7 +182,7 @@ class Batcher:
     """The queue between chunks and workers: jobs go in, batches of full size come out.
 
     What is left of the newest job waits for the next one; it goes out as a smaller batch only
-    after `flush`.
+    after `flush`. `outstanding` batches were taken and are not finished.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -191,7 +191,7 @@ class Batcher:
         self._takers: deque[asyncio.Future[Batch | None]] = deque()
         self._waiting_items = self._waiting_bytes = 0
         self._flush_items = 0
-        self._outstanding = 0
+        self.outstanding = 0
         self._closed = False
 
     def put(self, job: Job) -> None:
@@ -203,7 +203,7 @@ class Batcher:
             self._hand_out()
 
     def close(self) -> None:
-        """Say that no more jobs come: every `take` gives None once all is taken."""
+        """Say that no more jobs come: every `take` returns None once all is taken."""
         self._closed = True
         self._hand_out()
 
@@ -214,13 +214,8 @@ class Batcher:
 
     @property
     def waiting(self) -> bool:
-        """Whether inputs wait that no batch took."""
+        """True if inputs wait that no batch took."""
         return self._waiting_items > 0
-
-    @property
-    def outstanding(self) -> int:
-        """How many batches were taken and are not finished."""
-        return self._outstanding
 
     async def take(self) -> Batch | None:
         """Wait for the next batch; None once all is taken and the batcher is closed.
@@ -239,20 +234,20 @@ class Batcher:
                 self._spans.extendleft(reversed(batch.spans))
                 self._waiting_items += len(batch)
                 self._waiting_bytes += batch.size_bytes
-                self._outstanding -= 1
+                self.outstanding -= 1
             raise
 
     def take_now(self) -> Batch | None:
-        """Give a batch that is due; None where there is none."""
+        """Return a batch that is due; None if there is none."""
         return self._cut() if self._due else None
 
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""
-        self._outstanding -= 1
+        self.outstanding -= 1
 
     @property
     def _due(self) -> bool:
-        """Whether there is a batch to hand out."""
+        """True if there is a batch to hand out."""
         return bool(
             self._waiting_items >= self.size.now
             or self._waiting_bytes > MAX_REQUEST_BYTES
@@ -271,7 +266,7 @@ class Batcher:
                 return
 
     def _cut(self) -> Batch:
-        """Take a batch's number of inputs, fewer where their bytes would exceed a request."""
+        """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
         spans: list[tuple[Job, int, int]] = []
         size = self.size.take(self._waiting_items)
         room, room_bytes = size, MAX_REQUEST_BYTES
@@ -296,5 +291,5 @@ class Batcher:
         self._waiting_bytes -= MAX_REQUEST_BYTES - room_bytes
         if self._flush_items:
             self._flush_items = max(0, self._flush_items - taken)
-        self._outstanding += 1
+        self.outstanding += 1
         return Batch(tuple(spans))

@@ -38,13 +38,13 @@ WINDOW = 64
 
 
 class AdaptiveLimit:
-    """A semaphore whose size follows the endpoint, between 1 and `most`."""
+    """A semaphore whose size follows the endpoint, between 1 and `most`; `in_flight` hold it."""
 
     def __init__(self, most: int, clock: Clock) -> None:
         self._most = float(most)
         self._clock = clock
         self._limit = min(START, self._most)
-        self._in_flight = 0
+        self.in_flight = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._slow_start = True
         self._queueing = False
@@ -60,11 +60,6 @@ class AdaptiveLimit:
         """How many may be in flight now."""
         return int(self._limit)
 
-    @property
-    def in_flight(self) -> int:
-        """How many are."""
-        return self._in_flight
-
     def cap(self, most: int) -> None:
         """Lower the maximum for good: the server told how much it takes."""
         self._most = max(1.0, min(self._most, float(most)))
@@ -72,8 +67,8 @@ class AdaptiveLimit:
 
     async def acquire(self) -> None:
         """Wait for a permit; first come, first served."""
-        if self._in_flight < int(self._limit) and not self._waiters:
-            self._in_flight += 1
+        if self.in_flight < int(self._limit) and not self._waiters:
+            self.in_flight += 1
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -85,16 +80,14 @@ class AdaptiveLimit:
             raise
 
     def release(self) -> None:
-        """Give the permit back."""
-        self._in_flight -= 1
+        """Return the permit."""
+        self.in_flight -= 1
         self._hand_over()
 
     def succeeded(self, seconds: float) -> None:
         """Learn from a good answer that took so long."""
-        used_up = self._in_flight >= int(self._limit) and not self._queueing
-        self._round_trip_s = (
-            seconds if not self._round_trip_s else (0.9 * self._round_trip_s + 0.1 * seconds)
-        )
+        used_up = self.in_flight >= int(self._limit) and not self._queueing
+        self._round_trip_s = 0.9 * (self._round_trip_s or seconds) + 0.1 * seconds
         self._judge_latency(seconds)
         if used_up and self._limit < self._most:
             self._limit = min(self._limit + self._gain(), self._most)
@@ -106,8 +99,8 @@ class AdaptiveLimit:
         self._slow_start = False
         if now - self._decreased_at >= self._round_trip_s:
             self._decreased_at = now
-            self._ceiling = min(self._limit, self._in_flight)
-            self._limit = max(1.0, min(self._limit, self._in_flight) * DECREASE)
+            self._ceiling = min(self._limit, self.in_flight)
+            self._limit = max(1.0, min(self._limit, self.in_flight) * DECREASE)
 
     def _gain(self) -> float:
         """How much one good answer raises the limit.
@@ -141,8 +134,8 @@ class AdaptiveLimit:
         self._window_began = now
 
     def _hand_over(self) -> None:
-        while self._waiters and self._in_flight < int(self._limit):
+        while self._waiters and self.in_flight < int(self._limit):
             waiter = self._waiters.popleft()
             if not waiter.done():
-                self._in_flight += 1
+                self.in_flight += 1
                 waiter.set_result(None)

@@ -1,10 +1,7 @@
 """The readiness gate: while the endpoint is not ready, one probe goes on and all others wait.
 
-The gate closes after a 503 that says loading, and when a request has failed for good or the retry
-budget is used up while nothing is answered, which is an outage. The next worker to come through
-becomes the probe; the first answer that shows a living model opens the gate for all. So a cold
-start costs a handful of requests instead of one a worker, and an outage is not multiplied by
-retries.
+`patience` closes it. The next worker to come through becomes the probe; the first answer that shows
+a living model opens the gate for all.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.system.clock import Clock
 
 # How long the probe waits between attempts, in seconds: threefold each time, so that a minute of
-# loading costs a handful of 503s also where the server does not hold the request.
+# loading costs a handful of 503s even if the server does not hold the request.
 PROBE_FIRST_S = 1.0
 PROBE_GROWTH = 3.0
 PROBE_LONGEST_S = 30.0
@@ -49,11 +46,11 @@ class Gate:
 
     @property
     def wait_for_model(self) -> bool:
-        """Whether to ask the server to hold the request: only after a 503 that said loading."""
+        """True if the server is asked to hold the request: only after a 503 that said loading."""
         return self.why is Why.LOADING and not self.is_open
 
     async def enter(self) -> bool:
-        """Wait until the gate is open (gives False) or this worker is the probe (True).
+        """Wait; return True if this worker is the probe, False once the gate is open.
 
         The probe calls `leave` after its attempt, whatever came of it.
         """
@@ -66,7 +63,7 @@ class Gate:
         return False
 
     def leave(self) -> None:
-        """Give the role of the probe back."""
+        """End the role of the probe."""
         self._probing = False
         self._turn.set()
 
@@ -78,7 +75,7 @@ class Gate:
             self._emit(WaitEnded(self.why, self._clock.now() - self._closed_at))
 
     def close(self, why: Why, failure: Retryable, since: float) -> None:
-        """Let nobody but a probe through. Does nothing where the gate is closed.
+        """Let nobody but a probe through. Does nothing if the gate is closed.
 
         `since` is when the trouble began, from where its time is counted.
         """
@@ -125,12 +122,6 @@ class Gate:
                 wait_s = min(wait_s, failure.wait_s)
         self.failures += 1
         wait_s = min(wait_s * self._clock.jitter(1.0, 1.1), left_s)
-        self._emit(
-            Waiting(
-                self.why,
-                failure.wait_s if loading else wait_s,
-                str(failure),
-                self._spent_s[self.why],
-            )
-        )
+        told_s = failure.wait_s if loading else wait_s
+        self._emit(Waiting(self.why, told_s, str(failure), self._spent_s[self.why]))
         await self._clock.sleep(wait_s)

@@ -1,6 +1,6 @@
 """The introduction: how a run meets its endpoint, with its first batch and one extra request.
 
-Where the dialect is not given, the first text is sent alone (the canary) and then again within
+If the dialect is not given, the first text is sent alone (the canary) and then again within
 its batch. A server that honours batches gives it the same answer both times. One that takes no
 lists, reads a list as one text or as a pair, or answers in another shape is asked one text a
 request from then on, with a line that says why. Nothing else is asked before that is settled: an
@@ -41,9 +41,9 @@ SAME_SCORE = 0.02
 class FirstBatch:
     """What came of the first batch.
 
-    `rejected` are inputs that were refused alone. Of the `rest`, `reply` is the answer where it
-    can be believed, `refusal` why they were refused together; with neither, they are to be asked
-    in the dialect that is in force now.
+    `rejected` are inputs that were refused alone. Of the `rest`, `reply` is the answer if it can be
+    believed, `refusal` why they were refused together; with neither, they are to be asked in the
+    dialect that is in force now.
     """
 
     rejected: list[tuple[Batch, RowsRejected]]
@@ -52,26 +52,20 @@ class FirstBatch:
     refusal: RowsRejected | None = None
 
 
+@dataclass(eq=False)
 class Introduction:
     """Made once the endpoint has answered and the dialect is beyond doubt."""
 
-    def __init__(
-        self,
-        client: Client,
-        patience: Patience,
-        splitting: Splitting,
-        attempts: Attempts,
-        size: BatchSize,
-        emit: Observer,
-    ) -> None:
-        self._client = client
-        self._patience = patience
-        self._splitting = splitting
-        self._attempts = attempts
-        self._size = size
-        self._emit = emit
+    _client: Client
+    _patience: Patience
+    _splitting: Splitting
+    _attempts: Attempts
+    _size: BatchSize
+    _emit: Observer
+
+    def __post_init__(self) -> None:
         self._settled = asyncio.Event()
-        if client.knows_dialect:
+        if self._client.knows_dialect:
             self._settled.set()
         self._first: Batch | None = None
         self._undiscovered = 0
@@ -152,7 +146,7 @@ class Introduction:
     async def _find_canary(
         self, batch: Batch, rejected: dict[int, RowsRejected]
     ) -> tuple[int, Reply] | None:
-        """Have one text answered alone, in a list; gives its position and the reply.
+        """Have one text answered alone, in a list; return its position and the reply.
 
         Texts that are rejected in both forms go to `rejected`.
         """
@@ -204,7 +198,7 @@ class Introduction:
         verdict.reply = reply
 
     async def _takes_twins(self, one: Batch, alone: Outcome) -> bool:
-        """Whether the same text twice gets its answer twice."""
+        """Return True if the same text twice gets its answer twice."""
         try:
             if 2 * one.size_bytes > MAX_REQUEST_BYTES:
                 # Twice this text would be refused for its size, which tells nothing of lists.
@@ -216,7 +210,7 @@ class Introduction:
         return all(agree(alone, answer) for answer in answers)
 
     async def _agrees_alone(self, one: Batch, together: Outcome) -> bool:
-        """Give a second opinion: a near tie of the first text may have fallen either way."""
+        """Ask for a second opinion: a near tie of the first text may have fallen either way."""
         try:
             return agree((await self._ask(one)).outcomes[0], together)
         except (Retryable, RowsRejected):
@@ -228,7 +222,7 @@ class Introduction:
 
 
 def agree(one: Outcome, other: Outcome) -> bool:
-    """Whether two outcomes are the same answer but for rounding."""
+    """Return True if two outcomes are the same answer but for rounding."""
     if isinstance(one, RowError) or isinstance(other, RowError):
         return one == other
     (label, score), (other_label, other_score) = one[0], other[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected, StoppedEarly
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pipeline.client import Reply
-    from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.pool.attempt import Attempts
     from pipeline.pool.batching import Batch
@@ -72,6 +72,7 @@ def backoff_s(failed_before: int, clock: Clock) -> float:
     return longest_s * clock.jitter(0.5, 1.0)
 
 
+@dataclass(eq=False)
 class Patience:
     """Attempts something until it is answered, or until it is clear that it never will be.
 
@@ -79,27 +80,20 @@ class Patience:
     that the endpoint has answered, None as long as there is none.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        attempts: Attempts,
-        gate: Gate,
-        clock: Clock,
-        emit: Observer,
-        stop: Stop,
-    ) -> None:
-        self._attempts = attempts
-        self._gate = gate
-        self._clock = clock
-        self._emit = emit
-        self._stop = stop
-        self._max_outage_s = config.max_outage_s
+    _max_outage_s: float
+    _attempts: Attempts
+    _gate: Gate
+    _clock: Clock
+    _emit: Observer
+    _stop: Stop
+
+    def __post_init__(self) -> None:
         self._budget = Budget()
         # What the endpoint showed of late.
         self.answered = asyncio.Event()
         self.known_good: Batch | None = None
         self._successes = self._throttles = 0
-        self._last_success_at = clock.now()
+        self._last_success_at = self._clock.now()
 
     async def answer(
         self, batch: Batch, *, among: Batch | None = None, patient: bool = True

@@ -7,6 +7,7 @@ request was too large, and the next ones are smaller.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import EndpointRefused, RowsRejected
@@ -28,30 +29,23 @@ if TYPE_CHECKING:
 HOPELESS = 100
 
 
+@dataclass(eq=False)
 class Splitting:
     """Asks for batches and settles their inputs, splitting off the ones that are at fault.
 
-    `settled` hears of inputs that got their outcome: how many, and how many of these are errors.
+    `_settled` hears of inputs that got their outcome: how many, and how many of these are errors.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        patience: Patience,
-        size: BatchSize,
-        emit: Observer,
-        settled: Callable[[int, int], None],
-    ) -> None:
-        self._client = client
-        self._patience = patience
-        self._size = size
-        self._emit = emit
-        self._settled = settled
-        self._rejected = 0
-        self._request_checked = False
+    _client: Client
+    _patience: Patience
+    _size: BatchSize
+    _emit: Observer
+    _settled: Callable[[int, int], None]
+    _rejected: int = 0
+    _request_checked: bool = False
 
     async def answer(self, batch: Batch) -> int:
-        """Give every input of the batch its outcome; returns how many of them are errors."""
+        """Get an outcome for every input of the batch; return how many of them are errors."""
         most = self._client.dialect.most_texts
         if most is not None and len(batch) > most:
             return sum([await self.answer(half) for half in batch.halves()])
@@ -62,7 +56,7 @@ class Splitting:
         return self.settle(batch, reply)
 
     async def split(self, batch: Batch, rejection: RowsRejected) -> int:
-        """Answer the halves of a batch that was refused; returns how many inputs failed."""
+        """Answer the halves of a batch that was refused; return how many inputs failed."""
         if len(batch) == 1:
             return await self.reject(batch, rejection)
         failed = sum([await self.answer(half) for half in batch.halves()])
@@ -71,14 +65,14 @@ class Splitting:
         return failed
 
     def settle(self, batch: Batch, reply: Reply) -> int:
-        """Hand out the answers of a batch; returns how many of them are errors."""
+        """Hand out the answers of a batch; return how many of them are errors."""
         self._size.answered(len(batch))
         if self._patience.known_good is None and type(reply.outcomes[0]) is not RowError:
             self._patience.known_good = batch.part(0)
         return self._hand_out(batch, reply.outcomes, reply.revision)
 
     async def reject(self, batch: Batch, rejection: RowsRejected) -> int:
-        """Give a batch of one input its error; returns 1.
+        """Record the error of a batch of one input; return 1.
 
         Raises EndpointRefused if a text that no model refuses is refused too.
         """

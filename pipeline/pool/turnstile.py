@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pipeline.system.clock import Clock
 
-# A limiter that wakes late would fall behind for ever if it let nothing catch up; what it may
+# A limiter that wakes late would fall behind more and more if it let nothing catch up; what it may
 # catch up is a hundredth of a second, so that no second holds more than 1.01 times the rate + 1.
 CATCH_UP_S = 0.01
 # Pace a little below the stated rate: the server measures at its own end, with its own jitter.
@@ -73,7 +73,7 @@ class Turnstile:
     def pause(self, seconds: float) -> bool:
         """Make all attempts wait; a shorter pause never cuts a longer one.
 
-        Gives whether this is a new pause rather than part of one that goes on.
+        Return True if this is a new pause, False if it is part of one that goes on.
         """
         now = self._clock.now()
         new = now >= self._paused_until
@@ -99,7 +99,7 @@ class Turnstile:
         self._adjust(now)
 
     async def pass_through(self, still_wanted: Callable[[], bool]) -> bool:
-        """Wait for this attempt's turn; False, without a token, where it is wanted no more."""
+        """Wait for this attempt's turn; False, without a token, if it is no longer wanted."""
         free = self._stated is None and self._learned is None
         if free and self._clock.now() >= self._paused_until:
             self._note_sent()

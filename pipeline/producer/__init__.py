@@ -8,17 +8,13 @@ settles what the columns of a CSV hold, `storable` whether the output can hold t
 the rows, `sources` ties these together.
 """
 
-from pipeline.producer.chunks import Chunk
 from pipeline.producer.files import SourceFile
-from pipeline.producer.input_table import CsvFormat, InputFile, InputTable
+from pipeline.producer.input_table import InputTable
 from pipeline.producer.parquet_files import nests_dictionary
 from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
 __all__ = [
-    "Chunk",
-    "CsvFormat",
     "FileSource",
-    "InputFile",
     "InputTable",
     "Source",
     "SourceFile",

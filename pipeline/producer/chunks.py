@@ -35,7 +35,7 @@ def rechunk(
 ) -> Generator[Chunk, None, None]:
     """Cut a stream of record batches of any size into chunks.
 
-    A chunk has `max_rows` rows, or fewer where one more would exceed `max_bytes` of Arrow
+    A chunk has `max_rows` rows, or fewer if one more would exceed `max_bytes` of Arrow
     buffers, or at the end of the stream; a row larger than `max_bytes` is a chunk by itself. The
     shared dictionary of a dictionary column is not counted; one that is larger than `max_bytes`
     by itself is cut down to the values that a batch uses of it. A chunk owns its memory: it keeps
@@ -85,18 +85,9 @@ def _fitting(batch: pa.RecordBatch, rows: int, size: int) -> tuple[pa.RecordBatc
 
 def _own_bytes(batch: pa.RecordBatch) -> int:
     """Size the rows of a slice: neither its parent's buffers nor shared dictionaries."""
-    return sum(map(_own_array_bytes, batch.columns))
-
-
-def _own_array_bytes(array: pa.Array) -> int:
-    if pt.is_dictionary(array.type):
-        array = array.indices
+    own = (each.indices if pt.is_dictionary(each.type) else each for each in batch.columns)
     # A slice of a view array refers to, and is measured by, every buffer of its parent.
-    contiguous = _contiguous(array.type)
-    if contiguous is not None:
-        array = array.cast(contiguous)
-    size: int = array.nbytes
-    return size
+    return sum(_without_view(array).nbytes for array in own)
 
 
 def _concatenated(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
@@ -108,11 +99,16 @@ def _concatenated(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
         return pa.Table.from_batches(
             [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
         )
+    return pa.Table.from_batches([with_schema(joined, schema)])
+
+
+def with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Cast the columns of a batch that are of another type than the schema has."""
     columns = [
         column if column.type == kind else column.cast(kind)
-        for column, kind in zip(joined.columns, schema.types, strict=True)
+        for column, kind in zip(batch.columns, schema.types, strict=True)
     ]
-    return pa.Table.from_batches([pa.RecordBatch.from_arrays(columns, schema=schema)])
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _map_columns(batch: pa.RecordBatch, change: Callable[[pa.Array], pa.Array]) -> pa.RecordBatch:
@@ -138,13 +134,6 @@ def _own_dictionary(array: pa.Array, max_bytes: int) -> pa.Array:
 
 
 def _without_view(column: pa.Array) -> pa.Array:
-    contiguous = _contiguous(column.type)
-    return column if contiguous is None else column.cast(contiguous)
-
-
-def _contiguous(kind: pa.DataType) -> pa.DataType | None:
-    if pt.is_string_view(kind):
-        return pa.large_string()
-    if pt.is_binary_view(kind):
-        return pa.large_binary()
-    return None
+    if pt.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pt.is_binary_view(column.type) else column

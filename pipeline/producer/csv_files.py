@@ -89,7 +89,7 @@ def check_format(csv_format: CsvFormat) -> None:
         ) from error
 
 
-def plan_files(
+def settle_files(
     sources: Sequence[SourceFile], csv_format: CsvFormat
 ) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every file once, and return the schema that holds over all rows of all files.
@@ -124,7 +124,7 @@ def read_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on, as batches of at most BLOCK_ROWS.
 
-    Raises InputError where the file does not read as it did when the schema was settled.
+    Raises InputError if the file does not read as it did when the schema was settled.
     """
     with _open_cells(source, csv_format) as cells:
         if cells.header != schema.names:
@@ -327,12 +327,11 @@ def _not_decompressed(source: SourceFile, error: Exception) -> InputError:
 
 
 def _undecodable(source: SourceFile, encoding: str, error: UnicodeError) -> InputError:
-    where = f"line {_bad_line(source, encoding)}"
     what = ""
     if isinstance(error, UnicodeDecodeError) and error.start < len(error.object):
         what = f" (byte 0x{error.object[error.start]:02x}: {error.reason})"
     return InputError(
-        f"{source} {where}: not valid {encoding}{what}.",
+        f"{source} line {_bad_line(source, encoding)}: not valid {encoding}{what}.",
         f"Set {setting('encoding')} to the one that the file is written in, such as cp1252 or "
         "utf-16.",
     )
@@ -341,10 +340,8 @@ def _undecodable(source: SourceFile, encoding: str, error: UnicodeError) -> Inpu
 def _bad_line(source: SourceFile, encoding: str) -> int:
     """Decode the file again, and return the line of the first byte that does not decode."""
     line = 0
-    with (
-        ExitStack() as stack,
-        suppress(UnicodeError),
-    ):  # some codecs refuse whatever the handler says
+    # Some codecs refuse whatever the handler says.
+    with ExitStack() as stack, suppress(UnicodeError):
         buffered = io.BufferedReader(_open_bytes(source, stack), _READ_BYTES)
         for text in io.TextIOWrapper(buffered, encoding, _MARKING, newline=""):
             if _MARK in text:

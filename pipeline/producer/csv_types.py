@@ -49,14 +49,12 @@ class ColumnTypes:
             cells = strings([cell for row in rows if (cell := row[column])])
             if len(cells) == 0:
                 continue
-            fitting = tuple(
+            self._candidates[column] = tuple(
                 (kind, pattern)
                 for kind, pattern in candidates
                 if pc.all(pc.match_substring_regex(cells, pattern)).as_py()
             )
-            if fitting:
-                self._candidates[column] = fitting
-            else:
+            if not self._candidates[column]:
                 del self._candidates[column]
 
     def types(self) -> list[pa.DataType]:

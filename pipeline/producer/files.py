@@ -118,7 +118,14 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
             named_by[real] = name
             found.append(path)
     for path in found:
-        _check_name(path)
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the "
+                "run.",
+                "Rename the file.",
+            ) from error
         if SourceFile(path).signature().size_bytes == 0:
             raise InputError(
                 f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
@@ -177,25 +184,21 @@ def check_same_columns(
     )
 
 
-def _check_name(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the run.",
-            "Rename the file.",
-        ) from error
-
-
 def _expand(name: str, output: Path | None) -> list[str]:
     path = Path(name).expanduser()
     try:
         path.stat()
     except FileNotFoundError as error:
         # A file whose own name holds brackets is found above, so only what is missing is a glob.
-        if glob.has_magic(name):
-            return _glob(name, output)
-        raise unreadable(str(path), error) from error
+        if not glob.has_magic(name):
+            raise unreadable(str(path), error) from error
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not matches:
+            raise InputError(
+                f"No file matches {name!r}.",
+                "Check the pattern and the directory it is run from.",
+            ) from None
+        return _tables_in(name, map(Path, matches), output)
     except (OSError, ValueError) as error:
         raise unreadable(str(path), error) from error
     if path.is_dir():
@@ -208,15 +211,6 @@ def _expand(name: str, output: Path | None) -> list[str]:
             "Convert the file, or rename it if it is one of these.",
         )
     return [str(path)]
-
-
-def _glob(pattern: str, output: Path | None) -> list[str]:
-    matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if not matches:
-        raise InputError(
-            f"No file matches {pattern!r}.", "Check the pattern and the directory it is run from."
-        )
-    return _tables_in(pattern, map(Path, matches), output)
 
 
 def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[str]:

@@ -12,6 +12,7 @@ import pyarrow.types as pt
 
 from pipeline.errors import InputError
 from pipeline.producer import files
+from pipeline.producer.chunks import with_schema
 from pipeline.producer.input_table import InputFile
 from pipeline.system.threads import stop_point
 
@@ -31,7 +32,7 @@ _READ_BYTES = 1 << 20
 _WIDE = pa.int32()
 
 
-def plan_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
+def settle_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every footer and checksum every file.
 
     The schema is the first file's, metadata included; a column is nullable where it is so in any
@@ -85,21 +86,20 @@ def _collect_values(file: pq.ParquetFile, values: dict[str, set[Any]]) -> None:
 
 
 def _widened(schema: pa.Schema, values: dict[str, set[Any]]) -> pa.Schema:
-    for position, field in enumerate(schema):
+    for name, found in values.items():
+        field = schema.field(name)
         kind = field.type
-        if field.name not in values:
-            continue
         bits = kind.index_type.bit_width - pt.is_signed_integer(kind.index_type)
-        if len(values[field.name]) > 1 << bits:
+        if len(found) > 1 << bits:
             wide = pa.dictionary(_WIDE, kind.value_type, kind.ordered)
-            schema = schema.set(position, field.with_type(wide))
+            schema = schema.set(schema.get_field_index(name), field.with_type(wide))
     return schema
 
 
 def read_batches(source: SourceFile, schema: pa.Schema, start_row: int) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on; whole row groups before it are not read.
 
-    Raises InputError where the data is damaged or not valid for its type.
+    Raises InputError if the data is damaged or not valid for its type.
     """
     with _open(source) as file:
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
@@ -124,11 +124,7 @@ def read_batches(source: SourceFile, schema: pa.Schema, start_row: int) -> Itera
             if batch.num_rows:
                 # Parquet readers trust the file; text that is not UTF-8 would fail much later.
                 batch.validate(full=True)
-                columns = [
-                    column if column.type == kind else column.cast(kind)
-                    for column, kind in zip(batch.columns, schema.types, strict=True)
-                ]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+                yield with_schema(batch, schema)
 
 
 def nests_dictionary(schema: pa.Schema) -> bool:

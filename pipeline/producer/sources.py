@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -15,7 +16,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.producer import csv_files, files, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.files import SourceFile
-from pipeline.producer.input_table import CsvFormat, InputFile, InputTable
+from pipeline.producer.input_table import CsvFormat, InputFile, InputTable, Signature
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting
@@ -29,13 +30,10 @@ _IDENTITY_ROWS = 65_536
 _IDENTITY_BYTES = 64 << 20
 
 
-class Source(Protocol):
-    """Rows of a settled input. Reading blocks, so call it in a thread."""
+class Source(ABC):
+    """Rows of a settled input, which `input` describes. Reading blocks, so call it in a thread."""
 
-    @property
-    def input(self) -> InputTable:
-        """What will be read."""
-        ...
+    input: InputTable
 
     def chunks(
         self, start_row: int, *, max_rows: int, max_bytes: int
@@ -46,7 +44,19 @@ class Source(Protocol):
         `rows`. Raises InputError if the input cannot be read or is no longer what was settled.
         `close()` on what is returned closes the open file.
         """
-        ...
+        if not 0 <= start_row <= self.input.rows:
+            raise ValueError(f"start_row ({start_row}) must be between 0 and {self.input.rows}")
+        return rechunk(
+            self._batches(start_row),
+            self.input.schema,
+            first_row=start_row,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+        )
+
+    @abstractmethod
+    def _batches(self, start_row: int) -> Iterable[pa.RecordBatch]:
+        """Read the rows from `start_row` on, in batches of any size."""
 
 
 def open_source(
@@ -118,7 +128,9 @@ def _settle(paths: list[str], csv_format: CsvFormat) -> InputTable:
     sources = list(map(SourceFile, paths))
     is_csv = files.is_csv(paths[0])
     schema, settled = (
-        csv_files.plan_files(sources, csv_format) if is_csv else parquet_files.plan_files(sources)
+        csv_files.settle_files(sources, csv_format)
+        if is_csv
+        else parquet_files.settle_files(sources)
     )
     check_storable(paths[0], schema)
     return InputTable(schema, _limited(settled, None), settled, csv_format if is_csv else None)
@@ -140,30 +152,20 @@ def _limited(settled: Iterable[InputFile], limit: int | None) -> int:
     return rows if limit is None else min(rows, limit)
 
 
-class FileSource:
+class FileSource(Source):
     """The rows of CSV or Parquet files, one after the other."""
 
     def __init__(self, settled: InputTable) -> None:
         self.input = settled
 
-    def chunks(
-        self, start_row: int, *, max_rows: int, max_bytes: int
-    ) -> Generator[Chunk, None, None]:
-        """Stream the rows from `start_row` on; see `Source.chunks`."""
-        _check_start(start_row, self.input.rows)
-        batches = self._batches(start_row)
-        # Without a limit, reading goes on to the end of the last file, which is checked there.
-        if self.input.rows < sum(file.rows for file in self.input.files):
-            batches = _first_rows(batches, self.input.rows - start_row)
-        return rechunk(
-            batches,
-            self.input.schema,
-            first_row=start_row,
-            max_rows=max_rows,
-            max_bytes=max_bytes,
-        )
-
     def _batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
+        batches = self._whole_batches(start_row)
+        # Without a limit, reading goes on to the end of the last file, which is checked there.
+        if self.input.rows == sum(file.rows for file in self.input.files):
+            return batches
+        return _at_most(batches, self.input.rows - start_row)
+
+    def _whole_batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.input.files:
             source = SourceFile(file.path)
             source.check_unchanged(file.signature)
@@ -191,7 +193,7 @@ class FileSource:
         return csv_files.read_batches(source, self.input.csv_format, self.input.schema, start_row)
 
 
-class TableSource:
+class TableSource(Source):
     """A table that is already in memory; its identity is the checksum of its rows.
 
     Raises InputError for a table without columns, with two of one name, or with a column that
@@ -205,18 +207,11 @@ class TableSource:
         self._table = table
         self.input = InputTable(table.schema, table.num_rows, (_identify(table),))
 
-    def chunks(
-        self, start_row: int, *, max_rows: int, max_bytes: int
-    ) -> Generator[Chunk, None, None]:
-        """Stream the rows from `start_row` on; see `Source.chunks`."""
-        _check_start(start_row, self.input.rows)
-        return rechunk(
-            self._table.slice(start_row).to_batches(max_chunksize=csv_files.BLOCK_ROWS),
-            self.input.schema,
-            first_row=start_row,
-            max_rows=max_rows,
-            max_bytes=max_bytes,
+    def _batches(self, start_row: int) -> Iterable[pa.RecordBatch]:
+        batches: list[pa.RecordBatch] = self._table.slice(start_row).to_batches(
+            max_chunksize=csv_files.BLOCK_ROWS
         )
+        return batches
 
 
 def _check_dictionaries(table: pa.Table) -> None:
@@ -233,12 +228,7 @@ def _check_dictionaries(table: pa.Table) -> None:
                 ) from error
 
 
-def _check_start(start_row: int, rows: int) -> None:
-    if not 0 <= start_row <= rows:
-        raise ValueError(f"start_row ({start_row}) must be between 0 and {rows}")
-
-
-def _first_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+def _at_most(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     if rows == 0:
         return
     for batch in batches:
@@ -277,12 +267,8 @@ def _identify(table: pa.Table) -> InputFile:
         ):
             stop_point()
             stream.write_table(piece.table)
+    never_written = Signature(digest.size_bytes, 0, 0, 0)
+    sha256 = digest.sha256.hexdigest()
     return InputFile(
-        path="the table in memory",
-        rows=table.num_rows,
-        size_bytes=digest.size_bytes,
-        sha256=digest.sha256.hexdigest(),
-        mtime_ns=0,
-        ctime_ns=0,
-        inode=0,
+        "the table in memory", table.num_rows, sha256=sha256, **never_written._asdict()
     )

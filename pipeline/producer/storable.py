@@ -19,7 +19,8 @@ def check_storable(what: str, schema: pa.Schema) -> None:
     Arrow has types that Parquet has not (unions, intervals, run ends, dictionaries of anything
     but text and bytes), and pyarrow keeps a few column names for itself when it reads.
     """
-    if _reason(schema) is None:
+    whole = _reason(schema)
+    if whole is None:
         return
     for field in schema:
         reason = _reason(pa.schema([field]))
@@ -29,13 +30,11 @@ def check_storable(what: str, schema: pa.Schema) -> None:
                 f"({reason}).",
                 "Convert or rename it, or leave it out.",
             )
-    raise InputError(
-        f"{what} cannot be kept in Parquet ({_reason(schema)}).", "Convert its columns."
-    )
+    raise InputError(f"{what} cannot be kept in Parquet ({whole}).", "Convert its columns.")
 
 
 def _reason(schema: pa.Schema) -> str | None:
-    """Say why a table without rows cannot be written and read again; None where it can."""
+    """Return why a table without rows cannot be written and read again; None if it can."""
     kind = next((found for field in schema if (found := _foreign_dictionary(field.type))), None)
     if kind is not None:
         return f"a dictionary of {kind.value_type}"

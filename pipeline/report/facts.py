@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,9 +48,9 @@ class Facts:
 
     def total(self, name: Literal["requests", "retries", "seconds"]) -> float:
         """Return the sum of a number over all attempts."""
-        if self.one_attempt:
-            return float(self.summary[name])
-        return float(sum(getattr(attempt, name) for attempt in self.history.attempts))
+        of_each = [getattr(attempt, name) for attempt in self.history.attempts]
+        total: float = self.summary[name] if self.one_attempt else sum(of_each)
+        return total
 
     @property
     def rows_per_second(self) -> float | None:
@@ -65,22 +66,19 @@ def gather(output: Path) -> Facts:
     log, StoppedEarly for a disk that cannot be read.
     """
     store = LocalStore.located(output)
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         status = status_in(store, str(output))
         if status is None:
             raise OutputError(
                 f"No run is recorded in {output}.run, so there is nothing to report.",
                 "Give the path that `classify run` has as -o.",
             )
-        try:
+        with suppress(FileNotFoundError):
             return _facts(store, status)
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
-                raise OutputError(
-                    f"{store.place}: parts that are recorded are missing.",
-                    "Run the same `classify run` again: it builds them again.",
-                ) from None
-    raise AssertionError("unreachable")
+    raise OutputError(
+        f"{store.place}: parts that are recorded are missing.",
+        "Run the same `classify run` again: it builds them again.",
+    )
 
 
 def _facts(store: RunStore, status: Status) -> Facts:
@@ -89,13 +87,8 @@ def _facts(store: RunStore, status: Status) -> Facts:
     if state is None:
         return Facts(status, history, "", None, None)
     settings = state.run.settings
-    columns = Columns(
-        text=settings["text"],
-        text_pair=settings["text_pair"],
-        label=settings["label_column"],
-        score=settings["score_column"],
-        error=settings["error_column"],
-    )
+    names = ("text", "text_pair", "label_column", "score_column", "error_column")
+    columns = Columns(*(settings[name] for name in names))
     notes: list[str] = []
     files = _files(store, state, status, notes)
     found = None if files is None else _scanned(files, columns)
@@ -108,7 +101,7 @@ def _facts(store: RunStore, status: Status) -> Facts:
 def _files(
     store: RunStore, state: RunState, status: Status, notes: list[str]
 ) -> list[ByteSource] | None:
-    """The files that hold the rows: the output, or the committed parts of an unfinished run."""
+    """Return the files that hold the rows: the output, or the committed parts of the run so far."""
     if status.state != "complete":
         return [store.part(part) for part in state.parts]
     if not store.output.exists():

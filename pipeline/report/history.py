@@ -131,7 +131,7 @@ def _events(log: GrowingFile) -> Iterator[tuple[int, Event]]:
 
 
 def _find_attempts(log: GrowingFile, history: History) -> int:
-    """Find the attempts at the last run in the log; returns the line where it begins.
+    """Find the attempts at the last run in the log; return the line where it begins.
 
     A log outlasts the runs that are thrown away or repeated: another run begins after one that was
     complete, and where rows that were committed are done again.
@@ -145,14 +145,14 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 if current is not None and _is_another_run(current, event):
                     attempts.clear()
                     history.waits.clear()
+                worked_s = 0.0
                 if not attempts:
                     first_line = number
                 else:
                     _cut_off(open_waits, attempts[-1])
-                worked_s = attempts[-1].worked_s(attempts[-1].last) if attempts else 0.0
-                attempts.append(
-                    RunAttempt(event["at"], event["at"], worked_s, event["resumed_rows"])
-                )
+                    worked_s = attempts[-1].worked_s(attempts[-1].last)
+                at = event["at"]
+                attempts.append(RunAttempt(at, at, worked_s, event["resumed_rows"]))
                 open_waits = {}
                 continue
             case _ if current is None:

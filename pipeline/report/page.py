@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
-from pipeline.observers.words import duration
+from pipeline.observers.words import against_plan, counted, duration
 from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
-from pipeline.report.text import clock, counted, number, visible
+from pipeline.report.text import clock, number, visible
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, counted=counted, duration=duration, clock=clock)
+    words = (against_plan, clock, counted, duration, number)
+    made.filters.update({each.__name__: each for each in words})
     return made
 
 

@@ -190,7 +190,7 @@ class _Labels:
 def _lowest(
     ids: Any, scores: Any, numbers: Any, of_each: int = LEAST_CERTAIN_OF_A_LABEL
 ) -> tuple[Any, Any, Any]:
-    """Of each id the rows with the lowest scores, the first ones where scores are equal."""
+    """Return of each id the rows with the lowest scores, the first ones if scores are equal."""
     order = np.lexsort((numbers, scores, ids))
     sorted_ids = ids[order]
     starts = np.flatnonzero(np.r_[True, sorted_ids[1:] != sorted_ids[:-1]]) if len(ids) else ids
@@ -239,7 +239,7 @@ class _Errors:
 
 
 def _range(files: Sequence[ByteSource], score: str) -> tuple[float, float]:
-    """The lowest and the highest score, as the statistics of the files have them."""
+    """Return the lowest and the highest score, as the statistics of the files have them."""
     low, high = math.inf, -math.inf
     for file in files:
         with file.open() as opened:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 # From the beginning of one group commit to that of the next. An answer that comes just after a
 # commit began is durable one interval and one write later: within 0.5 s, which users are promised,
-# where the disk takes no more than a quarter of a second.
+# if the disk takes no more than a quarter of a second.
 GROUP_COMMIT_S = 0.25
 # Inputs that failed are remembered for the run, so that a duplicate of a bad row costs nothing.
 # Past this many, a duplicate is asked again.
@@ -64,7 +64,7 @@ class _Claim:
 def recall(
     stores: Sequence[dict[int, Known]], drift: DriftGuard
 ) -> tuple[dict[int, Outcome], set[int]]:
-    """Give what may be used of what the stores know, by place, and which places were met before."""
+    """Return what may be used of what the stores know, by place, and the places met before."""
     for stored in stores:
         told = [found for found in stored.values() if found.revision is not None]
         if told:
@@ -80,6 +80,7 @@ def recall(
     return known, repeated
 
 
+@dataclass(eq=False)
 class Dedup:
     """Stands between the chunks and the pool; `async with` opens and closes the store.
 
@@ -87,19 +88,13 @@ class Dedup:
     if a group commit fails, if the model's revision changes, and if too many inputs fail.
     """
 
-    def __init__(
-        self,
-        open_store: Callable[[], ResponseStores],
-        emit: Observer,
-        drift: DriftGuard,
-        allowance: Allowance,
-        stop: Stop,
-    ) -> None:
-        self._open_store = open_store
-        self._emit = emit
-        self._drift = drift
-        self._allowance = allowance
-        self._stop = stop
+    _open_store: Callable[[], ResponseStores]
+    _emit: Observer
+    _drift: DriftGuard
+    _allowance: Allowance
+    _stop: Stop
+
+    def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "response-store")
         self._opened: ResponseStores | None = None
         self._claims: dict[bytes, _Claim] = {}
@@ -143,7 +138,7 @@ class Dedup:
     async def outcomes(
         self, items: Sequence[Item], keys: Sequence[bytes], ask: Ask, *, rows: int
     ) -> list[Outcome]:
-        """Give one outcome per input, all distinct; `ask` gets those that nobody knows.
+        """Return one outcome per input, all distinct; `ask` gets those that nobody knows.
 
         `rows` is how many rows have these inputs, for whoever watches.
         """
@@ -161,14 +156,8 @@ class Dedup:
             new = mine
             if known:
                 new = [place for i, place in enumerate(mine) if i not in known]
-            self._emit(
-                ChunkLookedUp(
-                    rows,
-                    distinct=len(mine) - len(repeated),
-                    hits=len(known.keys() - repeated),
-                    asked=len(new),
-                )
-            )
+            distinct, hits = len(mine) - len(repeated), len(known.keys() - repeated)
+            self._emit(ChunkLookedUp(rows, distinct=distinct, hits=hits, asked=len(new)))
             if len(new) == len(keys):
                 claim.outcomes = await self._ask(items, keys, ask)
             else:
@@ -212,7 +201,7 @@ class Dedup:
         return cast("list[Outcome]", outcomes)
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
-        """Give the outcomes that are known, by place in `keys`, and which keys came before."""
+        """Return the outcomes that are known, by place in `keys`, and which keys came before."""
         known, repeated = recall(await self._in_thread(self._store.get, keys), self._drift)
         if self._failed:
             failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}

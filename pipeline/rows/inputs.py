@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Prepared:
     """The inputs of a chunk: which rows have which of the distinct `items`.
 
-    `index` has one entry per row: the position in `items`, or null where the row has an error
-    before it is sent; `errors` has that error, and null elsewhere.
+    `index` has one entry per row: the position in `items`, or null if the row has an error before
+    it is sent; `errors` has that error, and null elsewhere.
     """
 
     items: list[Item]
@@ -35,14 +35,14 @@ class Prepared:
 
 
 def keys_of(config: RunConfig) -> Keys:
-    """Give what makes the keys of a run's inputs, out of the settings that decide an answer."""
+    """Return what makes the keys of a run's inputs, out of the settings that decide an answer."""
     settings = config.result_settings()
     decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate")
     return Keys({name: settings[name] for name in decides})
 
 
 def open_rows(table: pa.Table, config: RunConfig) -> tuple[pa.Table, pa.Array | None]:
-    """Give the rows of a chunk that are to be resolved, and their places; None for all of them.
+    """Return the rows of a chunk to resolve, and their places; None for all of them.
 
     Of a labelled chunk these are the rows that carry an error; the others stay as they are.
     """
@@ -53,7 +53,7 @@ def open_rows(table: pa.Table, config: RunConfig) -> tuple[pa.Table, pa.Array | 
     return table.select(inputs).take(places), places
 
 
-def prepare(table: pa.Table, config: RunConfig, keys: Keys, *, first_row: int) -> Prepared:
+def prepare(table: pa.Table, config: RunConfig, keys: Keys, first_row: int) -> Prepared:
     """Find the distinct inputs of a chunk and the rows that cannot be sent."""
     text, text_error = _sendable(table.column(config.text), "text")
     columns, error = [text], text_error
@@ -76,7 +76,7 @@ def prepare(table: pa.Table, config: RunConfig, keys: Keys, *, first_row: int) -
 
 
 def _sendable(column: pa.ChunkedArray, name: str) -> tuple[pa.Array, pa.Array]:
-    """Give a column as plain strings, null where a row cannot be sent, and why."""
+    """Return a column as plain strings, null if a row cannot be sent, and why it cannot."""
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -111,15 +111,15 @@ def _is_utf8(value: pa.Scalar) -> bool:
 
 
 def _distinct(columns: list[pa.Array]) -> tuple[list[Item], pa.Array]:
-    """Give the distinct inputs in order of appearance, and each row's position among them."""
+    """Return the distinct inputs in order of appearance, and each row's position among them."""
     encoded = [column.dictionary_encode() for column in columns]
     if len(encoded) == 1:
-        return _texts(encoded[0].dictionary), encoded[0].indices
+        return encoded[0].dictionary.to_pylist(), encoded[0].indices
     width = max(len(encoded[1].dictionary), 1)
     factor = numbers([width], pa.int64())[0]
     first, second = (one.indices.cast(pa.int64()) for one in encoded)
     both = pc.add(pc.multiply(first, factor), second).dictionary_encode()
-    texts, pairs = (_texts(one.dictionary) for one in encoded)
+    texts, pairs = (one.dictionary.to_pylist() for one in encoded)
     items: list[Item] = [
         (texts[code // width], pairs[code % width]) for code in both.dictionary.to_pylist()
     ]
@@ -127,18 +127,12 @@ def _distinct(columns: list[pa.Array]) -> tuple[list[Item], pa.Array]:
 
 
 def _as_items(columns: list[pa.Array]) -> list[Item]:
-    values = [_texts(column) for column in columns]
+    values: list[list[Any]] = [column.to_pylist() for column in columns]
     return values[0] if len(values) == 1 else list(zip(*values, strict=True))
 
 
-def _texts(column: pa.Array) -> list[Any]:
-    """Return a column as Python strings."""
-    values: list[Any] = column.to_pylist()
-    return values
-
-
 def _scatter(rows: pa.Array, count: int) -> pa.Array:
-    """Give the inverse of `rows`: for each of `count` rows its position there, or null."""
+    """Return the inverse of `rows`: for each of `count` rows its position there, or null."""
     positions: list[int | None] = [None] * count
     for position, row in enumerate(rows.to_pylist()):
         positions[row] = position

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,29 +27,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class Resolver:
     """Resolves chunks, several at a time.
 
     A chunk that has the result columns already is of a retry: its rows with an error are resolved.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        engine: Engine,
-        dedup: Dedup,
-        drift: DriftGuard,
-        threads: Executor,
-        stop: Stop,
-    ) -> None:
-        self._config = config
-        self._engine = engine
-        self._dedup = dedup
-        self._drift = drift
-        self._threads = threads
-        self._stop = stop
+    _config: RunConfig
+    _engine: Engine
+    _dedup: Dedup
+    _drift: DriftGuard
+    _threads: Executor
+    _stop: Stop
+
+    def __post_init__(self) -> None:
         self._in_order = asyncio.Lock()
-        self._keys = keys_of(config)
+        self._keys = keys_of(self._config)
 
     async def resolve(self, first_row: int, table: pa.Table) -> Resolved:
         """Return the chunk with its results. Raises whatever stopped the engine."""
@@ -67,18 +61,15 @@ class Resolver:
         rows, places = open_rows(table, config)
         # One after the other, so that earlier rows are asked for first: they are committed first.
         async with self._in_order:
-            prepared = await self._in_thread(
-                partial(prepare, rows, config, self._keys, first_row=first_row)
-            )
+            prepared = await self._in_thread(prepare, rows, config, self._keys, first_row)
         outcomes = await self._dedup.outcomes(
             prepared.items, prepared.keys, self._engine.ask, rows=rows.num_rows
         )
-        found = await self._in_thread(partial(finish, first_row, rows, prepared, outcomes, config))
+        found = await self._in_thread(finish, first_row, rows, prepared, outcomes, config)
         if places is None:
             return found
-        return await self._in_thread(
-            partial(patch, first_row, table, places.to_pylist(), found.table, config)
-        )
+        at = places.to_pylist()
+        return await self._in_thread(patch, first_row, table, at, found.table, config)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await in_thread(call, executor=self._threads)
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        return await in_thread(partial(call, *arguments), executor=self._threads)

@@ -41,7 +41,7 @@ class Resolved:
 
 
 def joined(chunks: Sequence[Resolved]) -> Resolved:
-    """Give chunks that follow on one another as one."""
+    """Return chunks that follow on one another as one."""
     if len(chunks) == 1:
         return chunks[0]
     labels: Counter[str] = Counter()
@@ -57,7 +57,7 @@ def joined(chunks: Sequence[Resolved]) -> Resolved:
 
 
 def result_fields(config: RunConfig) -> list[pa.Field]:
-    """The columns that a run appends, in order."""
+    """Return the columns that a run appends, in order."""
     fields = [
         pa.field(config.label_column, pa.string()),
         pa.field(config.score_column, pa.float64()),
@@ -69,10 +69,8 @@ def result_fields(config: RunConfig) -> list[pa.Field]:
 
 
 def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
-    """The schema of the output: all columns of the input, then the results."""
-    for field in result_fields(config):
-        schema = schema.append(field)
-    return schema
+    """Return the schema of the output: all columns of the input, then the results."""
+    return pa.schema([*schema, *result_fields(config)], schema.metadata)
 
 
 def check_columns(schema: pa.Schema, config: RunConfig) -> None:
@@ -106,15 +104,7 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_string_view,
-            pa.types.is_null,
-        )
-    )
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 def finish(
@@ -178,12 +168,7 @@ def patch(
 
 
 def _counted(first_row: int, table: pa.Table, config: RunConfig) -> Resolved:
-    counts = pc.value_counts(table.column(config.label_column)).to_pylist()
-    return Resolved(
-        first_row,
-        table,
-        errors=table.num_rows - table.column(config.error_column).null_count,
-        labels={
-            count["values"]: count["counts"] for count in counts if count["values"] is not None
-        },
-    )
+    counts = pc.value_counts(table.column(config.label_column).drop_null()).to_pylist()
+    labels = {count["values"]: count["counts"] for count in counts}
+    errors = table.num_rows - table.column(config.error_column).null_count
+    return Resolved(first_row, table, errors, labels)

@@ -8,10 +8,10 @@ import time
 
 
 class Clock:
-    """The real clock; a test gives a subclass whose sleep only moves its hands."""
+    """The real clock; tests pass a subclass whose sleep only moves its hands."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Return seconds on a clock that never goes back."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
@@ -19,5 +19,5 @@ class Clock:
         await asyncio.sleep(seconds)
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number between the two, to keep workers from acting in step."""
+        """Return a random number between the two, to keep workers from acting in step."""
         return random.uniform(low, high)  # noqa: S311  (spreads load, guards nothing)

@@ -53,7 +53,7 @@ if _wanted and _wanted not in NAMES:
 
 
 def reached(name: str) -> bool:
-    """Whether the process is to end here; for a place that has to spoil something first."""
+    """Return True if the process is to end here; for a place that spoils something first."""
     global _left  # noqa: PLW0603 - counts the passes of this process
     if not _wanted:
         return False

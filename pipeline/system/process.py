@@ -25,7 +25,7 @@ _MALLOC = {
 
 
 def end_at_once() -> None:
-    """Until a run begins: say so and end, with the exit code of a run that was stopped."""
+    """Until a run begins, let a signal end the process, with the exit code of a stopped run."""
     before = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def give_back() -> None:
@@ -34,8 +34,7 @@ def end_at_once() -> None:
 
     def end(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
-        message = f"Stopped by {name} before it was done. Run the same command again.\n"
-        os.write(2, message.encode())
+        os.write(2, f"Stopped by {name} before it was done. Run the same command again.\n".encode())
         # Not by an exception, which could strike in the middle of an import and be lost there.
         os._exit(128 + number)
 
@@ -47,7 +46,7 @@ def end_at_once() -> None:
 
 
 def ignore_outside_of_the_run() -> None:
-    """From where a run takes over: once it has ended, what came of it is told to the end."""
+    """Ignore signals from when a run takes over: once it has ended, its summary is shown whole."""
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -57,8 +56,8 @@ def fit() -> None:
 
     Each row makes a few small objects, none in a cycle: at its defaults the garbage collector
     takes a fifth of a run. Arrow's own allocator keeps what each thread frees; with the system's a
-    run peaks 130 MB lower, at the same speed, and hardly more for more rows, where that is told to
-    map large buffers.
+    run peaks 130 MB lower, at the same speed, and hardly more for more rows, if that is told to map
+    large buffers.
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 50, 100)

@@ -89,11 +89,11 @@ def stop_point() -> None:
 async def in_thread(
     call: Callable[[], T], stop: Stop | None = None, executor: Executor | None = None
 ) -> T:
-    """Do blocking work in a thread (of `executor`); gives what it gives.
+    """Do blocking work in a thread (of `executor`); return its result.
 
-    With `stop` the work ends early where that is asked, or this task cancelled; without, as for a
-    commit, it is done to its end. A cancellation goes through once the thread has ended, and what
-    the work gave is lost then: what has to be closed must be known to somebody else.
+    With `stop` the work ends early if that is asked or this task is cancelled; without, as for a
+    commit, it is done to its end. A cancellation goes through once the thread has ended, and the
+    result is lost then: what has to be closed must be known to somebody else.
     """
     own = None if stop is None else Stop(stop)
     context = copy_context()

@@ -126,13 +126,13 @@ def test_differences_between_kinds(tmp_path, reviews):
 def readings(monkeypatch):
     """Count how often files are read to settle an input."""
     seen = []
-    real = csv_files.plan_files
+    real = csv_files.settle_files
 
     def counting(paths, csv_format):
         seen.append(paths)
         return real(paths, csv_format)
 
-    monkeypatch.setattr(csv_files, "plan_files", counting)
+    monkeypatch.setattr(csv_files, "settle_files", counting)
     return seen
 
 
