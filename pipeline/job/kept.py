@@ -32,7 +32,7 @@ _SETTINGS = {"dialect", "batch_size", "concurrency", "rate", "dedup", "cache"}
 def basis(
     config: RunConfig, store: RunStore, opened: Opening, *, resumed_rows: int
 ) -> dict[str, Any]:
-    """Return what the numbers of an attempt depend on, as JSON gives it back."""
+    """Return what the numbers of an attempt depend on, as it reads back from JSON."""
     state, table = opened.state, opened.source.input
     answers_bytes = 0
     if state is not None or config.cache is not None:
@@ -40,7 +40,7 @@ def basis(
         for file in (answers, *earlier):
             with suppress(OSError):
                 answers_bytes += file.size()
-    found = {
+    made_for = {
         "settings": config.result_settings() | config.model_dump(mode="json", include=_SETTINGS),
         "input": [[file.size_bytes, file.sha256] for file in table.files],
         "csv": table.to_json()["csv_format"],
@@ -49,8 +49,7 @@ def basis(
         "retry": state is not None and state.retry_of is not None,
         "answers_bytes": answers_bytes,
     }
-    as_json: dict[str, Any] = orjson.loads(orjson.dumps(found))
-    return as_json
+    return dict(orjson.loads(orjson.dumps(made_for)))
 
 
 def keep(output: Path, made_for: dict[str, Any], numbers: dict[str, Any]) -> str | None:
@@ -62,8 +61,7 @@ def keep(output: Path, made_for: dict[str, Any], numbers: dict[str, Any]) -> str
     try:
         store.lease.acquire(create=True)
         try:
-            plan = {name: numbers[name] for name in NUMBERS}
-            store.put_plan({"made_for": made_for, "plan": plan})
+            store.put_plan({"made_for": made_for, "plan": {n: numbers[n] for n in NUMBERS}})
         finally:
             store.lease.release()
     except ClassifyError as error:

@@ -35,35 +35,25 @@ class Fresh:
 
 
 @dataclass(frozen=True)
-class Continue:
+class _Recorded:
+    source: Source
+    state: RunState
+
+
+class Continue(_Recorded):
     """A run, or the retry of one, goes on from its committed parts."""
 
-    source: Source
-    state: RunState
 
-
-@dataclass(frozen=True)
-class Standing:
+class Standing(_Recorded):
     """The output of a run, or of a retry, is in its place; only its record is missing."""
 
-    source: Source
-    state: RunState
 
-
-@dataclass(frozen=True)
-class Complete:
+class Complete(_Recorded):
     """The output is complete and stays as it is; a retry of it that was begun is dropped."""
 
-    source: Source
-    state: RunState
 
-
-@dataclass(frozen=True)
-class Retry:
+class Retry(_Recorded):
     """The rows with an error of a complete output are asked again; `state` is that of the retry."""
-
-    source: Source
-    state: RunState
 
 
 # Where the output is that the recorded run assembled: in its place; moved aside or not there yet,
@@ -76,7 +66,10 @@ Opening = Fresh | Continue | Standing | Complete | Retry
 def check(config: RunConfig, store: RunStore) -> None:
     """Refuse an output, a cache or an endpoint that cannot be. Raises UsageError."""
     store.output.check(config.input, limit=config.limit)
-    _check_cache(config.cache)
+    cache = config.cache
+    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
+        wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
+        raise SettingsError(f"cache: {cache} {wrong}. Give the path of a file, new or old.")
     check_endpoint(config)
 
 
@@ -154,7 +147,7 @@ def _decide_run(
         and found.run.settings == config.result_settings()
     ):
         # This very run has replaced the input by its output.
-        source = FileSource(InputTable.from_json(found.run.input))
+        source = FileSource(_recorded_input(found))
     else:
         source = source or open_source(
             config.input,
@@ -162,7 +155,7 @@ def _decide_run(
             delimiter=config.delimiter,
             encoding=config.encoding,
             limit=config.limit,
-            earlier=InputTable.from_json(found.run.input) if found else None,
+            earlier=_recorded_input(found) if found else None,
             output=config.output,
         )
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
@@ -191,14 +184,13 @@ def _decide_retry(
     again = "--overwrite" if found.complete is not None else "--restart --overwrite"
     if differences := _differences(found, config):
         raise ResumeRefused(
-            f"{config.output} was made with other settings:\n{_listed(differences)}\nGo back to "
-            "those to ask again for its rows with an error, or label the input again with "
-            f"{again}."
+            f"{config.output} was made with other settings:\n{differences}\nGo back to those to "
+            f"ask again for its rows with an error, or label the input again with {again}."
         )
     if found.complete is not None and not found.errors:
-        return Complete(FileSource(InputTable.from_json(found.run.input)), found)
+        return Complete(FileSource(_recorded_input(found)), found)
     if found.complete is None and place != "elsewhere":  # only its end is missing
-        recorded = FileSource(InputTable.from_json(found.run.input))
+        recorded = FileSource(_recorded_input(found))
         return (Standing if place == "standing" else Continue)(recorded, found)
     if store.output.path is not None and store.output.exists():
         source = open_source([str(store.output.path)])
@@ -244,20 +236,18 @@ def _same_run(
         return None
     if found.complete is not None and (overwrite or not output.exists()):
         return None
-    differences = _differences(found, config) + table.differences(
-        InputTable.from_json(found.run.input)
-    )
+    differences = _differences(found, config, table)
     if not differences:
         return found
     if found.complete is not None:
         raise ResumeRefused(
             f"{config.output} is complete, and was made from another input or with other settings:"
-            f"\n{_listed(differences)}\nReplace it with --overwrite, or choose another output."
+            f"\n{differences}\nReplace it with --overwrite, or choose another output."
         )
     raise ResumeRefused(
         f"{store.place} holds an unfinished run with another input or other settings:\n"
-        f"{_listed(differences)}\nGo back to those to continue it, throw it away with --restart, "
-        "or choose another output."
+        f"{differences}\nGo back to those to continue it, throw it away with --restart, or choose "
+        "another output."
     )
 
 
@@ -271,25 +261,20 @@ def check_only_input_is_lost(store: RunStore, table: InputTable) -> None:
     store.output.check_holds_only([file.path for file in table.files])
 
 
-def _differences(was: RunState, config: RunConfig) -> list[str]:
+def _differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:
+    """List how the settings, and `table` if given, differ from what was recorded; "" if not."""
     before, now = was.run.settings, config.result_settings()
-    keys = [*now, *(key for key in before if key not in now)]
-    return [
+    found = [
         f"{key}: {now.get(key)!r}, was {before.get(key)!r}"
-        for key in keys
+        for key in now | before
         if now.get(key) != before.get(key)
     ]
+    found += table.differences(_recorded_input(was)) if table is not None else []
+    return "\n".join(f"  {difference}" for difference in found)
 
 
-def _listed(differences: list[str]) -> str:
-    return "\n".join(f"  {difference}" for difference in differences)
-
-
-def _check_cache(cache: Path | None) -> None:
-    """Refuse a cache that cannot be a file. Raises SettingsError."""
-    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
-        wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
-        raise SettingsError(f"cache: {cache} {wrong}. Give the path of a file, new or old.")
+def _recorded_input(state: RunState) -> InputTable:
+    return InputTable.from_json(state.run.input)
 
 
 def stores(

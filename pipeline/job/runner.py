@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.engines import open_engine
-from pipeline.errors import (
-    ClassifyError,
-    Interrupted,
-    RevisionMoved,
-    StoppedEarly,
-    UsageError,
-)
+from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly, UsageError
 from pipeline.events import (
     BeginsAgain,
     NothingToRetry,
@@ -41,7 +35,7 @@ from pipeline.system.threads import Stop, in_thread
 from pipeline.writer import assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
@@ -77,7 +71,7 @@ class Run:
         self._observers: list[Observer] = [self._metrics, *observers]
         self._metrics_file: MetricsFile | None = None
         if config.metrics_file is not None:
-            # Loaded where it is asked for: it takes a tenth of a second.
+            # Imported only if asked for: it takes a tenth of a second.
             from pipeline.observers.metrics_file import MetricsFile
 
             self._metrics_file = MetricsFile(config, self._metrics, fan_out(self._observers))
@@ -112,7 +106,7 @@ class Run:
     async def execute(
         self, *, restart: bool = False, overwrite: bool = False, retry_failed: bool = False
     ) -> dict[str, Any]:
-        """Run to the end and give the summary.
+        """Run to the end. Return the summary.
 
         With `retry_failed` a complete run asks again for the rows of its output that carry an
         error, and for nothing else; an unfinished run is continued as without it.
@@ -124,23 +118,27 @@ class Run:
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
+        decide = partial(
+            opening.decide,
+            self._config,
+            self._store,
+            self._source,
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+        )
         try:
-            return await self._attempt(
-                started, restart=restart, overwrite=overwrite, retry_failed=retry_failed
-            )
+            return await self._attempt(started, decide, retry_failed=retry_failed)
         finally:
             if self._metrics_file is not None:
                 await self._metrics_file.close()
 
     async def _attempt(
-        self, started: float, *, restart: bool, overwrite: bool, retry_failed: bool
+        self, started: float, decide: Callable[[], Opening], *, retry_failed: bool
     ) -> dict[str, Any]:
         emit = fan_out(self._observers)
         try:
-            opened = await in_thread(
-                lambda: self._open(restart=restart, overwrite=overwrite, retry_failed=retry_failed),
-                self._stop,
-            )
+            opened = await in_thread(partial(self._open, decide), self._stop)
         except asyncio.CancelledError as cancelled:
             self._release()
             reason = self._stop.reason or cancelled
@@ -187,21 +185,12 @@ class Run:
         done = state.complete or summary.facts(self._config, state, "stopped")
         return summary.of_attempt(done, self._metrics, started, error, self._plan)
 
-    def _open(self, *, restart: bool, overwrite: bool, retry_failed: bool) -> Opening:
+    def _open(self, decide: Callable[[], Opening]) -> Opening:
         """Check everything that can be checked; write only once all is well.
 
         If the output is complete already, nothing is begun.
         """
         store = self._store
-        decide = partial(
-            opening.decide,
-            self._config,
-            store,
-            self._source,
-            restart=restart,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-        )
         opening.check(self._config, store)
         try:
             self._holds_lease = store.lease.acquire(create=False)
@@ -228,7 +217,12 @@ class Run:
         if self._damaged_parts:
             emit(PartsDamaged(self._damaged_parts))
         deadline = config.deadline and asyncio.get_running_loop().call_later(
-            config.deadline, self.stop, _deadline_passed(config.deadline)
+            config.deadline,
+            self.stop,
+            StoppedEarly(
+                f"The deadline of {config.deadline:g} s passed. Run the same command again to "
+                "continue."
+            ),
         )
         try:
             revision = opening.revision(log.run)
@@ -312,12 +306,6 @@ class Run:
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))
-
-
-def _deadline_passed(seconds: float) -> StoppedEarly:
-    return StoppedEarly(
-        f"The deadline of {seconds:g} s passed. Run the same command again to continue."
-    )
 
 
 def _unbegun(reason: BaseException) -> RunEnded:

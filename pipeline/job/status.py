@@ -73,33 +73,23 @@ class Status:
         Waits | None,
         "what it waits for: `reason`; `since` (seconds since 1970); `seconds` to take, or null",
     ] = None
-    requests_per_second: Annotated[
-        PerSecond | None, "requests that ended, over the last minute"
-    ] = None
-    inputs_per_second: Annotated[
-        PerSecond | None, "distinct inputs that were answered, likewise"
-    ] = None
-    rows_per_second: Annotated[PerSecond | None, "rows, over the last minute or the last parts"] = (
-        None
-    )
-    seconds_left: Annotated[
-        Seconds | None, "time left at that speed; null if it cannot be estimated"
-    ] = None
+    requests_per_second: Annotated[PerSecond | None, "requests ended, over the last minute"] = None
+    inputs_per_second: Annotated[PerSecond | None, "distinct inputs answered, likewise"] = None
+    rows_per_second: Annotated[PerSecond | None, "rows, over the last minute or parts"] = None
+    seconds_left: Annotated[Seconds | None, "time left at that speed; null if unknown"] = None
     message: Annotated[str | None, "why the last attempt stopped"] = None
-    exit_code: Annotated[int | None, "what the last attempt ended with; null if it was killed"] = (
-        None
-    )
+    exit_code: Annotated[int | None, "of the last attempt; null if it was killed"] = None
     last_attempt: Annotated[
         dict[str, Any], "a part of the last attempt's summary; empty if it still runs or was killed"
     ] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
 def status_of(output: Path, *, now: float | None = None) -> Status | None:
-    """Say how far the run of an output is; None if there is none.
+    """Return how far the run of an output is; None if there is none.
 
     A run directory may be given itself, such as the `checkpoint` of a notebook. `now` is seconds
     since the epoch. Raises OutputError for a path without a name, ResumeRefused for a log that is
@@ -109,7 +99,7 @@ def status_of(output: Path, *, now: float | None = None) -> Status | None:
 
 
 def status_in(store: RunStore, output: str, *, now: float | None = None) -> Status | None:
-    """Do what `status_of` does for a store; `output` is what the status names it."""
+    """Do what `status_of` does for a store; `output` is its name in the status."""
     while True:
         holder = store.lease.holder()
         state = store.load()
@@ -119,15 +109,16 @@ def status_in(store: RunStore, output: str, *, now: float | None = None) -> Stat
             break
     if state is None and holder is None:
         return None
-    facts = {"output": output, "run_directory": store.place, **_committed(state)}
+    place = {"output": output, "run_directory": store.place}
+    facts = {**place, "doing": "nothing", **_committed(state)}
     ends = [i for i, event in enumerate(events) if event["event"] == "RunEnded"]
-    # Of the attempt that works or was killed; none where the last one could say how it ended.
+    # Of the attempt that works or was killed; none if the last one could say how it ended.
     current = events[ends[-1] + 1 :] if ends else events
     if holder is not None:
         if holder.since is not None:  # what was logged before is of an attempt that was killed
             current = [event for event in current if event["at"] >= holder.since]
         working = _working(facts, current, now or time.time())
-        return Status(**facts, **working, pid=holder.pid, host=holder.host, since=holder.since)
+        return Status(**facts | working, **vars(holder))
     last_attempt = _summary(store)
     if state is not None and state.complete is not None:
         done = _complete(state.complete, store.output.exists())
@@ -167,22 +158,19 @@ def _working(facts: dict[str, Any], events: Sequence[LoggedEvent], now: float) -
         doing = "waiting"
     else:
         doing = "labelling" if left else "putting the output together"
-    seconds_left = None
-    if speed and left > 0 and waits is None:
-        seconds_left = round(left / speed, 1)
     return {
         "state": "running",
         "doing": doing,
-        "next": "Nothing: it works.",
+        "next": "Still running.",
         "waits": waits,
         **speeds,
-        "seconds_left": seconds_left,
+        "seconds_left": round(left / speed, 1) if speed and left > 0 and waits is None else None,
     }
 
 
 def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
     if not there:
-        advice = "The output is not there any more; the same command makes it anew."
+        advice = "The output is not there any more. Run the same command to make it again."
     elif recorded["errors"]:
         advice = (
             "The output is there. The same command with --retry-failed asks again for its "
@@ -190,19 +178,16 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
         )
     else:
         advice = "Nothing: the output is there, and the same command leaves it as it is."
-    return {
-        "state": "complete",
-        "doing": "nothing",
-        "next": advice,
-        "exit_code": recorded["exit_code"],
-    }
+    return {"state": "complete", "next": advice, "exit_code": recorded["exit_code"]}
 
 
 def _killed(events: Sequence[LoggedEvent]) -> dict[str, Any]:
-    seen = f" Its last sign is of {_clock(events[-1]['at'])}." if events else ""
+    seen = ""
+    if events:
+        at = datetime.fromtimestamp(events[-1]["at"], UTC).astimezone()
+        seen = f" Its last sign is of {at:%Y-%m-%d %H:%M:%S}."
     return {
         "state": "stopped",
-        "doing": "nothing",
         "next": _SAME_COMMAND,
         "message": f"Killed, or its machine went down: it could not say why it ended.{seen}",
     }
@@ -212,16 +197,10 @@ def _stopped(ended: LoggedEvent) -> dict[str, Any]:
     code = ended["exit_code"]
     advice = _SAME_COMMAND
     if code == EndpointRefused.exit_code:
-        advice = "Mend what the endpoint refuses, then run the same command again to continue."
+        advice = "Fix what the endpoint refuses, then run the same command again to continue."
     elif code == EXIT_ROWS_FAILED:
-        advice = "Mend the cause or raise max_errors, then run the same command again to continue."
-    return {
-        "state": "stopped",
-        "doing": "nothing",
-        "next": advice,
-        "message": ended["message"],
-        "exit_code": code,
-    }
+        advice = "Fix the cause or raise max_errors, then run the same command again to continue."
+    return {"state": "stopped", "next": advice, "message": ended["message"], "exit_code": code}
 
 
 def _summary(store: RunStore) -> dict[str, Any]:
@@ -232,7 +211,7 @@ def _summary(store: RunStore) -> dict[str, Any]:
 
 
 def _waits(events: Sequence[LoggedEvent]) -> Waits | None:
-    """Give what is waited for, until that is told to end or something is answered."""
+    """Return what is waited for, until that is told to end or something is answered."""
     waits = None
     for event in events:
         match event["event"]:
@@ -248,7 +227,7 @@ def _waits(events: Sequence[LoggedEvent]) -> Waits | None:
 
 
 def _speeds(events: Sequence[LoggedEvent], now: float) -> dict[str, float | None]:
-    """Requests, inputs and rows a second of late; None where nothing tells."""
+    """Return the recent requests, inputs and rows a second; None if nothing is known."""
     if not events:
         return dict.fromkeys(("requests_per_second", "inputs_per_second", "rows_per_second"))
     began = max(events[0]["at"], now - SPEED_S)
@@ -264,7 +243,7 @@ def _speeds(events: Sequence[LoggedEvent], now: float) -> dict[str, float | None
 
 
 def _row_speed(events: Sequence[LoggedEvent], now: float) -> float | None:
-    """Rows a second over the last parts, or over the last minute where it has more of them."""
+    """Return rows a second over the last parts, or the last minute if it has more of them."""
     marks = [event for event in events if event["event"] in ("RunStarted", "PartCommitted")]
     late = [i for i, event in enumerate(marks) if event["at"] >= now - SPEED_S]
     first = max(0, min([len(marks) - SPEED_PARTS, *late[:1]]) - 1)
@@ -291,7 +270,3 @@ def _last_events(log: GrowingFile) -> list[LoggedEvent]:
             if isinstance(event, dict) and "event" in event and type(event.get("at")) is float:
                 events.append(event)
     return events
-
-
-def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
+from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +49,7 @@ def _is_resolved(held: _Held) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
+@dataclass(eq=False)
 class Stream:
     """The flow of chunks through the engine into parts.
 
@@ -57,46 +59,39 @@ class Stream:
     work on rows, and `stop` ends reading early.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        store: RunStore,
-        demand: Demand,
-        resolver: Resolver,
-        *,
-        allowance: Allowance,
-        threads: Executor,
-        emit: Observer,
-        stop: Stop,
-    ) -> None:
-        self._source = source
-        self._store = store
-        self._demand = demand
-        self._resolver = resolver
-        self._allowance = allowance
-        self._threads = threads
-        self._emit = emit
-        self._stop = stop
+    source: Source
+    store: RunStore
+    demand: Demand
+    resolver: Resolver
+    allowance: Allowance
+    threads: Executor
+    emit: Observer
+    stop: Stop
+
+    def __post_init__(self) -> None:
         self._held_bytes = 0
         self._released = asyncio.Event()
         self._full = self._unresolved = False
         # Parquet gives the dictionaries of joined chunks back as one, whose order inside of lists
         # and structs would tell in the output how they were joined.
-        self._joins = not nests_dictionary(source.input.schema)
+        self._joins = not nests_dictionary(self.source.input.schema)
         self._held: deque[_Held] = deque()
         self._read_to_end = False
         self._arrived = asyncio.Event()
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
-        self._allowance.check()
+        self.allowance.check()
         reader = asyncio.create_task(self._read(), name="reader")
         try:
             while await self._any_held():
                 self._tell(unresolved=not self._held[0].resolving.done())
                 await asyncio.wait([self._held[0].resolving])
                 self._tell(unresolved=False)
-                await self._commit_group()
+                group = self._due()
+                await self._commit(joined([held.resolving.result() for held in group]))
+                self._held_bytes -= sum(held.size_bytes for held in group)
+                self._released.set()
             await reader
         finally:
             reader.cancel()
@@ -107,19 +102,19 @@ class Stream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
-        chunks = self._source.chunks(
-            self._store.log.run.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
+        chunks = self.source.chunks(
+            self.store.log.run.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
         )
         try:
             while True:
-                await self._demand.hungry()
+                await self.demand.hungry()
                 await self._room()
-                chunk = await in_thread(lambda: next(chunks, None), self._stop, self._threads)
+                chunk = await in_thread(lambda: next(chunks, None), self.stop, self.threads)
                 if chunk is None:
                     break
                 size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
                 self._held_bytes += size_bytes
-                resolve = self._resolver.resolve(chunk.first_row, chunk.table)
+                resolve = self.resolver.resolve(chunk.first_row, chunk.table)
                 resolving = asyncio.create_task(resolve)
                 self._held.append(_Held(resolving, size_bytes))
                 del chunk, resolve, resolving  # or they are held while the next one is waited for
@@ -127,19 +122,19 @@ class Stream:
         finally:
             chunks.close()
             # Also after a failure to read: the chunks before it are resolved and committed.
-            self._demand.end()
+            self.demand.end()
             self._read_to_end = True
             self._arrived.set()
 
     async def _any_held(self) -> bool:
-        """Wait for a chunk to commit; gives False after the last one."""
+        """Wait for a chunk to commit. Return False after the last one."""
         while not (self._held or self._read_to_end):
             self._arrived.clear()
             await self._arrived.wait()
         return bool(self._held)
 
     def _due(self) -> list[_Held]:
-        """Take the oldest chunk, and where commits lag behind as many more as a part has room for.
+        """Take the oldest chunk and, if commits lag behind, as many more as a part has room for.
 
         They become one part, so that a commit's cost (three fsyncs, and as many waits for the
         interpreter's lock) is shared by the more rows the faster rows come.
@@ -150,13 +145,6 @@ class Stream:
             sizes = accumulate(held.size_bytes for held in resolved)
             count = max(1, bisect_right(list(sizes), PART_BYTES))
         return [self._held.popleft() for _ in range(count)]
-
-    async def _commit_group(self) -> None:
-        """Commit the chunks that are due as one part."""
-        group = self._due()
-        await self._commit(joined([held.resolving.result() for held in group]))
-        self._held_bytes -= sum(held.size_bytes for held in group)
-        self._released.set()
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk."""
@@ -169,18 +157,18 @@ class Stream:
     def _tell(self, *, full: bool | None = None, unresolved: bool | None = None) -> None:
         """Tell the engine whether reading waits for the oldest chunk to be resolved.
 
-        Where it waits for a commit, there is no need to send a batch that is not full.
+        If it waits for a commit, there is no need to send a batch that is not full.
         """
         self._full = self._full if full is None else full
         self._unresolved = self._unresolved if unresolved is None else unresolved
-        self._demand.block(self._full and self._unresolved)
+        self.demand.block(self._full and self._unresolved)
 
     async def _commit(self, resolved: Resolved) -> None:
         revision = resolved.revision
 
         def write() -> None:
             part = write_part(
-                self._store,
+                self.store,
                 resolved.table,
                 first_row=resolved.first_row,
                 errors=resolved.errors,
@@ -188,12 +176,12 @@ class Stream:
                 revision=revision.name,
             )
             told = revision.name if revision.told else None
-            self._store.log.add_part(part, told)
+            self.store.log.add_part(part, told)
 
-        await in_thread(write, executor=self._threads)
-        self._emit(
+        await in_thread(write, executor=self.threads)
+        self.emit(
             PartCommitted(
                 resolved.first_row, resolved.table.num_rows, resolved.errors, resolved.labels
             )
         )
-        self._allowance.rows_failed(resolved.errors)
+        self.allowance.rows_failed(resolved.errors)

@@ -29,7 +29,7 @@ class Summary:
     labels: Annotated[dict[str, int], "committed rows by their label"]
     output: Annotated[str, "path of the output, as it was given"]
     endpoint: Annotated[str, "`local`, `hf` or the address, as it was given"]
-    model: Annotated[str | None, "the model asked for; null where the address alone decides it"]
+    model: Annotated[str | None, "the model asked for; null if the address alone decides it"]
     model_revision: Annotated[str | None, "the model's revision (`x-sha`); null if none was told"]
     message: Annotated[str, "why it stopped; only if it did"] = ""
     resumed_rows: Annotated[int, "rows that were committed before this attempt"]
@@ -62,15 +62,11 @@ class Origin:
 
     software: Annotated[str, "this package and its version"]
     endpoint: Annotated[str, "host of the endpoint, or `local`, `hf`"]
-    model: Annotated[str, "the model asked for; empty where the address alone decides it"]
+    model: Annotated[str, "the model asked for; empty if the address alone decides it"]
     model_revision: Annotated[str, "its revision; empty if none was told"]
     top_k: Annotated[str, "the setting"]
     function_to_apply: Annotated[str, "the setting; empty if none was given"]
     truncate: Annotated[str, "the setting, `true` or `false`"]
-
-    def to_metadata(self) -> dict[bytes, bytes]:
-        """Return the metadata of a Parquet schema."""
-        return {f"classify.{key}".encode(): value.encode() for key, value in asdict(self).items()}
 
 
 def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:
@@ -118,8 +114,8 @@ def of_attempt(
 
 
 def metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
-    """Return what the output tells of its origin."""
-    return Origin(
+    """Return what the output tells of its origin, as the metadata of a Parquet schema."""
+    origin = Origin(
         software=f"classify-pipeline {__version__}",
         endpoint=urlsplit(config.endpoint).netloc or config.endpoint,
         model=config.model_id or "",
@@ -127,4 +123,5 @@ def metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
         top_k=str(config.top_k),
         function_to_apply=config.function_to_apply or "",
         truncate=str(config.truncate).lower(),
-    ).to_metadata()
+    )
+    return {f"classify.{key}".encode(): value.encode() for key, value in asdict(origin).items()}

@@ -5,7 +5,7 @@ and the cache between runs. It maps the digest of an input (never its text) to t
 
     keys      digest of an input and of all that decides its answer
     store     the answers in an append-only journal: one write and one fsync a group
-    index     where in the journal each key's answer is; bounded memory, made anew on opening
+    index     where in the journal each key's answer is; bounded memory, rebuilt on opening
 """
 
 from pipeline.responses.keys import Keys

@@ -29,19 +29,6 @@ _LEAST_BITS_PER_ENTRY = 16
 _SLICE = 1 << 16
 
 
-class _Bits:
-    """Bits that are set and read many at a time, by their numbers; `packed` has eight a byte."""
-
-    def __init__(self, packed: Any) -> None:
-        self._bytes = packed
-
-    def set(self, numbers: Any) -> None:
-        np.bitwise_or.at(self._bytes, numbers >> 3, _BIT[numbers & 7])
-
-    def are_set(self, numbers: Any) -> Any:
-        return (self._bytes[numbers >> 3] & _BIT[numbers & 7]) != 0
-
-
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 _WORD_BIT: Array = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
 # Two bits of a word, by 12 bits of a key.
@@ -90,7 +77,7 @@ class _Filter:
             np.bitwise_or.at(self.words, self._places(hashed), hashed.bits)
 
     def maybe(self, hashed: _Hashed) -> Any:
-        """Give the indices of the keys that may be in it."""
+        """Return the indices of the keys that may be in it."""
         words = np.take(self.words, self._places(hashed))
         _let_go(self._mapped)
         return np.flatnonzero((words & hashed.bits) == hashed.bits)
@@ -114,7 +101,7 @@ class Found(NamedTuple):
 class _Segment:
     """Sorted keys, the position of each, and which of them were met.
 
-    `mapped` is what keys and positions lie in, where that is a file.
+    `mapped` is what keys and positions lie in, if that is a file.
     """
 
     def __init__(
@@ -123,7 +110,7 @@ class _Segment:
         self.keys = keys
         self.positions = positions
         self._mapped = mapped
-        self._met = _Bits(np.full(-(-len(keys) // 8), 0xFF if met else 0, np.uint8))
+        self._met = np.full(-(-len(keys) // 8), 0xFF if met else 0, np.uint8)  # a bit an entry
 
     def meet(self, keys: Array, maybe: Any) -> Found:
         """Look for those of the keys at `maybe`."""
@@ -131,8 +118,9 @@ class _Segment:
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         here = np.flatnonzero(self.keys[at] == keys)
         at = at[here]
-        met = self._met.are_set(at)
-        self._met.set(at)
+        byte, bit = at >> 3, _BIT[at & 7]
+        met = (self._met[byte] & bit) != 0
+        np.bitwise_or.at(self._met, byte, bit)
         found = Found(maybe[here], self.positions[at], met)
         _let_go(self._mapped)
         return found
@@ -194,7 +182,7 @@ class Index:
             self._small[at:] = [_Segment(*_sorted(keys_of, positions_of), met=True)]
 
     def meet(self, keys: Array) -> list[Found]:
-        """Give where the answers of the keys may be, newest first.
+        """Return where the answers of the keys may be, newest first.
 
         All that is found counts as met from then on.
         """
@@ -218,7 +206,7 @@ class Index:
     ) -> None:
         """Make one segment of entries in the order in which they were added; empties the lists.
 
-        `known` is their filter, where there is one.
+        `known` is their filter, if there is one.
         """
         entries = sum(map(len, keys_of))
         keys, positions = _sorted(keys_of, positions_of)
@@ -239,10 +227,10 @@ class Index:
 
 
 def _mapped(directory: Path | None, *arrays: Any) -> mmap.mmap:
-    """Give a map of a file without a name that holds the arrays, one behind the other."""
+    """Return a map of a file without a name that holds the arrays, one behind the other."""
     with tempfile.TemporaryFile(dir=directory) as file:
         for array in arrays:
-            file.write(array)  # `tofile` keeps silent where the last bytes do not fit
+            file.write(array)  # `tofile` reports no error if the last bytes do not fit
         file.flush()
         return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 

@@ -29,7 +29,7 @@ class Keys:
         self._scope = _digest(_digest(scope).digest())
 
     def of(self, items: Iterable[Item]) -> list[bytes]:
-        """Give one key of 16 bytes per item."""
+        """Return one key of 16 bytes per item."""
         begin, keys = self._scope.copy, []
         for item in items:
             digest = begin()

@@ -100,9 +100,8 @@ class ResponseStore:
     def __init__(self, file: GrowingFile | Path, *, read_only: bool = False) -> None:
         self._file = DiskFile.journal(file) if isinstance(file, Path) else file
         self._index = Index(self._file.scratch)
-        # Frames by where they begin, for the revision that a block belongs to.
-        self._frame_starts: list[int] = []
-        self._frame_revisions: list[str | None] = []
+        # Where each frame begins, and its revision, which holds for the blocks in it.
+        self._frames: list[tuple[int, str | None]] = []
         with reading(self._file.place) if read_only else writing(self._file.place):
             self._file.open(read_only=read_only)
             try:
@@ -114,13 +113,13 @@ class ResponseStore:
                 raise
 
     def get(self, keys: Sequence[bytes]) -> dict[int, Known]:
-        """Look up keys; gives what is known, by place in `keys`."""
+        """Look up keys. Return what is known, by place in `keys`."""
         if not keys:
             return {}
         first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
         known: dict[int, Known] = {}
         with reading(self._file.place):
-            # A key may have several positions, where another key has the same first half, or an
+            # A key may have several positions: another key may have the same first half, or an
             # answer was stored again.
             for found in self._index.meet(first_halves):
                 for begin, candidates in _by_block(found):
@@ -128,7 +127,8 @@ class ResponseStore:
                     if not entries:
                         continue
                     second_halves, answers = self._read_block(begin)
-                    revision = self._revision_at(begin)
+                    frame = bisect_right(self._frames, begin, key=itemgetter(0)) - 1
+                    revision = self._frames[frame][1]
                     for i, position, met in entries:
                         place = position & (BLOCK_ANSWERS - 1)
                         if second_halves[8 * place : 8 * place + 8] == keys[i][8:]:
@@ -160,38 +160,22 @@ class ResponseStore:
     ) -> None:
         assert len(keys) == len(answers)
         halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
-        first_halves, second_halves = halves[:, 0], halves[:, 1].tobytes()
+        first_halves = halves[:, 0]
         blocks = [
-            _packed(second_halves[8 * at : 8 * stop], answers[at:stop])
+            _packed(halves[at : at + BLOCK_ANSWERS, 1], answers[at : at + BLOCK_ANSWERS])
             for at in range(0, len(answers), BLOCK_ANSWERS)
-            for stop in [at + BLOCK_ANSWERS]
         ]
         name = (revision or "").encode()
         lengths = np.fromiter(map(len, blocks), "<u4", len(blocks))
-        payload = b"".join(
-            (
-                _COUNTS.pack(len(keys), len(name)),
-                name,
-                first_halves.tobytes(),
-                lengths.tobytes(),
-                *blocks,
-            )
-        )
+        counts = _COUNTS.pack(len(keys), len(name))
+        payload = b"".join([counts, name, first_halves.tobytes(), lengths.tobytes(), *blocks])
         start = self._file.append(_header(payload) + payload)
         first_block = start + _HEADER.size + len(payload) - int(lengths.sum())
-        self._note(start, revision)
-        positions = _positions(first_block, lengths, len(keys))
-        self._index.add(first_halves, positions)
-
-    def _note(self, start: int, revision: str | None) -> None:
-        self._frame_starts.append(start)
-        self._frame_revisions.append(revision)
-
-    def _revision_at(self, begin: int) -> str | None:
-        return self._frame_revisions[bisect_right(self._frame_starts, begin) - 1]
+        self._frames.append((start, revision))
+        self._index.add(first_halves, _positions(first_block, lengths, len(keys)))
 
     def _read_block(self, begin: int) -> tuple[bytes, list[Any]]:
-        """Read a block: second halves of keys, and answers; none of them where it is damaged."""
+        """Read a block: second halves of keys, and answers; none if it is damaged."""
         piece = self._file.read(_FIRST_READ, begin)
         if len(piece) < _BLOCK.size:
             return b"", []
@@ -228,12 +212,12 @@ class ResponseStore:
                     return
                 start = following
                 continue
-            self._note(start, frame.revision)
+            self._frames.append((start, frame.revision))
             self._index.load(frame.keys, frame.positions)
             start = frame.end
 
     def _next_frame(self, start: int, size: int) -> int | None:
-        """Find where the next whole frame begins; None where there is none."""
+        """Find where the next whole frame begins; None if there is none."""
         while start < size:
             window = self._file.read(_WINDOW, start)
             found = window.find(_MAGIC)
@@ -247,7 +231,7 @@ class ResponseStore:
         return None
 
     def _frame_at(self, start: int) -> _Frame | None:
-        """Read the frame that begins here; None where there is no whole one."""
+        """Read the frame that begins here; None if it is not whole."""
         header = self._file.read(_HEADER.size, start)
         if len(header) < _HEADER.size:
             return None
@@ -271,21 +255,21 @@ class ResponseStore:
 
 
 def _by_block(found: Found) -> Iterator[tuple[int, Iterator[tuple[int, int, bool]]]]:
-    """Give where each block begins, and the place, position and `met` of what may be in it."""
+    """Return where each block begins, and the place, position and `met` of what may be in it."""
     order = np.argsort(found.positions)
     entries = zip(*[each[order].tolist() for each in found], strict=True)
     return groupby(entries, lambda entry: entry[1] >> _PLACE_BITS)
 
 
-def _packed(second_halves: bytes, answers: Sequence[Answer]) -> bytes:
-    """Give a block."""
+def _packed(second_halves: Any, answers: Sequence[Answer]) -> bytes:
+    """Return a block."""
     text = orjson.dumps(answers)
-    rest = _BLOCK.pack(0, len(answers), len(text))[4:] + second_halves + text
+    rest: bytes = _BLOCK.pack(0, len(answers), len(text))[4:] + second_halves.tobytes() + text
     return zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
 def _positions(first_block: int, lengths: Any, count: int) -> Any:
-    """Give the position of each of `count` answers, whose first block begins at `first_block`."""
+    """Return the position of each of `count` answers, whose first block begins at `first_block`."""
     begins = np.cumsum(lengths, dtype=np.uint64) + np.uint64(first_block) - lengths
     places = np.arange(count, dtype=np.uint64)
     blocks = (places >> _PLACE_BITS).astype(np.intp)
@@ -293,14 +277,14 @@ def _positions(first_block: int, lengths: Any, count: int) -> Any:
 
 
 def _header(payload: bytes) -> bytes:
-    fields = struct.pack("<4sII", _MAGIC, len(payload), zlib.crc32(payload))
-    return fields + struct.pack("<I", zlib.crc32(fields))
+    fields = _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload), 0)[:12]
+    return fields + zlib.crc32(fields).to_bytes(4, "little")
 
 
 class ResponseStores:
     """The store of this attempt, and behind it those that earlier attempts wrote to.
 
-    So no answer is paid for twice where `cache` was given in one attempt and not in another. The
+    So no answer is paid for twice if `cache` was given in one attempt and not in another. The
     `earlier` ones are only read; `passed_over` says why some of them could not be. With
     `read_only` that of this attempt is only read too, and need not be there.
     """
@@ -328,7 +312,7 @@ class ResponseStores:
             raise
 
     def get(self, keys: Sequence[bytes]) -> list[dict[int, Known]]:
-        """Look up keys; gives what each store knows, this attempt's first, by place in `keys`."""
+        """Look up keys. Return what each store knows, this attempt's first, by place in `keys`."""
         return [store.get(keys) for store in self._stores]
 
     def put(self, groups: Iterable[Group]) -> None:

@@ -98,17 +98,12 @@ class DiskObjects:
 
     def _temporary(self, final: Path, content: bytes, what: str) -> Path:
         temp = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            descriptor = os.open(temp, flags, 0o666)
-        except FileNotFoundError:
+        if not final.parent.exists():
             final.parent.mkdir(exist_ok=True)
             fsync_path(final.parent.parent)
-            descriptor = os.open(temp, flags, 0o666)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
+        with temp.open("xb") as file:
+            file.write(content)
+            file.flush()
             failpoint(f"{what}.written")
             os.fsync(file.fileno())
             failpoint(f"{what}.fsynced")
@@ -140,7 +135,7 @@ def commit(temp: Path, final: Path) -> None:
 
 
 def aside_of(temp: Path) -> Path:
-    """Where `commit_directory` keeps what `temp` replaces until the replacement is durable."""
+    """Return where `commit_directory` keeps what `temp` replaces until that is durable."""
     return temp.with_name("replaced" + TEMP_SUFFIX)
 
 
@@ -167,14 +162,13 @@ def commit_directory(temp: Path, final: Path) -> None:
 
 
 def measure(path: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file. Raises OSError."""
-    digest, size_bytes = hashlib.sha256(), 0
+    """Return the size in bytes and the SHA-256 of a file. Raises OSError."""
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while piece := file.read(_READ_BYTES):
             stop_point()
             digest.update(piece)
-            size_bytes += len(piece)
-    return size_bytes, digest.hexdigest()
+        return file.tell(), digest.hexdigest()
 
 
 def remove(path: Path) -> None:

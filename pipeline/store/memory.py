@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from contextlib import nullcontext
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -138,7 +139,10 @@ class MemoryOutput:
         return self.content is not None
 
     def files(self) -> list[ByteSource]:
-        return [ByteSource.held(name, each) for name, each in (self.content or {}).items()]
+        return [
+            ByteSource(name, len(each), partial(pa.BufferReader, each))
+            for name, each in (self.content or {}).items()
+        ]
 
     def identity(self) -> Identity | None:
         return None if self.content is None else _identity(self.content)

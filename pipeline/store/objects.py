@@ -57,34 +57,26 @@ class ByteSource:
 
     @classmethod
     def of(cls, path: Path) -> ByteSource:
-        """The bytes of a file. Raises OSError."""
+        """Return the bytes of a file. Raises OSError."""
         return cls(str(path), path.stat().st_size, partial(pa.OSFile, str(path)))
 
-    @classmethod
-    def held(cls, name: str, content: bytes) -> ByteSource:
-        """Bytes in memory."""
-        return cls(name, len(content), partial(pa.BufferReader, content))
+
+_FIXES = {
+    "write": "What was committed is kept; fix the disk (or free some space) and run the same "
+    "command again.",
+    "read": "Fix that, then run the same command again.",
+}
 
 
 @contextmanager
-def writing(place: object) -> Iterator[None]:
+def _stopping(doing: str, place: object) -> Iterator[None]:
     """Turn an OSError into StoppedEarly that names the place."""
     try:
         yield
     except OSError as error:
-        raise StoppedEarly(
-            f"{place}: cannot write: {error.strerror or error}. What was committed is kept; "
-            "fix the disk (or free some space) and run the same command again."
-        ) from error
+        reason = error.strerror or error
+        raise StoppedEarly(f"{place}: cannot {doing}: {reason}. {_FIXES[doing]}") from error
 
 
-@contextmanager
-def reading(place: object) -> Iterator[None]:
-    """Turn an OSError into StoppedEarly that names the place."""
-    try:
-        yield
-    except OSError as error:
-        raise StoppedEarly(
-            f"{place}: cannot read: {error.strerror or error}. Fix that, then run the same command "
-            "again."
-        ) from error
+writing = partial(_stopping, "write")
+reading = partial(_stopping, "read")

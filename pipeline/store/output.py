@@ -122,11 +122,10 @@ class DiskOutput:
                 )
 
     def begin_draft(self) -> None:
-        """Begin an empty draft."""
-        with writing(self.path):
-            disk.remove(self._draft)
-            if not self.is_file:
-                self._draft.mkdir()
+        """Begin an empty draft. Raises OSError, as the next two do."""
+        disk.remove(self._draft)
+        if not self.is_file:
+            self._draft.mkdir()
 
     def open_draft(self, name: str) -> pa.NativeFile:
         """Open a file of the draft for writing; if the output is one file, `name` is unused."""

@@ -16,6 +16,7 @@ import hashlib
 import re
 import secrets
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,28 +52,19 @@ _MANIFEST = "manifest.jsonl"
 _LEFT_BEHIND = re.compile(rf".*\.[0-9a-f]{{8}}\{TEMP_SUFFIX}")
 
 
+@dataclass(eq=False)
 class RunStore:
     """The state of one run, on any kind of storage. Methods raise StoppedEarly if it refuses."""
 
-    def __init__(
-        self,
-        objects: Objects,
-        lease: FlockLease | MemoryLease,
-        journal: GrowingFile,
-        events: GrowingFile,
-        output: Output,
-    ) -> None:
-        self._objects = objects
-        self.lease = lease
-        self.journal = journal
-        self.events = events
-        self.output = output
-        self.log = RunLog(objects)
+    _objects: Objects
+    lease: FlockLease | MemoryLease
+    journal: GrowingFile
+    events: GrowingFile
+    output: Output
 
-    @property
-    def place(self) -> str:
-        """Where it is, for messages."""
-        return self._objects.place
+    def __post_init__(self) -> None:
+        self.place = self._objects.place  # for messages
+        self.log = RunLog(self._objects)
 
     def load(self, *, restart: bool = False, overwrite: bool = False) -> RunState | None:
         """Read what is recorded; None if no run is.
@@ -181,16 +173,14 @@ class RunStore:
     def whole_parts(self, state: RunState) -> int:
         """Count the parts, from the first on, whose bytes are what was recorded.
 
-        Size and checksum catch what a power cut left short, empty or garbled.
+        The checksum catches what a power cut left short, empty or garbled.
         """
         for count, part in enumerate(state.parts):
             stop_point()
             content = None
             with suppress(StoppedEarly):
                 content = self._objects.get(_PARTS + part.file)
-            if content is None or len(content) != part.size_bytes:
-                return count
-            if hashlib.sha256(content).hexdigest() != part.sha256:
+            if content is None or hashlib.sha256(content).hexdigest() != part.sha256:
                 return count
         return len(state.parts)
 

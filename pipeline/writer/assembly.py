@@ -94,7 +94,7 @@ def _write_file(
 
 
 def _row_groups(parts: Sequence[ByteSource], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Cut the rows of all parts into row groups: ROW_GROUP_ROWS each, fewer where rows are big.
+    """Cut the rows of all parts into row groups: ROW_GROUP_ROWS each, fewer if rows are big.
 
     The border is set by the rows alone: a group ends before the row that would take it over
     ROW_GROUP_BYTES, and a larger row is a group by itself. So no more than a group and a part are
@@ -154,18 +154,14 @@ def _by_appearance(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def _row_bytes(table: pa.Table) -> Any:
-    """About how many bytes each row has, told by its values alone."""
-    sizes = np.zeros(table.num_rows, np.int64)
-    for column in table.columns:
-        at = 0
-        for chunk in column.chunks:
-            sizes[at : at + len(chunk)] += _value_bytes(chunk)
-            at += len(chunk)
-    return sizes
+    """Return about how many bytes each row has, told by its values alone."""
+    none = np.zeros(0, np.int64)
+    columns = [[none, *map(_value_bytes, column.chunks)] for column in table.columns]
+    return sum(map(np.concatenate, columns), np.zeros(table.num_rows, np.int64))
 
 
 def _value_bytes(array: pa.Array) -> Any:
-    """About how many bytes each value of an array has; values inside lists count, too."""
+    """Return about how many bytes each value of an array has, those inside lists included."""
     kind = array.type
     if isinstance(kind, pa.ExtensionType):
         return _value_bytes(array.storage)

@@ -120,7 +120,7 @@ def test_of_a_run_that_the_endpoint_refused(server, cli, job, ask):
     _, found = ask()
     assert (found["state"], found["exit_code"], found["committed_rows"]) == ("stopped", 4, 0)
     assert "no such token" in found["message"]
-    assert found["next"].startswith("Mend")
+    assert found["next"].startswith("Fix")
 
 
 def test_of_a_complete_run(label, server, write_csv, tmp_path):
