@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,13 @@ import click
 
 from pipeline.cli.output import WaitPrinter, counts, fail, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
-from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
+from pipeline.errors import ClassifyError, SettingsError
 from pipeline.observers.words import span
 from pipeline.system import process
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from pipeline.plan.forecast import Forecast
 
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
 @setting_options
 def plan(
-    inputs: tuple[str, ...],
-    output: str | None,
     *,
     restart: bool,
     overwrite: bool,
@@ -51,8 +47,7 @@ def plan(
     price_per_thousand: float | None,
     probes: bool,
     as_json: bool,
-    config_file: Path | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Estimate what `classify run` with the same arguments would send, take and cost.
 
@@ -73,17 +68,13 @@ def plan(
     """
     process.end_at_once()
     try:
-        config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
+        config = load_config(given)
         prices = _price(price_per_request, price_per_thousand)
         process.fit()
-        import pyarrow as pa
-
         from pipeline import probing
         from pipeline.job import kept
         from pipeline.plan import forecast as planning
 
-        # Its own handlers would swallow an interrupt during a long read.
-        pa.enable_signal_handlers(False)
         found = planning.forecast(
             config,
             restart=restart,
@@ -102,7 +93,6 @@ def plan(
         print_json(found.to_json())
     else:
         click.echo("\n".join(_lines(found)))
-    sys.exit(EXIT_COMPLETE)
 
 
 def _price(per_request: float | None, per_thousand: float | None) -> tuple[float, float] | None:

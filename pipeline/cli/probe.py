@@ -17,7 +17,6 @@ from pipeline.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from pipeline.probing import Check, Probe
 
@@ -35,12 +34,9 @@ _SUMS = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 @setting_options
 def probe(
-    inputs: tuple[str, ...],
-    output: str | None,
     *,
     as_json: bool,
-    config_file: Path | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Try the endpoint with a few requests, and suggest a fix for each problem.
 
@@ -61,19 +57,12 @@ def probe(
     """
     process.end_at_once()
     try:
-        config = load_config(
-            config_file,
-            {**settings, "input": inputs or None, "output": output},
-            {"input": _NO_INPUT, "output": "probe.parquet"},
-        )
+        config = load_config(given, {"input": _NO_INPUT, "output": "probe.parquet"})
         process.fit()
-        import pyarrow as pa
-
         from pipeline import probing
 
-        pa.enable_signal_handlers(False)
-        given = config.input != (_NO_INPUT,)
-        found = probing.probe(config, WaitPrinter(), probing.first_texts(config) if given else ())
+        texts = probing.first_texts(config) if config.input != (_NO_INPUT,) else ()
+        found = probing.probe(config, WaitPrinter(), texts)
     except ClassifyError as error:
         fail(error, as_json=as_json)
     if as_json:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from pipeline.cli.output import fail
-from pipeline.errors import EXIT_COMPLETE, ClassifyError
+from pipeline.errors import ClassifyError
 from pipeline.system import process
 
 
@@ -45,4 +44,3 @@ def report(output: Path, page: Path | None) -> None:
     except ClassifyError as error:
         fail(error, as_json=False)
     click.echo(f"The report is in {written}")
-    sys.exit(EXIT_COMPLETE)

@@ -17,7 +17,6 @@ from pipeline.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -36,16 +35,13 @@ if TYPE_CHECKING:
 )
 @setting_options
 def run(
-    inputs: tuple[str, ...],
-    output: str | None,
     *,
     restart: bool,
     overwrite: bool,
     retry_failed: bool,
     as_json: bool,
     log_format: str,
-    config_file: Path | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Label the rows of INPUT (files, globs or directories of .csv and .parquet).
 
@@ -68,7 +64,7 @@ def run(
     process.end_at_once()
     progress = progress_for(sys.stderr, log_format)
     try:
-        config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
+        config = load_config(given)
         process.fit()
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api

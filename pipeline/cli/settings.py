@@ -28,7 +28,7 @@ def table_arguments(
             "-o", "--output", metavar="PATH", shell_complete=complete.files, help=output
         )
         return click.argument(
-            "inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files
+            "input", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files
         )(option(command))
 
     return add
@@ -56,15 +56,14 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def load_config(
-    config_file: Path | None, flags: dict[str, Any], defaults: dict[str, Any] | None = None
-) -> RunConfig:
-    """Build the settings from flags, environment and file. Raises SettingsError.
+def load_config(given: dict[str, Any], defaults: dict[str, Any] | None = None) -> RunConfig:
+    """Build the settings from what a command was given, environment and file.
 
-    `defaults` stand for settings that have none.
+    `defaults` stand for settings that have none. Raises SettingsError.
     """
-    given = {key: value for key, value in flags.items() if value is not None}
-    return RunConfig.load(given, file=config_file, environ=os.environ, defaults=defaults)
+    flags = {key: value for key, value in given.items() if value not in (None, ())}
+    file = flags.pop("config_file", None)
+    return RunConfig.load(flags, file=file, environ=os.environ, defaults=defaults)
 
 
 def _default(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.output import counts, fail, print_json
-from pipeline.errors import EXIT_COMPLETE, ClassifyError, OutputError
+from pipeline.errors import ClassifyError, OutputError
 from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ def status(output: Path, *, as_json: bool) -> None:
         print_json(found.to_json())
     else:
         click.echo("\n".join(_lines(found, time.time())))
-    sys.exit(EXIT_COMPLETE)
 
 
 def _nothing(output: Path) -> OutputError:

@@ -245,40 +245,31 @@ async def examine(
     return found
 
 
+@dataclass
 class _Questions:
     """What is asked, one after the other."""
 
-    def __init__(
-        self,
-        found: Findings,
-        client: _Client,
-        pool: Pool,
-        drift: DriftGuard,
-        stop: Stop,
-        texts: Sequence[Item],
-    ) -> None:
-        self._found = found
-        self._client = client
-        self._pool = pool
-        self._drift = drift
-        self._stop = stop
-        self._texts = list(texts)
-        self._config = found.config
+    found: Findings
+    client: _Client
+    pool: Pool
+    drift: DriftGuard
+    stop: Stop
+    texts: Sequence[Item]
 
     async def ask(self) -> None:
         """Meet the endpoint as a run does, try what is set, then measure."""
-        size = self._config.texts_per_request
-        if len(self._texts) <= size:
-            size = max(2, -(-len(self._texts) // ROUNDS))
-        first, rest = self._texts[:size], self._texts[size:]
+        size = self.found.config.texts_per_request
+        if len(self.texts) <= size:
+            size = max(2, -(-len(self.texts) // ROUNDS))
+        first, rest = self.texts[:size], self.texts[size:]
         (best, *_) = await self._ask(first)
-        if self._config.function_to_apply is not None:
+        if self.found.config.function_to_apply is not None:
             await self._try_function(first[0], best)
-        if self._config.truncate:
+        if self.found.config.truncate:
             pair = isinstance(first[0], tuple)
             long = (LONG_TEXT, "short") if pair else LONG_TEXT
-            (self._found.long_text,) = await self._ask([long], trial=True)
-        size = min(size, self._client.dialect.most_texts or size)
+            (self.found.long_text,) = await self._ask([long], trial=True)
+        size = min(size, self.client.dialect.most_texts or size)
         for _ in range(ROUNDS - 1):
             batch, rest = rest[:size], rest[size:]
             if batch:
@@ -286,17 +277,17 @@ class _Questions:
 
     async def _try_function(self, text: Item, as_set: Outcome) -> None:
         """Ask with another function: where the score stays what it was, none is applied."""
-        asked = self._config.function_to_apply
-        other = self._config.model_copy(
+        asked = self.found.config.function_to_apply
+        other = self.found.config.model_copy(
             update={"function_to_apply": "sigmoid" if asked == "none" else "none"}
         )
-        before = self._client.dialect
-        self._client.dialect = dialect_of(before.name, other)
+        before = self.client.dialect
+        self.client.dialect = dialect_of(before.name, other)
         try:
             (otherwise,) = await self._ask([text], trial=True)
         finally:
-            self._client.dialect = before
-        self._found.function_ignored = as_set == otherwise
+            self.client.dialect = before
+        self.found.function_ignored = as_set == otherwise
 
     async def _ask(self, texts: Sequence[Item], *, trial: bool = False) -> list[Outcome]:
         """Have texts answered; what a trial gives is not counted among the outcomes."""
@@ -305,14 +296,14 @@ class _Questions:
         def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
             outcomes[first : first + len(some)] = some
             if not trial:
-                self._found.outcomes.extend(some)
+                self.found.outcomes.extend(some)
             try:
-                self._drift.observe(revision)
+                self.drift.observe(revision)
             except ClassifyError as reason:
-                self._stop.ask(reason)
+                self.stop.ask(reason)
                 return False
             return True
 
-        self._pool.demand.expect()
-        await self._pool.ask(texts, arrived)
+        self.pool.demand.expect()
+        await self.pool.ask(texts, arrived)
         return outcomes

@@ -25,6 +25,7 @@ from pipeline.events import (
 )
 from pipeline.observers import EventLog
 from pipeline.observers.words import Wait, duration, notice
+from pipeline.store.files import DiskFile
 
 
 @pytest.mark.parametrize(
