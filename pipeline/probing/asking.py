@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.client import Client, dialect_of
 from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
 from pipeline.events import Notice, WaitEnded, Waiting, Why
+from pipeline.outcomes import RowError
 from pipeline.pool import Pool
 from pipeline.rows import DriftGuard, Revision
 from pipeline.system.threads import Stop
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.client.token import Token
     from pipeline.config import RunConfig
     from pipeline.events import Event, Observer
-    from pipeline.outcomes import Item, Outcome
+    from pipeline.outcomes import Answer, Item, Outcome
     from pipeline.system.clock import Clock
 
 N = TypeVar("N", bound=Notice)
@@ -107,6 +108,16 @@ class Findings:
     def answered(self) -> list[Asked]:
         """The requests that were answered with label and score."""
         return [asked for asked in self.asked if asked.good]
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The outcomes that are labels and scores."""
+        return [each for each in self.outcomes if not isinstance(each, RowError)]
+
+    @property
+    def rejected(self) -> list[RowError]:
+        """The other outcomes."""
+        return [each for each in self.outcomes if isinstance(each, RowError)]
 
     def told(self, kind: type[N]) -> N | None:
         """Return the first notice of a kind, None if there was none."""
