@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import WaitPrinter, counts, fail, print_json
+from pipeline.cli.output import WaitPrinter, counts, failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
-from pipeline.errors import ClassifyError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.observers.words import span
 from pipeline.system import process
 from pipeline.wording import setting
@@ -67,7 +67,7 @@ def plan(
     run uses the output; with --probe also 4 refused by the endpoint and 75 it is down.
     """
     process.end_at_once()
-    try:
+    with failing(as_json=as_json):
         config = load_config(given)
         prices = _price(price_per_request, price_per_thousand)
         process.fit()
@@ -87,8 +87,6 @@ def plan(
             notice = kept.keep(config.output, found.made_for, found.to_json())
             if notice is not None:
                 click.echo(notice, err=True)
-    except ClassifyError as error:
-        fail(error, as_json=as_json)
     if as_json:
         print_json(found.to_json())
     else:

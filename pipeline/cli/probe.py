@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import WaitPrinter, fail, print_json
+from pipeline.cli.output import WaitPrinter, failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
-from pipeline.errors import ClassifyError
 from pipeline.observers.words import counted
 from pipeline.system import process
 
@@ -56,15 +55,13 @@ def probe(
     endpoint; 75 the endpoint is down or still loading.
     """
     process.end_at_once()
-    try:
+    with failing(as_json=as_json):
         config = load_config(given, {"input": _NO_INPUT, "output": "probe.parquet"})
         process.fit()
         from pipeline import probing
 
         texts = probing.first_texts(config) if config.input != (_NO_INPUT,) else ()
         found = probing.probe(config, WaitPrinter(), texts)
-    except ClassifyError as error:
-        fail(error, as_json=as_json)
     if as_json:
         print_json(found.to_json())
     else:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.output import counts, fail, print_json
-from pipeline.errors import ClassifyError, OutputError
+from pipeline.cli.output import counts, failing, print_json
+from pipeline.errors import OutputError
 from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
@@ -35,14 +35,12 @@ def status(output: Path, *, as_json: bool) -> None:
     \b
     Exit codes: 0 there is a run; 2 there is none, or its record cannot be read.
     """
-    try:
+    with failing(as_json=as_json):
         from pipeline.job.status import status_of
 
         found = status_of(output)
-    except ClassifyError as error:
-        fail(error, as_json=as_json)
-    if found is None:
-        fail(_nothing(output), as_json=as_json)
+        if found is None:
+            raise _nothing(output)
     if as_json:
         print_json(found.to_json())
     else:

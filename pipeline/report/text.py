@@ -28,11 +28,6 @@ def number(value: float | None, form: str = ",") -> str:
     return "" if value is None else format(value, form)
 
 
-def counted(count: float, noun: str) -> str:
-    """Return a count with its noun: 1 row, 2,000 rows."""
-    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
-
-
 def clock(at: float) -> str:
     """Return an instant (seconds since the epoch) in the time zone of this machine."""
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
