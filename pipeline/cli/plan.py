@@ -18,7 +18,7 @@ from pipeline.wording import setting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.plan.forecast import Forecast
+    from pipeline.plan.forecast import Forecast, Price
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -69,7 +69,6 @@ def plan(
     process.end_at_once()
     with failing(as_json=as_json):
         config = load_config(given)
-        prices = _price(price_per_request, price_per_thousand)
         process.fit()
         from pipeline import probing
         from pipeline.job import kept
@@ -80,7 +79,7 @@ def plan(
             restart=restart,
             overwrite=overwrite,
             retry_failed=retry_failed,
-            price=None if prices is None else planning.Price(*prices),
+            price=_price(price_per_request, price_per_thousand),
             measure=partial(probing.probe, config, WaitPrinter()) if probes else None,
         )
         if found.resumed_rows < found.rows:
@@ -93,8 +92,9 @@ def plan(
         click.echo("\n".join(_lines(found)))
 
 
-def _price(per_request: float | None, per_thousand: float | None) -> tuple[float, float] | None:
-    """Return the prices of a request and of a text; None if none is given."""
+def _price(per_request: float | None, per_thousand: float | None) -> Price | None:
+    from pipeline.plan.forecast import Price
+
     for kind, price in (("request", per_request), ("thousand", per_thousand)):
         if price is not None and not 0 <= price < math.inf:
             raise SettingsError(
@@ -107,7 +107,7 @@ def _price(per_request: float | None, per_thousand: float | None) -> tuple[float
         )
     if per_request is None and per_thousand is None:
         return None
-    return per_request or 0.0, (per_thousand or 0.0) / 1000
+    return Price(per_request or 0.0, (per_thousand or 0.0) / 1000)
 
 
 def _lines(found: Forecast) -> Iterator[str]:

@@ -22,16 +22,10 @@ def table_arguments(
     output: str = "A .parquet file, or a directory of them.",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the argument INPUT and the option -o; `output` is the help of the latter."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        option = click.option(
-            "-o", "--output", metavar="PATH", shell_complete=complete.files, help=output
-        )
-        return click.argument(
-            "input", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files
-        )(option(command))
-
-    return add
+    complete_file: Any = {"shell_complete": complete.files}
+    argument = click.argument("input", nargs=-1, metavar="[INPUT]...", **complete_file)
+    option = click.option("-o", "--output", metavar="PATH", help=output, **complete_file)
+    return lambda command: argument(option(command))
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:

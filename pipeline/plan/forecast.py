@@ -89,9 +89,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values = asdict(self)
-        del values["made_for"]
-        return values
+        return {key: value for key, value in asdict(self).items() if key != "made_for"}
 
 
 def forecast(
@@ -105,12 +103,12 @@ def forecast(
 ) -> Forecast:
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
-    Sends nothing but what `measure` does, a probe of the endpoint with some of the texts, which is
-    called once all else is well and there are rows to do. Writes nothing: see `kept.keep`.
+    Writes nothing: see `kept.keep`. Sends nothing but what `measure` does, a probe with some of the
+    texts, called last and only if there are rows to do.
 
-    Raises what the run would before it sends anything: UsageError, OutputBusy where another run
-    works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
-    run would end with as the endpoint is.
+    Raises what the run would before it sends anything: UsageError, OutputBusy if another run works
+    on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the run
+    would end with.
     """
     store = LocalStore(config.output)
     opening.check(config, store)

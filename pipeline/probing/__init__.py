@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_REQUESTS", "Check", "Probe", "Verdict", "first_texts", "probe"]
 
-# Asked where no input is given; distinct, as a server may remember what it answered.
+# Asked without an input; distinct, as a server may remember what it answered.
 _PLAIN = tuple(f"This is plain text number {i}, and it is fine." for i in range(1, 13))
 
 
 def probe(config: RunConfig, emit: Observer, texts: Sequence[Item]) -> Probe:
-    """Ask the endpoint of a run some of these texts, or plain ones where there are none.
+    """Ask the endpoint of a run some of these texts, or plain ones if there are none.
 
     `emit` gets what the pool tells, such as that the model is loading, which is waited for. Raises
     UsageError before anything is sent; what the endpoint refuses is a verdict.

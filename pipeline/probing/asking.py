@@ -37,7 +37,7 @@ MOST_REQUESTS = 8
 # down.
 MOST_FAILURES = 3
 _DOWN = (Cause.CONNECTION, Cause.SERVER_ERROR, Cause.OVERLOADED)
-# The longest pause that a probe makes where the endpoint throttles.
+# The longest pause of a probe if the endpoint throttles.
 LONGEST_PAUSE_S = 60.0
 # How often a batch is sent, to measure.
 ROUNDS = 3
@@ -49,7 +49,7 @@ LONG_TEXT = "long " * 10_000
 class Asked:
     """One request of a probe: with how many texts, how long it took and what came of it.
 
-    `good` is an answer of label and score. `status` is None where no answer came. `while_loading`
+    `good` is an answer of label and score. `status` is None if no answer came. `while_loading`
     is True for a request to a model that was loading.
     """
 
@@ -78,7 +78,7 @@ class EnoughError(StoppedEarly):
 
 @dataclass
 class Findings:
-    """What a probe saw. `ended` is what stopped it before its end, None where nothing did.
+    """What a probe saw. `ended` is what stopped it before its end, None if nothing did.
 
     `outcomes` are those of the texts, in order of their answers. `permits` is how many texts the
     server works on at once, where it told; `described` says that its page told the dialect.
@@ -125,7 +125,7 @@ class Findings:
 
 
 class _Client(Client):
-    """The client of a run, which notes each request and stops where enough is known."""
+    """The client of a run, which notes each request and stops once enough is known."""
 
     def __init__(self, config: RunConfig, findings: Findings, clock: Clock) -> None:
         super().__init__(config, findings.target)
@@ -194,7 +194,7 @@ class _Client(Client):
         return answer
 
     def _stop_where_enough(self) -> None:
-        """Raise EnoughError where the requests are used up, or where nobody answers."""
+        """Raise EnoughError if the requests are used up, or if nobody answers."""
         asked = self._findings.asked
         causes = [each.trouble and each.trouble.cause for each in asked[-MOST_FAILURES:]]
         if causes and (last := asked[-1].trouble) is not None:
@@ -301,7 +301,7 @@ class _Questions:
         self.found.function_ignored = as_set == otherwise
 
     async def _ask(self, texts: Sequence[Item], *, trial: bool = False) -> list[Outcome]:
-        """Have texts answered; what a trial gives is not counted among the outcomes."""
+        """Have texts answered; the answers to a trial are not counted among the outcomes."""
         outcomes: list[Outcome] = [()] * len(texts)
 
         def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:

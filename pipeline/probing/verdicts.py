@@ -80,9 +80,7 @@ class Probe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values = asdict(self)
-        del values["failure"]
-        return values
+        return {key: value for key, value in asdict(self).items() if key != "failure"}
 
 
 def judge(found: Findings) -> Probe:
