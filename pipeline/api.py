@@ -8,10 +8,12 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,11 +31,9 @@ from pipeline.tables import open_table, texts
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from pipeline.events import Observer
-
-T = TypeVar("T")
 
 _WITH_CHECKPOINT = "With `checkpoint` the same call continues."
 
@@ -130,10 +130,9 @@ def run(
     """
     with _shown(progress) as shown:
         job = Run(config, observers=[*shown, *observers])
-
-        def execute() -> Awaitable[dict[str, Any]]:
-            return job.execute(restart=restart, overwrite=overwrite, retry_failed=retry_failed)
-
+        execute = partial(
+            job.execute, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+        )
         advice = "Run the same command again to continue."
         return RunResult(_blocking(job, execute, advice), config.error_column)
 
@@ -157,7 +156,7 @@ def classify(
 
     Raises an error of the tree in `pipeline.errors`.
     """
-    with _InMemory(table, checkpoint, settings) as work, _shown(progress) as shown:
+    with _in_memory(table, checkpoint, settings) as work, _shown(progress) as shown:
         job = work.prepare(shown)
         _blocking(job, job.execute, _WITH_CHECKPOINT)
         return work.result()
@@ -175,12 +174,12 @@ async def aclassify(
     The table is read in a thread: leave it as it is until this returns. An interrupt in a notebook
     is a cancellation, which does not wait for what is in flight: what was answered is kept.
     """
-    with _InMemory(table, checkpoint, settings) as work, _shown(progress) as shown:
+    with _in_memory(table, checkpoint, settings) as work, _shown(progress) as shown:
         job = await in_thread(lambda: work.prepare(shown), Stop())
         try:
             await job.execute()
         except ClassifyError as error:
-            raise _shortened(error) from error.__cause__
+            raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:
             raise asyncio.CancelledError(
                 f"Cancelled after storing what was answered. {_WITH_CHECKPOINT}"
@@ -188,60 +187,60 @@ async def aclassify(
         return await in_thread(work.result)
 
 
+@contextmanager
+def _in_memory(
+    table: Any, checkpoint: str | Path | None, settings: dict[str, Any]
+) -> Iterator[_InMemory]:
+    """Yield a run over a table, whose output lies in the checkpoint or in a temporary place."""
+    place: AbstractContextManager[str | Path] = (
+        nullcontext(checkpoint) if checkpoint else tempfile.TemporaryDirectory(prefix="classify-")
+    )
+    try:
+        with place as directory:
+            yield _InMemory(table, Path(directory) / "labelled.parquet", settings)
+    except (ClassifyError, asyncio.CancelledError) as error:
+        if checkpoint is None and not isinstance(error, UsageError):
+            error.add_note("No `checkpoint` was given, so what was answered is not kept.")
+        raise
+
+
+@dataclass
 class _InMemory:
-    """A run over a table in memory: its output lies in the checkpoint, or in a temporary place."""
+    """A run over a table in memory."""
 
-    def __init__(self, table: Any, checkpoint: str | Path | None, settings: dict[str, Any]) -> None:
-        self._given = table
-        self._checkpoint = checkpoint
-        self._settings = settings
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._directory = Path(
-            self._checkpoint
-            or self._stack.enter_context(tempfile.TemporaryDirectory(prefix="classify-"))
-        )
-        return self
+    given: Any
+    output: Path
+    settings: dict[str, Any]
 
     def prepare(self, observers: Sequence[Observer]) -> Run:
         """Read the table through Arrow, and return the run over it; large tables take a while."""
         for name in ("input", "output"):
-            if name in self._settings:
+            if name in self.settings:
                 raise SettingsError(
                     f"{setting(name)}: classify takes a table and gives one back.",
                     "For files, use pipeline.run.",
                 )
-        self._output = self._directory / "labelled.parquet"
-        places = {"input": "(a table in memory)", "output": self._output}
-        self._config = config = RunConfig(**self._settings, **places)
-        if isinstance(self._given, pa.RecordBatchReader):
+        places = {"input": "(a table in memory)", "output": self.output}
+        self._config = config = RunConfig(**self.settings, **places)
+        if isinstance(self.given, pa.RecordBatchReader):
             # It can be read only once: a wrong column should not cost its rows.
-            check_columns(self._given.schema, config)
-        self._table = open_table(self._given)
+            check_columns(self.given.schema, config)
+        self._table = open_table(self.given)
         if config.limit is not None:
             self._table = self._table.first(config.limit)
         arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
         return Run(
             config,
             source=TableSource(arrow),
-            store=LocalStore(self._output, self._directory),
+            store=LocalStore(self.output, self.output.parent),
             observers=observers,
         )
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        begun = isinstance(error, ClassifyError | asyncio.CancelledError) and not isinstance(
-            error, UsageError
-        )
-        if error is not None and begun and self._checkpoint is None:
-            error.add_note("No `checkpoint` was given, so what was answered is not kept.")
-        self._stack.close()
 
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
         schema = pa.schema(result_fields(self._config))
         return self._table.with_results(
-            pq.read_table(self._output, schema=schema, partitioning=None)
+            pq.read_table(self.output, schema=schema, partitioning=None)
         )
 
 
@@ -258,55 +257,32 @@ def _shown(progress: bool | None) -> Iterator[list[Observer]]:
         display.close()
 
 
-def _shortened(error: ClassifyError) -> ClassifyError:
-    """Take off an error of the tree the way that it came: its words are what helps."""
-    return error.with_traceback(None)
-
-
-def _blocking(job: Run, execute: Callable[[], Awaitable[T]], advice: str) -> T:
+def _blocking(
+    job: Run, execute: Callable[[], Coroutine[Any, Any, dict[str, Any]]], advice: str
+) -> dict[str, Any]:
     """Run to the end from synchronous code, wherever that code runs."""
-    try:
-        return _executed(job, execute, advice)
-    except ClassifyError as error:
-        raise _shortened(error) from error.__cause__
-
-
-def _executed(job: Run, execute: Callable[[], Awaitable[T]], advice: str) -> T:
     # The default loop takes a quarter more CPU a request.
     loop = uvloop.new_event_loop()
-    runner = asyncio.Runner(loop_factory=lambda: loop)
 
-    async def main() -> T:
-        return await execute()
-
-    def work() -> T:
-        with runner:
-            return runner.run(main())
+    def work() -> dict[str, Any]:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(execute())
 
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        with _signals_to(job, loop, numbers, advice):
-            return work()
-    # Beside a loop that is running here already, such as Jupyter's.
-    outcome: list[Any] = []
-
-    def in_own_thread() -> None:
         try:
-            outcome.extend((work(), None))
-        except BaseException as error:  # noqa: BLE001  (raised again by the caller)
-            outcome.extend((None, error))
-
-    thread = threading.Thread(target=in_own_thread, name="classify")
-    with _signals_to(job, loop, (signal.SIGINT,), advice):
-        thread.start()
-        thread.join()
-    result: T
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result
+            asyncio.get_running_loop()
+        except RuntimeError:
+            with _signals_to(job, loop, (signal.SIGINT, signal.SIGTERM), advice):
+                return work()
+        # Beside a loop that is running here already, such as Jupyter's.
+        with (
+            ThreadPoolExecutor(1, "classify") as thread,
+            _signals_to(job, loop, (signal.SIGINT,), advice),
+        ):
+            return thread.submit(work).result()
+    except ClassifyError as error:
+        # Its words are what helps, not the way that it came.
+        raise error.with_traceback(None) from error.__cause__
 
 
 @contextmanager

@@ -266,11 +266,6 @@ class RunConfig(BaseModel):
         """`batch_size` as a number; TEI's own maximum, 32, is the `auto` that suits all servers."""
         return 32 if self.batch_size == "auto" else self.batch_size
 
-    @property
-    def output_is_file(self) -> bool:
-        """True if the output is one Parquet file rather than a directory of them."""
-        return self.output.suffix == ".parquet"
-
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))

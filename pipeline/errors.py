@@ -53,13 +53,7 @@ class ClassifyError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Fields and not arguments, so that any error of the tree crosses a process border whole.
-        return _restored, (type(self), self.__dict__)
-
-
-def _restored(kind: type[ClassifyError], fields: dict[str, Any]) -> ClassifyError:
-    error = kind.__new__(kind)
-    error.__dict__.update(fields)
-    return error
+        return type(self).__new__, (type(self),), self.__dict__
 
 
 class UsageError(ClassifyError):

@@ -17,17 +17,10 @@ if TYPE_CHECKING:
 
 
 class MemoryTable(Protocol):
-    """A table of some library."""
+    """A table of some library: the `names` of its columns, in order, and its number of `rows`."""
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns, in order."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        ...
+    names: list[str]
+    rows: int
 
     def first(self, rows: int) -> MemoryTable:
         """The first rows only."""

@@ -229,13 +229,6 @@ def test_the_model_of_the_embedded_endpoint_has_a_default():
     assert _config(model="language").model_id == "language"
 
 
-@pytest.mark.parametrize(
-    ("output", "is_file"), [("a.parquet", True), ("a", False), ("a.parquet/b", False)]
-)
-def test_the_name_of_the_output_tells_its_form(output, is_file):
-    assert _config(output=output).output_is_file is is_file
-
-
 @pytest.mark.parametrize("name", ["sample", "serverless", "dedicated", "cron"])
 def test_the_configs_of_the_repository_are_valid(name):
     path = Path(__file__).parents[1] / "configs" / f"{name}.yaml"

@@ -46,7 +46,7 @@ def _literals(kind: Any) -> list[str]:
 def _columns(ctx: click.Context) -> list[str]:
     """The columns of the first input that is given before, where it is a plain file."""
     # A flag that lacks its value yet ends the parsing before arguments get their names.
-    inputs = [*(ctx.params.get("inputs") or ()), *ctx.args]
+    inputs = [*(ctx.params.get("input") or ()), *ctx.args]
     path = Path(next(iter(inputs), ""))
     try:
         if path.suffix == ".csv":

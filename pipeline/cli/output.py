@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
-from pipeline.errors import UsageError
+from pipeline.errors import ClassifyError, UsageError
 from pipeline.events import RunEnded, Waiting
 from pipeline.observers.progress import JsonProgress
 from pipeline.observers.words import Wait
 
 if TYPE_CHECKING:
-    from pipeline.errors import ClassifyError
+    from collections.abc import Iterator
+
     from pipeline.events import Event
     from pipeline.observers.progress import Progress
 
@@ -28,19 +30,21 @@ def print_json(content: dict[str, Any]) -> None:
     click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
 
 
-def fail(error: ClassifyError, *, as_json: bool, progress: Progress | None = None) -> NoReturn:
+@contextmanager
+def failing(*, as_json: bool = False, progress: Progress | None = None) -> Iterator[None]:
     """Say what went wrong, as `progress` speaks, and end with the exit code of the error."""
-    state = "refused" if isinstance(error, UsageError) else "stopped"
-    if progress is not None:
-        progress.close()
-    if isinstance(progress, JsonProgress):
-        progress(RunEnded(state, error.exit_code, str(error)))
-    else:
-        click.secho(str(error), fg="red", err=True)
-    if as_json:
-        unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
-        print_json(error.summary or unbegun)
-    sys.exit(error.exit_code)
+    try:
+        yield
+    except ClassifyError as error:
+        state = "refused" if isinstance(error, UsageError) else "stopped"
+        if isinstance(progress, JsonProgress):
+            progress(RunEnded(state, error.exit_code, str(error)))
+        else:
+            click.secho(str(error), fg="red", err=True)
+        if as_json:
+            unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
+            print_json(error.summary or unbegun)
+        sys.exit(error.exit_code)
 
 
 class WaitPrinter:

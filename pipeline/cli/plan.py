@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import WaitPrinter, counts, fail, print_json
+from pipeline.cli.output import WaitPrinter, counts, failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
-from pipeline.errors import EXIT_COMPLETE, ClassifyError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.observers.words import span
 from pipeline.system import process
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from pipeline.plan.forecast import Forecast
+    from pipeline.plan.forecast import Forecast, Price
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
 @setting_options
 def plan(
-    inputs: tuple[str, ...],
-    output: str | None,
     *,
     restart: bool,
     overwrite: bool,
@@ -51,8 +47,7 @@ def plan(
     price_per_thousand: float | None,
     probes: bool,
     as_json: bool,
-    config_file: Path | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Estimate what `classify run` with the same arguments would send, take and cost.
 
@@ -72,41 +67,34 @@ def plan(
     run uses the output; with --probe also 4 refused by the endpoint and 75 it is down.
     """
     process.end_at_once()
-    try:
-        config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
-        prices = _price(price_per_request, price_per_thousand)
+    with failing(as_json=as_json):
+        config = load_config(given)
         process.fit()
-        import pyarrow as pa
-
         from pipeline import probing
         from pipeline.job import kept
         from pipeline.plan import forecast as planning
 
-        # Its own handlers would swallow an interrupt during a long read.
-        pa.enable_signal_handlers(False)
         found = planning.forecast(
             config,
             restart=restart,
             overwrite=overwrite,
             retry_failed=retry_failed,
-            price=None if prices is None else planning.Price(*prices),
+            price=_price(price_per_request, price_per_thousand),
             measure=partial(probing.probe, config, WaitPrinter()) if probes else None,
         )
         if found.resumed_rows < found.rows:
             notice = kept.keep(config.output, found.made_for, found.to_json())
             if notice is not None:
                 click.echo(notice, err=True)
-    except ClassifyError as error:
-        fail(error, as_json=as_json)
     if as_json:
         print_json(found.to_json())
     else:
         click.echo("\n".join(_lines(found)))
-    sys.exit(EXIT_COMPLETE)
 
 
-def _price(per_request: float | None, per_thousand: float | None) -> tuple[float, float] | None:
-    """Return the prices of a request and of a text; None if none is given."""
+def _price(per_request: float | None, per_thousand: float | None) -> Price | None:
+    from pipeline.plan.forecast import Price
+
     for kind, price in (("request", per_request), ("thousand", per_thousand)):
         if price is not None and not 0 <= price < math.inf:
             raise SettingsError(
@@ -119,7 +107,7 @@ def _price(per_request: float | None, per_thousand: float | None) -> tuple[float
         )
     if per_request is None and per_thousand is None:
         return None
-    return per_request or 0.0, (per_thousand or 0.0) / 1000
+    return Price(per_request or 0.0, (per_thousand or 0.0) / 1000)
 
 
 def _lines(found: Forecast) -> Iterator[str]:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import WaitPrinter, fail, print_json
+from pipeline.cli.output import WaitPrinter, failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
-from pipeline.errors import ClassifyError
 from pipeline.observers.words import counted
 from pipeline.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from pipeline.probing import Check, Probe
 
@@ -35,12 +33,9 @@ _SUMS = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 @setting_options
 def probe(
-    inputs: tuple[str, ...],
-    output: str | None,
     *,
     as_json: bool,
-    config_file: Path | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Try the endpoint with a few requests, and suggest a fix for each problem.
 
@@ -60,22 +55,13 @@ def probe(
     endpoint; 75 the endpoint is down or still loading.
     """
     process.end_at_once()
-    try:
-        config = load_config(
-            config_file,
-            {**settings, "input": inputs or None, "output": output},
-            {"input": _NO_INPUT, "output": "probe.parquet"},
-        )
+    with failing(as_json=as_json):
+        config = load_config(given, {"input": _NO_INPUT, "output": "probe.parquet"})
         process.fit()
-        import pyarrow as pa
-
         from pipeline import probing
 
-        pa.enable_signal_handlers(False)
-        given = config.input != (_NO_INPUT,)
-        found = probing.probe(config, WaitPrinter(), probing.first_texts(config) if given else ())
-    except ClassifyError as error:
-        fail(error, as_json=as_json)
+        texts = probing.first_texts(config) if config.input != (_NO_INPUT,) else ()
+        found = probing.probe(config, WaitPrinter(), texts)
     if as_json:
         print_json(found.to_json())
     else:

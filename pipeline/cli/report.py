@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from pipeline.cli.output import fail
-from pipeline.errors import EXIT_COMPLETE, ClassifyError
+from pipeline.cli.output import failing
 from pipeline.system import process
 
 
@@ -37,12 +35,9 @@ def report(output: Path, page: Path | None) -> None:
     Exit codes: 0 the page is written; 2 there is no run, or it cannot be read.
     """
     process.end_at_once()
-    try:
+    with failing():
         process.fit()
         from pipeline.report import write_report
 
         written = write_report(output, page)
-    except ClassifyError as error:
-        fail(error, as_json=False)
     click.echo(f"The report is in {written}")
-    sys.exit(EXIT_COMPLETE)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import fail, print_json
+from pipeline.cli.output import failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
-from pipeline.errors import ClassifyError
 from pipeline.observers.progress import progress_for
-from pipeline.observers.words import against_plan
+from pipeline.observers.words import duration, span
 from pipeline.system import process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -36,16 +35,13 @@ if TYPE_CHECKING:
 )
 @setting_options
 def run(
-    inputs: tuple[str, ...],
-    output: str | None,
     *,
     restart: bool,
     overwrite: bool,
     retry_failed: bool,
     as_json: bool,
     log_format: str,
-    config_file: Path | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Label the rows of INPUT (files, globs or directories of .csv and .parquet).
 
@@ -67,8 +63,8 @@ def run(
     """
     process.end_at_once()
     progress = progress_for(sys.stderr, log_format)
-    try:
-        config = load_config(config_file, {**settings, "input": inputs or None, "output": output})
+    with failing(as_json=as_json, progress=progress), closing(progress):
+        config = load_config(given)
         process.fit()
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
@@ -82,24 +78,31 @@ def run(
             overwrite=overwrite,
             retry_failed=retry_failed,
         )
-    except ClassifyError as error:
-        fail(error, as_json=as_json, progress=progress)
-    finally:
-        progress.close()
     if as_json:
         print_json(result.summary)
     else:
         click.echo(str(result))
         if result.summary["plan"] is not None:
-            click.echo("\n".join(_side_by_side(against_plan(result.summary))))
+            click.echo("\n".join(_side_by_side(result.summary)))
         if result.summary["errors"]:
             column = config.error_column
             click.echo(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
 
 
-def _side_by_side(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
-    rows = [("", "planned", "actual"), *rows]
+def _side_by_side(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table: what was planned and what it took."""
+    plan = summary["plan"]
+    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
+    rows = [
+        ("", "planned", "actual"),
+        ("distinct inputs", f"{plan['distinct_inputs']:,}", f"{summary['distinct_inputs']:,}"),
+        ("known already", f"{plan['cache_hits']:,}", f"{summary['cache_hits']:,}"),
+        ("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"),
+        ("duration", span(plan["seconds"]), duration(summary["seconds"])),
+    ]
+    if plan["cost"] is not None:
+        rows.append(("cost", f"{plan['cost']:,.2f}", ""))
     width = max(len(planned) for _, planned, _ in rows)
     for name, planned, actual in rows:
         yield f"  {name:<17} {planned:<{width}}  {actual}".rstrip()

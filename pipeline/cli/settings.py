@@ -22,16 +22,10 @@ def table_arguments(
     output: str = "A .parquet file, or a directory of them.",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the argument INPUT and the option -o; `output` is the help of the latter."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        option = click.option(
-            "-o", "--output", metavar="PATH", shell_complete=complete.files, help=output
-        )
-        return click.argument(
-            "inputs", nargs=-1, metavar="[INPUT]...", shell_complete=complete.files
-        )(option(command))
-
-    return add
+    complete_file: Any = {"shell_complete": complete.files}
+    argument = click.argument("input", nargs=-1, metavar="[INPUT]...", **complete_file)
+    option = click.option("-o", "--output", metavar="PATH", help=output, **complete_file)
+    return lambda command: argument(option(command))
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,15 +50,14 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def load_config(
-    config_file: Path | None, flags: dict[str, Any], defaults: dict[str, Any] | None = None
-) -> RunConfig:
-    """Build the settings from flags, environment and file. Raises SettingsError.
+def load_config(given: dict[str, Any], defaults: dict[str, Any] | None = None) -> RunConfig:
+    """Build the settings from what a command was given, environment and file.
 
-    `defaults` stand for settings that have none.
+    `defaults` stand for settings that have none. Raises SettingsError.
     """
-    given = {key: value for key, value in flags.items() if value is not None}
-    return RunConfig.load(given, file=config_file, environ=os.environ, defaults=defaults)
+    flags = {key: value for key, value in given.items() if value not in (None, ())}
+    file = flags.pop("config_file", None)
+    return RunConfig.load(flags, file=file, environ=os.environ, defaults=defaults)
 
 
 def _default(value: Any) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.output import counts, fail, print_json
-from pipeline.errors import EXIT_COMPLETE, ClassifyError, OutputError
+from pipeline.cli.output import counts, failing, print_json
+from pipeline.errors import OutputError
 from pipeline.observers.words import duration
 
 if TYPE_CHECKING:
@@ -36,19 +35,16 @@ def status(output: Path, *, as_json: bool) -> None:
     \b
     Exit codes: 0 there is a run; 2 there is none, or its record cannot be read.
     """
-    try:
+    with failing(as_json=as_json):
         from pipeline.job.status import status_of
 
         found = status_of(output)
-    except ClassifyError as error:
-        fail(error, as_json=as_json)
-    if found is None:
-        fail(_nothing(output), as_json=as_json)
+        if found is None:
+            raise _nothing(output)
     if as_json:
         print_json(found.to_json())
     else:
         click.echo("\n".join(_lines(found, time.time())))
-    sys.exit(EXIT_COMPLETE)
 
 
 def _nothing(output: Path) -> OutputError:

@@ -6,7 +6,6 @@ from pipeline.observers.notebook import NotebookProgress, in_kernel, result_html
 from pipeline.observers.progress import (
     JsonProgress,
     PlainProgress,
-    TerminalProgress,
     progress_for,
 )
 
@@ -16,7 +15,6 @@ __all__ = [
     "Metrics",
     "NotebookProgress",
     "PlainProgress",
-    "TerminalProgress",
     "in_kernel",
     "progress_for",
     "result_html",

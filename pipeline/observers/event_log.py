@@ -34,27 +34,13 @@ class EventLog:
             self._file = file
         self._tick_at = time.time()
         self._began = False
-        self._causes: Counter[str] = Counter()
-        self._seconds: list[float] = []
-        self._sent = self._retries = self._inputs = self._failed = 0
-        self._limits: dict[str, Any] = {}
+        self._untold: list[Requests] = []
 
     def __call__(self, event: Event) -> None:
         """Log one event, or add it to the sum of this second."""
         match event:
             case Requests():
-                for (_, cause), count in event.ended.items():
-                    self._causes[cause or "ok"] += count
-                self._seconds.extend(event.seconds)
-                self._sent += event.sent
-                self._retries += event.retries
-                self._limits = {
-                    "in_flight": event.in_flight,
-                    "limit": event.limit,
-                    "rate": event.rate,
-                }
-                self._inputs += event.inputs
-                self._failed += event.failed_inputs
+                self._untold.append(event)
                 if time.time() - self._tick_at >= TICK_S:
                     self._tick()
             case ChunkLookedUp():
@@ -76,25 +62,30 @@ class EventLog:
             self._file = None
 
     def _tick(self) -> None:
-        if self._causes:
-            ordered = sorted(self._seconds)
+        ended: Counter[str] = Counter()
+        for told in self._untold:
+            for (_, cause), count in told.ended.items():
+                ended[cause or "ok"] += count
+        if ended:
+            last = self._untold[-1]
+            seconds = sorted(each for told in self._untold for each in told.seconds)
             self._write(
                 "Requests",
                 {
-                    "sent": self._sent,
-                    "retries": self._retries,
-                    **self._limits,
-                    "ended": dict(self._causes),
-                    "inputs": self._inputs,
-                    "failed_inputs": self._failed,
-                    "median_s": round(ordered[len(ordered) // 2], 4),
-                    "p95_s": round(ordered[len(ordered) * 95 // 100], 4),
-                    "slowest_s": round(ordered[-1], 4),
+                    "sent": sum(told.sent for told in self._untold),
+                    "retries": sum(told.retries for told in self._untold),
+                    "in_flight": last.in_flight,
+                    "limit": last.limit,
+                    "rate": last.rate,
+                    "ended": dict(ended),
+                    "inputs": sum(told.inputs for told in self._untold),
+                    "failed_inputs": sum(told.failed_inputs for told in self._untold),
+                    "median_s": round(seconds[len(seconds) // 2], 4),
+                    "p95_s": round(seconds[len(seconds) * 95 // 100], 4),
+                    "slowest_s": round(seconds[-1], 4),
                 },
             )
-            self._causes.clear()
-            self._seconds.clear()
-            self._sent = self._retries = self._inputs = self._failed = 0
+            self._untold.clear()
         self._tick_at = time.time()
 
     def _write(self, kind: str, facts: dict[str, Any]) -> None:

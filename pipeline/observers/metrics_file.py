@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 WRITE_EVERY_S = 15.0
 LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-LAST_SUCCESS = "classify_last_success_timestamp_seconds"
-EXIT_CODE = "classify_exit_code"
+_LAST_SUCCESS = "last_success_timestamp_seconds"
 
 
 class MetricsFile:
@@ -127,7 +126,7 @@ class MetricsFile:
         metrics, before = self._metrics, self._before
         rows_committed = metrics.resumed_rows + metrics.committed_rows
         rows_failed = self._resumed_errors + metrics.errors
-        counters: dict[str, tuple[str, int]] = {
+        counters: dict[str, tuple[str, float | None]] = {
             "retries": ("Requests that were not the first attempt.", metrics.retries),
             "inputs_distinct": ("Distinct inputs met.", metrics.distinct_inputs),
             "inputs_failed": ("Distinct inputs without a label.", metrics.failed_inputs),
@@ -142,25 +141,16 @@ class MetricsFile:
             "in_flight_requests_limit": ("Requests that may be in flight.", metrics.limit),
             "rate_limit_requests_per_second": ("The rate in force, if any.", metrics.rate),
             "start_timestamp_seconds": ("When the run began.", self._started_at),
-            EXIT_CODE.removeprefix("classify_"): (
-                "Exit code of the last run that has ended.",
-                before.exit_code,
-            ),
-            LAST_SUCCESS.removeprefix("classify_"): (
-                "When a run last ended with exit code 0.",
-                before.last_success,
-            ),
+            "exit_code": ("Exit code of the last run that has ended.", before.exit_code),
+            _LAST_SUCCESS: ("When a run last ended with exit code 0.", before.last_success),
         }
         families: list[Metric] = [self._run_info(), self._requests(), self._request_durations()]
-        for name, (meaning, count) in counters.items():
-            counter = CounterMetricFamily(f"classify_{name}", meaning, labels=["output"])
-            counter.add_metric([self._output], count)
-            families.append(counter)
-        for name, (meaning, value) in gauges.items():
-            if value is not None:
-                gauge = GaugeMetricFamily(f"classify_{name}", meaning, labels=["output"])
-                gauge.add_metric([self._output], float(value))
-                families.append(gauge)
+        for kind, numbers in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
+            for name, (meaning, value) in numbers.items():
+                if value is not None:
+                    family = kind(f"classify_{name}", meaning, labels=["output"])
+                    family.add_metric([self._output], float(value))
+                    families.append(family)
         return families
 
     def _run_info(self) -> Metric:
@@ -205,7 +195,7 @@ class _Before(NamedTuple):
             }
         except Exception:  # noqa: BLE001  (whatever lies there, it is replaced)
             return cls()
-        return cls(found.get(LAST_SUCCESS), found.get(EXIT_CODE))
+        return cls(found.get(f"classify_{_LAST_SUCCESS}"), found.get("classify_exit_code"))
 
 
 class _Snapshot(Collector):

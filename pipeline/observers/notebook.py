@@ -31,7 +31,7 @@ _WORDS = 120
 
 def in_kernel() -> bool:
     """True if IPython's kernel runs this process, as in Jupyter, VS Code and Colab."""
-    # Not imported: where it is not there yet, nobody looks on.
+    # Not imported here: a kernel has loaded it.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 

@@ -41,8 +41,7 @@ _COUNTS = (
 class Progress(ABC):
     """What all kinds know: the counts, the speed and what the run waits for.
 
-    An observer of one run; `close` after it, whatever came of it. `clock` gives seconds and never
-    goes back.
+    An observer of one run; `close` it afterwards. `clock` returns seconds and never goes back.
     """
 
     every_s: ClassVar[float]
@@ -159,7 +158,7 @@ class Progress(ABC):
         }
 
     def _words(self, state: dict[str, Any]) -> str:
-        """What the run waits for, or else how it gets on; and what there was to count."""
+        """Word what the run waits for, or else its speed, and the counts that are not 0."""
         if state["waiting"]:
             facts = [str(state["waiting"])]
         elif self._metrics.all_committed and not self._over:

@@ -21,6 +21,7 @@ from pipeline.job.opening import Complete, Standing
 from pipeline.meanings import Money
 from pipeline.observers.words import notice
 from pipeline.pool.batching import Batcher, Job
+from pipeline.probing import first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
@@ -29,13 +30,13 @@ from pipeline.store.lease import busy
 from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
     from pipeline.outcomes import Item
     from pipeline.probing import Probe
+    from pipeline.producer import Chunk
     from pipeline.rows.inputs import Prepared
     from pipeline.store import RunStore
 
@@ -88,9 +89,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values = asdict(self)
-        del values["made_for"]
-        return values
+        return {key: value for key, value in asdict(self).items() if key != "made_for"}
 
 
 def forecast(
@@ -104,12 +103,12 @@ def forecast(
 ) -> Forecast:
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
-    Sends nothing but what `measure` does, a probe of the endpoint with some of the texts, which is
-    called once all else is well and there are rows to do. Writes nothing: see `kept.keep`.
+    Writes nothing: see `kept.keep`. Sends nothing but what `measure` does, a probe with some of the
+    texts, called last and only if there are rows to do.
 
-    Raises what the run would before it sends anything: UsageError, OutputBusy where another run
-    works on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the
-    run would end with as the endpoint is.
+    Raises what the run would before it sends anything: UsageError, OutputBusy if another run works
+    on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the run
+    would end with.
     """
     store = LocalStore(config.output)
     opening.check(config, store)
@@ -119,42 +118,32 @@ def forecast(
         config, store, restart=restart, overwrite=overwrite, retry_failed=retry_failed
     )
     first_row = _first_row(opened, store)
+    begins = first_row < opened.source.input.rows
     probe = None
-    if measure is not None and first_row < opened.source.input.rows:
-        probe = measure(_some_texts(config, opened, first_row))
+    if measure is not None and begins:
+        with _chunks(opened, first_row) as chunks:
+            texts = first_texts(config, (chunk.table for chunk in chunks))
+        probe = measure(texts)
         if (failure := probe.failure) is not None:
             raise failure
-    count = _Count(config, _spill(config.output), probe)
-    passed_over: list[str] = []
-    if first_row < opened.source.input.rows:
-        passed_over = _go_through(config, store, opened, count, first_row)
+    count = _Count(config, opened, first_row, probe)
+    passed_over = _go_through(count, store) if begins else []
+    made_for = kept.basis(config, store, opened, resumed_rows=first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
-    made_for = kept.basis(config, store, opened, resumed_rows=first_row)
-    return _forecast(
-        config,
-        opened,
-        count,
-        first_row,
-        price,
-        tuple(passed_over),
-        probe,
-        made_for,
-        retries=retries,
-    )
+    return _forecast(count, price, passed_over, made_for, retries=retries)
 
 
-def _go_through(
-    config: RunConfig, store: RunStore, opened: Opening, count: _Count, first_row: int
-) -> list[str]:
+def _go_through(count: _Count, store: RunStore) -> list[str]:
     """Count what is to be done. Return which stored answers could not be looked at."""
-    if opened.state is None and config.cache is None:
+    config, state = count.config, count.opened.state
+    if state is None and config.cache is None:
         # What is stored is of a run that is thrown away.
-        count.go_through(opened, first_row, None)
+        count.go_through(None)
         return []
-    answers, earlier = opening.stores(config, store, opened.state)
+    answers, earlier = opening.stores(config, store, state)
     with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
-        count.go_through(opened, first_row, stores)
+        count.go_through(stores)
         return [notice(AnswersPassedOver(why)) for why in stores.passed_over]
 
 
@@ -169,70 +158,58 @@ def _first_row(opened: Opening, store: RunStore) -> int:
     return state.parts[good].first_row if good < len(state.parts) else state.rows
 
 
-def _some_texts(config: RunConfig, opened: Opening, first_row: int) -> list[Item]:
-    """Return the texts of the first chunk that has any to be asked."""
-    keys = keys_of(config)
-    chunks = opened.source.chunks(
-        first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
+def _chunks(opened: Opening, first_row: int) -> closing[Generator[Chunk]]:
+    return closing(
+        opened.source.chunks(first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES)
     )
-    with closing(chunks):
-        for chunk in chunks:
-            rows, _ = open_rows(chunk.table, config)
-            if items := prepare(rows, config, keys, first_row=chunk.first_row).items:
-                return items
-    return []
-
-
-def _spill(output: Path) -> Path:
-    """Where there is room for files without a name: where the run would write."""
-    return next(path for path in output.absolute().parents if path.exists())
 
 
 class _Count:
-    """Counts rows, inputs and requests, chunk by chunk."""
+    """Counts rows, inputs and requests from `first_row` on, chunk by chunk."""
 
-    def __init__(self, config: RunConfig, spill: Path, probe: Probe | None) -> None:
-        self._config = config
+    def __init__(
+        self, config: RunConfig, opened: Opening, first_row: int, probe: Probe | None
+    ) -> None:
+        self.config = config
+        self.opened = opened
+        self.first_row = first_row
+        self.probe = probe
         most = dialect_of(stated_dialect(config), config).most_texts
         self.texts_per_request = min(config.texts_per_request, most or config.texts_per_request)
         if probe is not None:
             self.texts_per_request = probe.texts_per_request
         self._batcher = Batcher(self.texts_per_request)
-        self._spill = spill
-        self._seen = Index(spill)
+        # Files without a name go where the run would write: there is room.
+        self._spill = next(path for path in config.output.absolute().parents if path.exists())
+        self._seen = Index(self._spill)
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
         self.unsendable: Counter[str] = Counter()
 
-    def go_through(self, opened: Opening, first_row: int, stores: ResponseStores | None) -> None:
-        """Count what the rows from `first_row` on would take."""
-        config, keys = self._config, keys_of(self._config)
-        drift = DriftGuard(
-            opening.revision(opened.state), lambda _: None, allow_drift=config.allow_drift
-        )
-        chunks = opened.source.chunks(
-            first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES
-        )
-        with closing(chunks):
+    def go_through(self, stores: ResponseStores | None) -> None:
+        """Count what the rows would take, with the answers that are stored."""
+        config, keys = self.config, keys_of(self.config)
+        revision = opening.revision(self.opened.state)
+        drift = DriftGuard(revision, lambda _: None, allow_drift=config.allow_drift)
+        with _chunks(self.opened, self.first_row) as chunks:
             for chunk in chunks:
                 rows, _ = open_rows(chunk.table, config)
                 prepared = prepare(rows, config, keys, first_row=chunk.first_row)
-                self._count_rows(rows.num_rows, prepared)
+                self._count_rows(prepared)
                 items, new_keys = self._new(prepared)
                 known = recall(stores.get(new_keys), drift)[0] if stores else {}
                 self.hits += len(known)
-                unknown = [i for i in range(len(items)) if i not in known]
-                self._ask([items[i] for i in unknown])
+                self._ask([item for i, item in enumerate(items) if i not in known])
         self._batcher.close()
         self._cut()
 
-    def _count_rows(self, rows: int, prepared: Prepared) -> None:
-        self.rows += rows
+    def _count_rows(self, prepared: Prepared) -> None:
+        self.rows += len(prepared.index)
         for entry in pc.value_counts(prepared.errors.drop_null()).to_pylist():
             self.unsendable[entry["values"]] += entry["counts"]
 
     def _new(self, prepared: Prepared) -> tuple[list[Item], list[bytes]]:
         """Return the inputs that no chunk before had."""
-        if self._config.dedup:
+        if self.config.dedup:
             # Half a key tells them apart: one pair in 50 million inputs is mistaken for one with a
             # probability of 1e-4, and that costs a count of one.
             halves = np.frombuffer(b"".join(prepared.keys), np.uint64)[::2]
@@ -259,26 +236,23 @@ class _Count:
 
 
 def _forecast(
-    config: RunConfig,
-    opened: Opening,
     count: _Count,
-    first_row: int,
     price: Price | None,
-    notices: tuple[str, ...],
-    probe: Probe | None,
+    notices: list[str],
     made_for: dict[str, Any],
     *,
     retries: bool,
 ) -> Forecast:
+    config, probe = count.config, count.probe
     # The canary asks for a text alone, which is to be compared with one in a batch.
     canaries = int(stated_dialect(config) == "auto" and count.asked > 1)
     if probe is not None:
         canaries = probe.canaries if count.asked > 1 else 0
-        notices += tuple(
+        notices += [
             f"Probe, {check.name}: {check.seen} {check.mend}"
             for check in probe.checks
             if check.mend is not None
-        )
+        ]
     requests = count.requests + canaries
     seconds, seconds_are = _duration(config, requests, probe)
     cost = None
@@ -286,9 +260,9 @@ def _forecast(
         cost = price.per_request * requests + price.per_text * (count.asked + canaries)
     unsendable = dict(sorted(count.unsendable.items()))
     return Forecast(
-        state="complete" if isinstance(opened, Complete) else "planned",
-        rows=opened.source.input.rows,
-        resumed_rows=first_row,
+        state="complete" if isinstance(count.opened, Complete) else "planned",
+        rows=count.opened.source.input.rows,
+        resumed_rows=count.first_row,
         retried_rows=count.rows if retries else None,
         unsendable=unsendable,
         distinct_inputs=count.distinct,
@@ -304,7 +278,7 @@ def _forecast(
         output=str(config.output),
         endpoint=config.endpoint,
         model=config.model_id,
-        notices=notices,
+        notices=tuple(notices),
         probe=None if probe is None else {name: getattr(probe, name) for name in _MEASURED},
         made_for=made_for,
     )

@@ -17,11 +17,13 @@ from pipeline.job import stream
 from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, examine
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge
 from pipeline.producer import first_rows
-from pipeline.rows import check_columns, keys_of, prepare
+from pipeline.rows import check_columns, keys_of, open_rows, prepare
 from pipeline.system.clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
@@ -29,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_REQUESTS", "Check", "Probe", "Verdict", "first_texts", "probe"]
 
-# Asked where no input is given; distinct, as a server may remember what it answered.
+# Asked without an input; distinct, as a server may remember what it answered.
 _PLAIN = tuple(f"This is plain text number {i}, and it is fine." for i in range(1, 13))
 
 
 def probe(config: RunConfig, emit: Observer, texts: Sequence[Item]) -> Probe:
-    """Ask the endpoint of a run some of these texts, or plain ones where there are none.
+    """Ask the endpoint of a run some of these texts, or plain ones if there are none.
 
     `emit` gets what the pool tells, such as that the model is loading, which is waited for. Raises
     UsageError before anything is sent; what the endpoint refuses is a verdict.
@@ -45,23 +47,28 @@ def probe(config: RunConfig, emit: Observer, texts: Sequence[Item]) -> Probe:
     return asyncio.run(_probe(config, asked or plain, emit, from_input=bool(asked)))
 
 
-def first_texts(config: RunConfig) -> list[Item]:
-    """Return the distinct texts of the first rows of the input, reading nothing after them.
+def first_texts(config: RunConfig, tables: Iterable[pa.Table] | None = None) -> list[Item]:
+    """Return the distinct texts of the first of these tables that has any to ask for.
 
-    Raises UsageError for an input that cannot be read so far.
+    Without tables, these are the first rows of the input, and nothing after them is read. Raises
+    UsageError for an input that cannot be read so far.
     """
-    table = first_rows(
-        config.input,
-        max_rows=stream.CHUNK_ROWS,
-        max_bytes=stream.CHUNK_BYTES,
-        delimiter=config.delimiter,
-        encoding=config.encoding,
-        output=config.output,
-    )
-    check_columns(table.schema, config)
-    if not table.num_rows:
-        return []
-    return prepare(table, config, keys_of(config), first_row=0).items
+    if tables is None:
+        first = first_rows(
+            config.input,
+            max_rows=stream.CHUNK_ROWS,
+            max_bytes=stream.CHUNK_BYTES,
+            delimiter=config.delimiter,
+            encoding=config.encoding,
+            output=config.output,
+        )
+        check_columns(first.schema, config)
+        tables = [first]
+    for table in tables:
+        rows, _ = open_rows(table, config)
+        if items := prepare(rows, config, keys_of(config), first_row=0).items:
+            return items
+    return []
 
 
 async def _probe(
@@ -70,6 +77,5 @@ async def _probe(
     async with AsyncExitStack() as stack:
         target = await open_target(config, stack, emit)
         token = Token(None) if config.endpoint == "local" else find_token(config.token_file)
-        return judge(
-            await examine(config, target, token, texts, Clock(), emit, from_input=from_input)
-        )
+        found = await examine(config, target, token, texts, Clock(), emit, from_input=from_input)
+        return judge(found)

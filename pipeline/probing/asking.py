@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.client import Client, dialect_of
 from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
 from pipeline.events import Notice, WaitEnded, Waiting, Why
+from pipeline.outcomes import RowError
 from pipeline.pool import Pool
 from pipeline.rows import DriftGuard, Revision
 from pipeline.system.threads import Stop
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.client.token import Token
     from pipeline.config import RunConfig
     from pipeline.events import Event, Observer
-    from pipeline.outcomes import Item, Outcome
+    from pipeline.outcomes import Answer, Item, Outcome
     from pipeline.system.clock import Clock
 
 N = TypeVar("N", bound=Notice)
@@ -36,7 +37,7 @@ MOST_REQUESTS = 8
 # down.
 MOST_FAILURES = 3
 _DOWN = (Cause.CONNECTION, Cause.SERVER_ERROR, Cause.OVERLOADED)
-# The longest pause that a probe makes where the endpoint throttles.
+# The longest pause of a probe if the endpoint throttles.
 LONGEST_PAUSE_S = 60.0
 # How often a batch is sent, to measure.
 ROUNDS = 3
@@ -48,7 +49,7 @@ LONG_TEXT = "long " * 10_000
 class Asked:
     """One request of a probe: with how many texts, how long it took and what came of it.
 
-    `good` is an answer of label and score. `status` is None where no answer came. `while_loading`
+    `good` is an answer of label and score. `status` is None if no answer came. `while_loading`
     is True for a request to a model that was loading.
     """
 
@@ -77,7 +78,7 @@ class EnoughError(StoppedEarly):
 
 @dataclass
 class Findings:
-    """What a probe saw. `ended` is what stopped it before its end, None where nothing did.
+    """What a probe saw. `ended` is what stopped it before its end, None if nothing did.
 
     `outcomes` are those of the texts, in order of their answers. `permits` is how many texts the
     server works on at once, where it told; `described` says that its page told the dialect.
@@ -108,13 +109,23 @@ class Findings:
         """The requests that were answered with label and score."""
         return [asked for asked in self.asked if asked.good]
 
+    @property
+    def answers(self) -> list[Answer]:
+        """The outcomes that are labels and scores."""
+        return [each for each in self.outcomes if not isinstance(each, RowError)]
+
+    @property
+    def rejected(self) -> list[RowError]:
+        """The other outcomes."""
+        return [each for each in self.outcomes if isinstance(each, RowError)]
+
     def told(self, kind: type[N]) -> N | None:
         """Return the first notice of a kind, None if there was none."""
         return next((told for told in self.notices if isinstance(told, kind)), None)
 
 
 class _Client(Client):
-    """The client of a run, which notes each request and stops where enough is known."""
+    """The client of a run, which notes each request and stops once enough is known."""
 
     def __init__(self, config: RunConfig, findings: Findings, clock: Clock) -> None:
         super().__init__(config, findings.target)
@@ -183,7 +194,7 @@ class _Client(Client):
         return answer
 
     def _stop_where_enough(self) -> None:
-        """Raise EnoughError where the requests are used up, or where nobody answers."""
+        """Raise EnoughError if the requests are used up, or if nobody answers."""
         asked = self._findings.asked
         causes = [each.trouble and each.trouble.cause for each in asked[-MOST_FAILURES:]]
         if causes and (last := asked[-1].trouble) is not None:
@@ -245,40 +256,31 @@ async def examine(
     return found
 
 
+@dataclass
 class _Questions:
     """What is asked, one after the other."""
 
-    def __init__(
-        self,
-        found: Findings,
-        client: _Client,
-        pool: Pool,
-        drift: DriftGuard,
-        stop: Stop,
-        texts: Sequence[Item],
-    ) -> None:
-        self._found = found
-        self._client = client
-        self._pool = pool
-        self._drift = drift
-        self._stop = stop
-        self._texts = list(texts)
-        self._config = found.config
+    found: Findings
+    client: _Client
+    pool: Pool
+    drift: DriftGuard
+    stop: Stop
+    texts: Sequence[Item]
 
     async def ask(self) -> None:
         """Meet the endpoint as a run does, try what is set, then measure."""
-        size = self._config.texts_per_request
-        if len(self._texts) <= size:
-            size = max(2, -(-len(self._texts) // ROUNDS))
-        first, rest = self._texts[:size], self._texts[size:]
+        size = self.found.config.texts_per_request
+        if len(self.texts) <= size:
+            size = max(2, -(-len(self.texts) // ROUNDS))
+        first, rest = self.texts[:size], self.texts[size:]
         (best, *_) = await self._ask(first)
-        if self._config.function_to_apply is not None:
+        if self.found.config.function_to_apply is not None:
             await self._try_function(first[0], best)
-        if self._config.truncate:
+        if self.found.config.truncate:
             pair = isinstance(first[0], tuple)
             long = (LONG_TEXT, "short") if pair else LONG_TEXT
-            (self._found.long_text,) = await self._ask([long], trial=True)
-        size = min(size, self._client.dialect.most_texts or size)
+            (self.found.long_text,) = await self._ask([long], trial=True)
+        size = min(size, self.client.dialect.most_texts or size)
         for _ in range(ROUNDS - 1):
             batch, rest = rest[:size], rest[size:]
             if batch:
@@ -286,33 +288,33 @@ class _Questions:
 
     async def _try_function(self, text: Item, as_set: Outcome) -> None:
         """Ask with another function: where the score stays what it was, none is applied."""
-        asked = self._config.function_to_apply
-        other = self._config.model_copy(
+        asked = self.found.config.function_to_apply
+        other = self.found.config.model_copy(
             update={"function_to_apply": "sigmoid" if asked == "none" else "none"}
         )
-        before = self._client.dialect
-        self._client.dialect = dialect_of(before.name, other)
+        before = self.client.dialect
+        self.client.dialect = dialect_of(before.name, other)
         try:
             (otherwise,) = await self._ask([text], trial=True)
         finally:
-            self._client.dialect = before
-        self._found.function_ignored = as_set == otherwise
+            self.client.dialect = before
+        self.found.function_ignored = as_set == otherwise
 
     async def _ask(self, texts: Sequence[Item], *, trial: bool = False) -> list[Outcome]:
-        """Have texts answered; what a trial gives is not counted among the outcomes."""
+        """Have texts answered; the answers to a trial are not counted among the outcomes."""
         outcomes: list[Outcome] = [()] * len(texts)
 
         def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
             outcomes[first : first + len(some)] = some
             if not trial:
-                self._found.outcomes.extend(some)
+                self.found.outcomes.extend(some)
             try:
-                self._drift.observe(revision)
+                self.drift.observe(revision)
             except ClassifyError as reason:
-                self._stop.ask(reason)
+                self.stop.ask(reason)
                 return False
             return True
 
-        self._pool.demand.expect()
-        await self._pool.ask(texts, arrived)
+        self.pool.demand.expect()
+        await self.pool.ask(texts, arrived)
         return outcomes

@@ -13,7 +13,6 @@ from pipeline.errors import (
     StoppedEarly,
     Unreachable,
 )
-from pipeline.outcomes import RowError
 from pipeline.probing.asking import EnoughError
 from pipeline.wording import setting
 
@@ -82,7 +81,7 @@ def blame(found: Findings) -> tuple[str, ClassifyError] | None:
 
 def _rejected(found: Findings) -> tuple[str, ClassifyError] | None:
     """Blame the texts if each of them was rejected."""
-    failed = [each for each in found.outcomes if isinstance(each, RowError)]
+    failed = found.rejected
     if not failed or len(failed) < len(found.outcomes):
         return None
     return "texts", EndpointRefused(

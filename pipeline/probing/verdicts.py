@@ -80,9 +80,7 @@ class Probe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values = asdict(self)
-        del values["failure"]
-        return values
+        return {key: value for key, value in asdict(self).items() if key != "failure"}
 
 
 def judge(found: Findings) -> Probe:
@@ -227,11 +225,10 @@ def _given(found: Findings) -> bool:
 
 
 def _texts(found: Findings) -> _Seen:
-    failed = [outcome for outcome in found.outcomes if isinstance(outcome, RowError)]
     if not found.outcomes:
         return _skipped()
     count = len(found.outcomes)
-    if failed:
+    if failed := found.rejected:
         return _warning(
             f"{len(failed)} of {count} get no label: {sentence(failed[-1].message)}",
             f"Texts that are too long are labelled with {setting('truncate', 'True')}; others stay "
@@ -243,8 +240,7 @@ def _texts(found: Findings) -> _Seen:
 
 
 def _labels(found: Findings) -> list[str]:
-    outcomes = [outcome for outcome in found.outcomes if not isinstance(outcome, RowError)]
-    return sorted({label for outcome in outcomes for label, _ in outcome})
+    return sorted({label for answer in found.answers for label, _ in answer})
 
 
 def _named_labels(found: Findings) -> _Seen:
@@ -290,8 +286,7 @@ def _parameters(found: Findings) -> _Seen:
 
 
 def _not_honoured(found: Findings) -> Iterator[str]:
-    answers = [each for each in found.outcomes if not isinstance(each, RowError)]
-    if found.config.wants_predictions and answers and max(map(len, answers)) == 1:
+    if found.config.wants_predictions and max(map(len, found.answers), default=0) == 1:
         yield f"top_k {found.config.top_k} gives one label a text."
     if found.function_ignored:
         function = found.config.function_to_apply

@@ -62,6 +62,10 @@ def fit() -> None:
     before = gc.get_threshold()
     gc.set_threshold(50_000, 50, 100)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    import pyarrow as pa
+
+    # They would swallow an interrupt during a long read.
+    pa.enable_signal_handlers(False)
     context = click.get_current_context()
     if context.obj:
         with suppress(AttributeError):  # another libc

@@ -65,11 +65,9 @@ def test_flags_reach_the_settings(flag, key, value, monkeypatch):
 
     @click.command()
     @setting_options
-    def probe(config_file, **settings):
-        given = {"input": "a.csv", "output": "b.parquet", "endpoint": "local"}
-        found.append(load_config(config_file, {**settings, **{
-            name: settings.get(name) or default for name, default in given.items()
-        }}))  # fmt: skip
+    def probe(**given):
+        given |= {"input": "a.csv", "output": "b.parquet", "endpoint": "local"}
+        found.append(load_config(given))
 
     ended = CliRunner().invoke(probe, [*flag])
     assert ended.exit_code == 0, ended.output
