@@ -49,7 +49,8 @@ class ClassifyError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return shown(" ".join(filter(None, (self.what, self.fix))))
+        between = "\n" if "\n" in self.what else " "
+        return shown(between.join(filter(None, (self.what, self.fix))))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Fields and not arguments, so that any error of the tree crosses a process border whole.

@@ -18,6 +18,7 @@ from pipeline.rows import NOBODY_TOLD, Revision, check_columns
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
 from pipeline.version import __version__
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -69,7 +70,10 @@ def check(config: RunConfig, store: RunStore) -> None:
     cache = config.cache
     if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
         wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
-        raise SettingsError(f"cache: {cache} {wrong}. Give the path of a file, new or old.")
+        raise SettingsError(
+            f"{setting('cache')}: {cache} {wrong}.",
+            "Give the path of a file, new or old.",
+        )
     check_endpoint(config)
 
 
@@ -177,15 +181,17 @@ def _decide_retry(
     """
     if found is None:
         raise OutputError(
-            f"output: no run is recorded in {store.place}, so there is nothing to retry. Run "
-            "without --retry-failed first."
+            f"{setting('output')}: no run is recorded in {store.place}, so there is "
+            "nothing to retry.",
+            f"Run without {setting('retry_failed', 'True')} first.",
         )
     # A retry that was begun is dropped first.
     again = "--overwrite" if found.complete is not None else "--restart --overwrite"
     if differences := _differences(found, config):
         raise ResumeRefused(
-            f"{config.output} was made with other settings:\n{differences}\nGo back to those to "
-            f"ask again for its rows with an error, or label the input again with {again}."
+            f"{config.output} was made with other settings:\n{differences}",
+            "Go back to those to ask again for its rows with an error, or label the input"
+            f" again with {again}.",
         )
     if found.complete is not None and not found.errors:
         return Complete(FileSource(_recorded_input(found)), found)
@@ -201,8 +207,9 @@ def _decide_retry(
                 return Continue(source, found)
             return Retry(source, found.retrying())
     raise ResumeRefused(
-        f"{config.output} is not what the run wrote that {store.place} records, so its rows with "
-        f"an error are not known. Put it back, or label the input again with {again}."
+        f"{config.output} is not what the run wrote that {store.place} records, so its "
+        "rows with an error are not known.",
+        f"Put it back, or label the input again with {again}.",
     )
 
 
@@ -226,12 +233,14 @@ def _same_run(
         if output.exists() and not overwrite:
             if in_place:
                 raise OutputError(
-                    f"output: {config.output} is the input. With --overwrite it is replaced by the "
-                    "labelled table, once that is complete; or choose another output."
+                    f"{setting('output')}: {config.output} is the input.",
+                    f"With {setting('overwrite', 'True')} it is replaced by the labelled "
+                    "table, once that is complete; or choose another output.",
                 )
             raise OutputError(
-                f"output: {config.output} exists already, and not from a run that is recorded in "
-                f"{store.place}. Replace it with --overwrite, or choose another output."
+                f"{setting('output')}: {config.output} exists already, and not from a run "
+                f"that is recorded in {store.place}.",
+                f"Replace it with {setting('overwrite', 'True')}, or choose another output.",
             )
         return None
     if found.complete is not None and (overwrite or not output.exists()):
@@ -241,13 +250,15 @@ def _same_run(
         return found
     if found.complete is not None:
         raise ResumeRefused(
-            f"{config.output} is complete, and was made from another input or with other settings:"
-            f"\n{differences}\nReplace it with --overwrite, or choose another output."
+            f"{config.output} is complete, and was made from another input or with other "
+            f"settings:\n{differences}",
+            f"Replace it with {setting('overwrite', 'True')}, or choose another output.",
         )
     raise ResumeRefused(
-        f"{store.place} holds an unfinished run with another input or other settings:\n"
-        f"{differences}\nGo back to those to continue it, throw it away with --restart, or choose "
-        "another output."
+        f"{store.place} holds an unfinished run with another input or other "
+        f"settings:\n{differences}",
+        "Go back to those to continue it, throw it away with "
+        f"{setting('restart', 'True')}, or choose another output.",
     )
 
 

@@ -220,8 +220,8 @@ class Run:
             config.deadline,
             self.stop,
             StoppedEarly(
-                f"The deadline of {config.deadline:g} s passed. Run the same command again to "
-                "continue."
+                f"The deadline of {config.deadline:g} s passed.",
+                "Run the same command again to continue.",
             ),
         )
         try:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.job.opening import Opening
     from pipeline.outcomes import Item
     from pipeline.probing import Probe
-    from pipeline.producer import Chunk
+    from pipeline.producer.chunks import Chunk
     from pipeline.rows.inputs import Prepared
     from pipeline.store import RunStore
 

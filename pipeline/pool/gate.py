@@ -111,8 +111,8 @@ class Gate:
             setting = "max_loading_s" if loading else "max_outage_s"
             raise StoppedEarly(
                 f"{self.why} for {self._spent_s[self.why]:.0f} s, which is all that {setting} "
-                f"allows{asked}. The last answer: {failure}. Run the same command again to "
-                "continue."
+                f"allows{asked}. The last answer: {failure.what}.",
+                "Run the same command again to continue.",
             )
         wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self.failures, 5), PROBE_LONGEST_S)
         if failure.wait_s is not None:

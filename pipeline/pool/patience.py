@@ -211,6 +211,7 @@ class Patience:
                 f"This does not speak the Hugging Face Inference API: {failure.what}.",
                 "Check the address and the dialect.",
                 status=failure.status,
+                at_fault="dialect",
             ) from failure
 
     async def _hold_back(self, failure: Retryable, failures: Failures, *, exhausted: bool) -> None:

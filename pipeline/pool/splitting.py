@@ -101,8 +101,9 @@ class Splitting:
             raise EndpointRefused(
                 f"The endpoint rejected the first {HOPELESS} inputs, each on its own, and the text "
                 f"{PLAIN!r} as well. Of the last input it said: {rejection.what}.",
-                "Check the settings of the request (model, function_to_apply, truncate, dialect); "
-                "the run resumes then.",
+                "Check the settings of the request (model, function_to_apply, truncate, dialect), "
+                "then run again.",
                 status=rejection.status,
+                at_fault="model",
             ) from None
         self._patience.known_good = plain

@@ -203,9 +203,10 @@ class ResponseStore:
                 if following is None:
                     if start == 0 and not _MAGIC.startswith(self._file.read(4, 0)):
                         raise StoppedEarly(
-                            f"{self._file.place} is no response store, or nothing in it can be "
-                            "read. Name another file, or delete this one: its answers would be "
-                            "asked for again."
+                            f"{self._file.place} is no response store, or nothing in it "
+                            "can be read.",
+                            "Name another file, or delete this one: its answers would be "
+                            "asked for again.",
                         )
                     if cut_torn_tail:
                         self._file.cut(start)

@@ -21,6 +21,7 @@ from pipeline.errors import OutputError
 from pipeline.store.objects import TEMP_SUFFIX, reading, writing
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +49,9 @@ class DiskObjects:
                 if error.errno not in _NO_LINKS:
                     raise
                 raise OutputError(
-                    f"output: the file system of {self._root} has no hard links, which a run needs "
-                    "for its log. Choose another place."
+                    f"{setting('output')}: the file system of {self._root} has no hard "
+                    "links, which a run needs for its log.",
+                    "Choose another place.",
                 ) from error
             finally:
                 temp.unlink()

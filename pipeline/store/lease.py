@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import OutputBusy, OutputError
 from pipeline.store.disk import fsync_path
 from pipeline.store.objects import reading, writing
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +46,8 @@ class Holder:
 def busy(place: object, holder: Holder) -> OutputBusy:
     """Return the error of an output that another run works on."""
     return OutputBusy(
-        f"{place}: another run holds this output ({holder}). Wait for it, stop it, or choose "
-        "another output."
+        f"{place}: another run holds this output ({holder}).",
+        "Wait for it, stop it, or choose another output.",
     )
 
 
@@ -114,7 +115,8 @@ class FlockLease:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"output: cannot make {root}: {error.strerror}. Choose another place."
+                f"{setting('output')}: cannot make {root}: {error.strerror}.",
+                "Choose another place.",
             ) from None
         # Its name must outlast a power cut, or all that is durable in it is lost with it.
         with writing(root):

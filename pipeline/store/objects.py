@@ -75,7 +75,9 @@ def _stopping(doing: str, place: object) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise StoppedEarly(f"{place}: cannot {doing}: {reason}. {_FIXES[doing]}") from error
+        raise StoppedEarly(
+            f"{place}: cannot {doing}: {reason}. {_FIXES[doing]}",
+        ) from error
 
 
 writing = partial(_stopping, "write")

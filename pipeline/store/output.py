@@ -12,6 +12,7 @@ from pipeline.errors import OutputError
 from pipeline.store import disk
 from pipeline.store.memory import MemoryOutput
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,38 +53,43 @@ class DiskOutput:
         self._check_apart_from(inputs)
         if self.replaces(inputs) and limit is not None:
             raise OutputError(
-                f"output: {self.path} is the input, whose rows after the first {limit} would be "
-                "lost. Choose another output, or drop limit."
+                f"{setting('output')}: {self.path} is the input, whose rows after the "
+                f"first {limit} would be lost.",
+                f"Choose another output, or drop {setting('limit')}.",
             )
 
     def _check_place(self) -> None:
         output, parent = self.path, self.path.parent
         if output.suffix in (".csv", ".json", ".jsonl"):
             raise OutputError(
-                f"output: {output} would be {output.suffix[1:]}, but the output is Parquet. Name a "
-                ".parquet file, or a directory."
+                f"{setting('output')}: {output} would be {output.suffix[1:]}, but the "
+                "output is Parquet.",
+                "Name a .parquet file, or a directory.",
             )
         while not parent.exists():
             parent = parent.parent
         if not parent.is_dir():
             raise OutputError(
-                f"output: {parent} is not a directory, so nothing can be written in it."
+                f"{setting('output')}: {parent} is not a directory, so nothing can be "
+                "written in it.",
             )
         if not os.access(parent, os.W_OK | os.X_OK):
             raise OutputError(
-                f"output: no permission to write in {parent}. Choose another place, or change the "
-                "permission."
+                f"{setting('output')}: no permission to write in {parent}.",
+                "Choose another place, or change the permission.",
             )
         if self._run_directory.exists() and not self._run_directory.is_dir():
             raise OutputError(
-                f"output: {self._run_directory} is a file, where the run keeps its directory. Move "
-                "it away, or choose another output."
+                f"{setting('output')}: {self._run_directory} is a file, where the run "
+                "keeps its directory.",
+                "Move it away, or choose another output.",
             )
         if output.exists() and output.is_dir() == self.is_file:
             kind, wanted = ("directory", "file") if output.is_dir() else ("file", "directory")
             raise OutputError(
-                f"output: {output} is a {kind}, where the output would be a {wanted}: a name that "
-                "ends with .parquet is a file, any other a directory of files."
+                f"{setting('output')}: {output} is a {kind}, where the output would be a "
+                f"{wanted}: a name that ends with .parquet is a file, any other a "
+                "directory of files.",
             )
 
     def _check_apart_from(self, inputs: Sequence[str]) -> None:
@@ -92,18 +98,21 @@ class DiskOutput:
             path = Path(name).expanduser().resolve()
             if output in path.parents:
                 raise OutputError(
-                    f"output: {self.path} holds the input {name}, which would be lost when the "
-                    "output takes its place. Choose another output."
+                    f"{setting('output')}: {self.path} holds the input {name}, which would"
+                    " be lost when the output takes its place.",
+                    "Choose another output.",
                 )
             if path == inside or inside in path.parents:
                 raise OutputError(
-                    f"output: {name} lies in {self._run_directory}, which the run uses for itself. "
-                    "Choose another output, or move the input."
+                    f"{setting('output')}: {name} lies in {self._run_directory}, which the"
+                    " run uses for itself.",
+                    "Choose another output, or move the input.",
                 )
             if path == output and len(inputs) > 1:
                 raise OutputError(
-                    f"output: {self.path} is one of {len(inputs)} inputs, and would be replaced by "
-                    "the rows of all of them. Choose another output."
+                    f"{setting('output')}: {self.path} is one of {len(inputs)} inputs, and"
+                    " would be replaced by the rows of all of them.",
+                    "Choose another output.",
                 )
 
     def replaces(self, inputs: Sequence[str]) -> bool:
@@ -117,8 +126,9 @@ class DiskOutput:
         for path in sorted(self.path.rglob("*")):
             if not path.is_dir() and path.resolve() not in known:
                 raise OutputError(
-                    f"output: {self.path} would be replaced, but holds {path} too, which would be "
-                    "lost. Move it away, or choose another output."
+                    f"{setting('output')}: {self.path} would be replaced, but holds {path}"
+                    " too, which would be lost.",
+                    "Move it away, or choose another output.",
                 )
 
     def begin_draft(self) -> None:

@@ -33,6 +33,7 @@ from pipeline.store.output import DiskOutput
 from pipeline.store.records import RunLog
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -256,15 +257,20 @@ def _directory_of(output: Path) -> Path:
     """Return the run directory beside an output. Raises OutputError for an impossible name."""
     if not output.name or output.name == "..":
         raise OutputError(
-            f"output: {str(output)!r} names no file. Give a path such as labelled.parquet."
+            f"{setting('output')}: {str(output)!r} names no file.",
+            "Give a path such as labelled.parquet.",
         )
     try:
         length = len(output.name.encode())
     except UnicodeEncodeError:
-        raise OutputError(f"output: {str(output)!r} is not UTF-8. Choose another name.") from None
+        raise OutputError(
+            f"{setting('output')}: {str(output)!r} is not UTF-8.",
+            "Choose another name.",
+        ) from None
     if length > LONGEST_NAME_BYTES:
         raise OutputError(
-            f"output: {output.name[:40]}... is too long a name: {length} bytes, and "
-            f"{LONGEST_NAME_BYTES} leave room for what lies beside it. Choose a shorter one."
+            f"{setting('output')}: {output.name[:40]}... is too long a name: {length} "
+            f"bytes, and {LONGEST_NAME_BYTES} leave room for what lies beside it.",
+            "Choose a shorter one.",
         )
     return output.with_name(output.name + ".run")
