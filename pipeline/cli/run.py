@@ -12,7 +12,7 @@ import click
 from pipeline.cli.output import failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.observers.progress import progress_for
-from pipeline.observers.words import duration, span
+from pipeline.observers.words import against_plan
 from pipeline.system import process
 
 if TYPE_CHECKING:
@@ -91,18 +91,7 @@ def run(
 
 
 def _side_by_side(summary: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a table: what was planned and what it took."""
-    plan = summary["plan"]
-    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
-    rows = [
-        ("", "planned", "actual"),
-        ("distinct inputs", f"{plan['distinct_inputs']:,}", f"{summary['distinct_inputs']:,}"),
-        ("known already", f"{plan['cache_hits']:,}", f"{summary['cache_hits']:,}"),
-        ("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"),
-        ("duration", span(plan["seconds"]), duration(summary["seconds"])),
-    ]
-    if plan["cost"] is not None:
-        rows.append(("cost", f"{plan['cost']:,.2f}", ""))
+    rows = [("", "planned", "actual"), *against_plan(summary)]
     width = max(len(planned) for _, planned, _ in rows)
     for name, planned, actual in rows:
         yield f"  {name:<17} {planned:<{width}}  {actual}".rstrip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import events
 from pipeline.events import Why
@@ -32,6 +32,19 @@ def span(seconds: Sequence[float]) -> str:
     if 0 < seconds[1] < 1:
         return "less than 1 s"
     return most if least == most else f"{least} to {most}"
+
+
+def against_plan(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the lines of a table of plan and run: a name, what was planned, what it took."""
+    plan = summary["plan"]
+    retries = f", {summary['retries']:,} of them retries" if summary["retries"] else ""
+    rows = [
+        ("distinct inputs", f"{plan['distinct_inputs']:,}", f"{summary['distinct_inputs']:,}"),
+        ("known already", f"{plan['cache_hits']:,}", f"{summary['cache_hits']:,}"),
+        ("requests", f"{plan['requests']:,}", f"{summary['requests']:,}{retries}"),
+        ("duration", span(plan["seconds"]), duration(summary["seconds"])),
+    ]
+    return rows if plan["cost"] is None else [*rows, ("cost", f"{plan['cost']:,.2f}", "")]
 
 
 def counted(count: float, one: str, more: str | None = None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
-from pipeline.observers.words import counted, duration
+from pipeline.observers.words import against_plan, counted, duration
 from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
@@ -104,7 +104,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, counted=counted, duration=duration, clock=clock)
+    made.filters.update(
+        against_plan=against_plan, number=number, counted=counted, duration=duration, clock=clock
+    )
     return made
 
 
