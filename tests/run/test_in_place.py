@@ -80,7 +80,7 @@ def _bytes(path):
 
 
 def test_from_the_command_line(cli, server, data):
-    command = ("run", data, "--endpoint", server.url, "-o", data, "--overwrite", "--json")
+    command = ("run", data, "--endpoint", server.url, "-o", data, "overwrite=True", "--json")
     assert cli(*command).code == 0
     sent = len(server.requests)
     again = cli(*command)

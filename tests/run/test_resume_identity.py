@@ -202,7 +202,7 @@ def test_a_changed_result_setting_is_refused(
         label(source, output, **settings)
     assert f"{key}: " in str(refused.value)
     assert difference in str(refused.value)
-    assert ("--restart" if done == "half" else "--overwrite") in str(refused.value)
+    assert ("restart=True" if done == "half" else "overwrite=True") in str(refused.value)
     assert refused.value.exit_code == 2
     assert len(server.requests) == sent
     assert _without_lock(listing()) == _without_lock(before)
@@ -313,7 +313,7 @@ def test_restart_leaves_a_complete_output_alone(label, server, source, output):
     label(source, output)
     before, sent = output.read_bytes(), len(server.requests)
     assert label(source, output, restart=True)["requests"] == 0
-    with pytest.raises(ResumeRefused, match="--overwrite"):
+    with pytest.raises(ResumeRefused, match="overwrite=True"):
         label(source, output, restart=True, top_k=2)
     assert (output.read_bytes(), len(server.requests)) == (before, sent)
 
@@ -376,7 +376,7 @@ def test_an_output_of_unknown_origin_is_not_replaced(label, server, source, tmp_
     else:
         kept = output
     kept.write_text("somebody's work")
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="overwrite=True"):
         label(source, output)
     assert kept.read_text() == "somebody's work"
     assert server.requests == []
