@@ -1,4 +1,4 @@
-"""Make the images of the README anew: `make images`. Needs Chromium, nothing is drawn by hand.
+"""Make the images of the README again: `make images`. Needs Chromium, nothing is drawn by hand.
 
 A rehearsal of the installed command is labelled in a real terminal (a pty, emulated by pyte) by the
 embedded endpoint, which loads its model first, fails at times and refuses some rows. The terminal

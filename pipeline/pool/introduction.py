@@ -117,7 +117,7 @@ class Introduction:
                 raise
             permits = None
         if probing:
-            self._patience.reached()
+            self._patience.somebody_answers()
         return permits
 
     async def _ask(self, batch: Batch) -> Reply:

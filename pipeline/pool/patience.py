@@ -173,7 +173,7 @@ class Patience:
             self._budget.renew()
             self._gate.open()
 
-    def reached(self) -> None:
+    def somebody_answers(self) -> None:
         """Note that a server is there, whatever it answers."""
         self._gate.open()
 

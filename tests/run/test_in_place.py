@@ -80,7 +80,7 @@ def _bytes(path):
 
 
 def test_from_the_command_line(cli, server, data):
-    command = ("run", data, "--endpoint", server.url, "-o", data, "overwrite=True", "--json")
+    command = ("run", data, "--endpoint", server.url, "-o", data, "--overwrite", "--json")
     assert cli(*command).code == 0
     sent = len(server.requests)
     again = cli(*command)
@@ -90,7 +90,7 @@ def test_from_the_command_line(cli, server, data):
 def test_needs_overwrite_to_begin(label, server, data):
     """Nobody's input is replaced by a slip of the keyboard."""
     before = _bytes(data)
-    with pytest.raises(OutputError, match=r"is the input.*--overwrite"):
+    with pytest.raises(OutputError, match=r"is the input.*overwrite=True"):
         label(data, data)
     assert (server.requests, _bytes(data)) == ([], before)
 
