@@ -74,4 +74,6 @@ def find(config: RunConfig, store: RunStore, opened: Opening) -> dict[str, Any] 
     found = store.plan()
     if found.get("made_for") != basis(config, store, opened, resumed_rows=store.log.run.rows):
         return None
-    return {name: found["plan"][name] for name in NUMBERS}
+    with suppress(KeyError, TypeError):  # somebody else's words in our file
+        return {name: found["plan"][name] for name in NUMBERS}
+    return None

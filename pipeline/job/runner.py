@@ -195,7 +195,7 @@ class Run:
         try:
             self._holds_lease = store.lease.acquire(create=False)
             found = decide()
-            if not self._holds_lease and not isinstance(found, Complete):
+            if not self._holds_lease:
                 self._holds_lease = store.lease.acquire(create=True)
                 if store.log.entries.exists():
                     # Another process began this run while there was nothing to lease.

@@ -52,7 +52,11 @@ def joined(chunks: Sequence[Resolved]) -> Resolved:
         pa.concat_tables([chunk.table for chunk in chunks]),
         errors=sum(chunk.errors for chunk in chunks),
         labels=dict(labels),
-        revision=chunks[-1].revision,
+        # The newest that was told: the last chunk may have been resolved before the first.
+        revision=max(
+            (chunk.revision for chunk in reversed(chunks)),
+            key=lambda revision: (revision.told, revision.name is not None),
+        ),
     )
 
 

@@ -17,7 +17,7 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, StoppedEarly
 from pipeline.store.objects import TEMP_SUFFIX, reading, writing
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
@@ -48,7 +48,9 @@ class DiskObjects:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                raise OutputError(
+                # A run that was begun elsewhere, and copied here, may have sent requests by now.
+                begun = any(final.parent.glob("*.json"))
+                raise (StoppedEarly if begun else OutputError)(
                     f"{setting('output')}: the file system of {self._root} has no hard "
                     "links, which a run needs for its log.",
                     "Choose another place.",

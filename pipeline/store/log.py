@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.store.objects import Objects
@@ -55,8 +56,9 @@ class Log:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        self._owner = self._digest = ""
+        self._owner, self._digest = secrets.token_hex(8), ""
         self._head = self._snapshot = 0
+        self._failed: StoppedEarly | None = None
 
     def exists(self) -> bool:
         """Return True if there is an entry now."""
@@ -67,7 +69,7 @@ class Log:
 
         Raises ResumeRefused, naming the entry that cannot be believed.
         """
-        self._owner = secrets.token_hex(8)
+        self._owner, self._failed = secrets.token_hex(8), None
         for _ in range(_READ_ATTEMPTS):
             numbers = self._numbers()
             self._head, self._digest = max(numbers, default=0), ""
@@ -84,8 +86,11 @@ class Log:
         """Commit records as one entry.
 
         Raises OutputBusy if another run wrote to the log since it was read, StoppedEarly if the
-        storage refuses.
+        storage refuses. After that nothing is appended until the log is read again: the entry may
+        be there or not.
         """
+        if self._failed is not None:
+            raise self._failed
         number = self._head + 1
         entry = orjson.dumps(
             {
@@ -98,7 +103,11 @@ class Log:
         )
         digest = hashlib.sha256(entry).hexdigest()
         content = b'{"sha256":"%b","entry":%b}\n' % (digest.encode(), entry)
-        self._create(_name(number), content)
+        try:
+            self._create(_name(number), content)
+        except StoppedEarly as failure:
+            self._failed = failure
+            raise
         self._head, self._digest = number, digest
         if snapshot:
             self._snapshot = number
@@ -167,7 +176,7 @@ class Log:
     def _refused(self, name: str, what: str) -> ResumeRefused:
         return ResumeRefused(
             f"{self._objects.place}/{name} {what}, so what was done cannot be trusted.",
-            "Restore it, or start over with --restart.",
+            f"Restore it, or start over with {setting('restart', 'True')}.",
         )
 
 

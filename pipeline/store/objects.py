@@ -21,7 +21,8 @@ TEMP_SUFFIX = ".tmp"
 class Objects(Protocol):
     """Small objects under names such as `log/00000001.json`; each is whole or not there.
 
-    What a verb did is durable when it returns. All raise StoppedEarly if the storage refuses.
+    What `create` and `put` did is durable when they return. All raise StoppedEarly if the storage
+    refuses.
     """
 
     @property

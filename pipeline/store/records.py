@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ResumeRefused
 from pipeline.store.log import Log
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -271,5 +272,5 @@ def _run(facts: dict[str, Any]) -> RunRecord:
 def _another_version(software: str) -> ResumeRefused:
     return ResumeRefused(
         f"The run was recorded by another version of this software ({software}).",
-        "Finish it with that one, or start over with --restart.",
+        f"Finish it with that one, or start over with {setting('restart', 'True')}.",
     )

@@ -89,9 +89,15 @@ class RunStore:
         complete = found.rfind(b'{"kind":"complete"') > found.rfind(b'{"kind":"retry"')
         if complete and overwrite:
             return
-        fix = "Finish it with the version that began it, or start over with --restart."
+        fix = (
+            "Finish it with the version that began it, or start over with "
+            f"{setting('restart', 'True')}."
+        )
         if complete:
-            fix = "It is complete. Replace its output with --overwrite, or choose another output."
+            fix = (
+                f"It is complete. Replace its output with {setting('overwrite', 'True')}, or "
+                "choose another output."
+            )
         raise ResumeRefused(
             f"{self.place} holds a run of a previous version of this software ({_MANIFEST}).", fix
         )

@@ -38,6 +38,7 @@ ROWS = {
     23: ("CSV values", "text exact, collisions refused"),
     24: ("CSV bytes", "as Python's csv reads them, or the line"),
     25: ("Parquet and notebook", "stable schema, or a clear error"),
+    27: ("records missing, doubled, out of order", "refused with the place, nothing deleted"),
 }
 
 

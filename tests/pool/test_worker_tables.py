@@ -16,7 +16,17 @@ from pipeline.engines import open_engine
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.responses import Keys, ResponseStores
-from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, check_columns, output_schema
+from pipeline.rows import (
+    Allowance,
+    Dedup,
+    DriftGuard,
+    Resolved,
+    Resolver,
+    Revision,
+    check_columns,
+    joined,
+    output_schema,
+)
 from pipeline.rows.drift import NOBODY_TOLD
 from pipeline.rows.inputs import prepare
 from pipeline.rows.results import PREDICTIONS, finish
@@ -269,3 +279,13 @@ async def test_chunks_are_resolved_together(kit, tmp_path):
         ]
         assert [result.first_row for result in results] == [0, 50, 100, 150, 200, 250]
         assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_a_part_of_several_chunks_keeps_what_the_endpoint_told(order):
+    """Chunks after the first may have been resolved before it, from stored answers."""
+    told = [NOBODY_TOLD, Revision("one", told=True), Revision("one")]
+    chunks = [
+        Resolved(i, pa.table({"a": [i]}), 0, {}, told[which]) for i, which in enumerate(order)
+    ]
+    assert joined(chunks).revision == Revision("one", told=True)

@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
 from pipeline.store import LocalStore, MemoryStore, PartRecord, RunRecord, RunState
 from pipeline.store.disk import DiskObjects
+from pipeline.store.log import Log
 from pipeline.store.memory import MemoryObjects
 from pipeline.store.records import RunLog
 
@@ -311,7 +312,7 @@ def _check_refused(objects, name, what):
     with pytest.raises(ResumeRefused, match=what) as refused:
         log.load()
     assert name in str(refused.value)
-    assert "--restart" in str(refused.value)
+    assert "restart=True" in str(refused.value)
     assert log.state is None
     assert _contents(objects) == before
 
@@ -459,13 +460,13 @@ def test_a_run_of_a_previous_version_is_refused(store, manifest):
     complete = manifest == OLD_COMPLETE
     with pytest.raises(ResumeRefused, match="previous version") as refused:
         store.load()
-    advice = "--overwrite" if complete else "Finish it with the version that began it"
+    advice = "overwrite=True" if complete else "Finish it with the version that began it"
     assert advice in str(refused.value)
     assert "\n" not in str(refused.value)
     if complete:
         assert store.load(overwrite=True) is None
     else:
-        with pytest.raises(ResumeRefused, match="--restart"):
+        with pytest.raises(ResumeRefused, match="restart=True"):
             store.load(overwrite=True)
     assert objects.get("manifest.jsonl") == manifest
     assert store.load(restart=True) is None
@@ -489,3 +490,24 @@ def test_a_store_begins_with_whatever_else_lies_there(store):
     store.begin(RUN)
     store.repair()
     assert [objects.get(name) for name in others] == [b"somebody's work"] * len(others)
+
+
+def test_after_a_failed_append_the_failure_is_told_again(tmp_path, monkeypatch):
+    """Whether the entry is there is not known; another one would look like a rival's."""
+    objects = DiskObjects(tmp_path)
+    log = Log(objects)
+    log.read()
+    log.append({"kind": "one"}, snapshot=True)
+    create = objects.create
+
+    def lost(name, content):
+        create(name, content)
+        raise StoppedEarly("the answer was lost")
+
+    monkeypatch.setattr(objects, "create", lost)
+    for _ in range(2):
+        with pytest.raises(StoppedEarly, match="the answer was lost"):
+            log.append({"kind": "two"})
+    monkeypatch.undo()
+    assert [entry.records[0]["kind"] for entry in log.read()] == ["one", "two"]
+    log.append({"kind": "three"})
