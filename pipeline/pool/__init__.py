@@ -11,7 +11,7 @@
     turnstile, concurrency, budget, alarm    the limits that an attempt goes through
     tally       what attempts came to, told once a tick so that observers cost nothing a request
 
-Each calls only what stands below it. A batch goes from splitting to patience to an attempt, and
+Each calls only those below it. A batch goes from splitting to patience to an attempt, and
 what comes of it returns the same way: an answer is settled, a refusal is split, and any other
 failure stays in patience, which waits (alone, for everybody at the turnstile, or at the gate)
 and tries again.
