@@ -7,14 +7,11 @@ timer for each request, which is a good part of what a request costs.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import Cause, ClassifyError, Retryable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pipeline.system.clock import Clock
 
 # How soon an overdue attempt that goes on is cancelled again.
@@ -22,7 +19,11 @@ CANCEL_AGAIN_S = 1.0
 
 
 class Alarm:
-    """Cancels an attempt after `timeout_s` and turns that into a failure that may be retried."""
+    """Cancels an attempt after `timeout_s` and turns that into a failure that may be retried.
+
+    An attempt is what the current task does within `with alarm`. It raises Retryable (timeout) if
+    the attempt was overdue; a cancellation for another reason goes through.
+    """
 
     def __init__(self, timeout_s: float, clock: Clock) -> None:
         self._timeout_s = timeout_s
@@ -37,31 +38,22 @@ class Alarm:
         """Return True while a task has a request in flight."""
         return task in self._began
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch over the attempt that the current task makes.
-
-        Raises Retryable (timeout) if it was overdue; a cancellation for another reason goes
-        through.
-        """
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._began[task] = self._clock.now()
+    def __enter__(self) -> None:
+        self._began[_current_task()] = self._clock.now()
         if self._timer is None:
             self._set(self._timeout_s)
-        try:
-            yield
-        except (ClassifyError, asyncio.CancelledError) as failure:
-            if isinstance(failure, ClassifyError) and task not in self._cancelled:
-                raise
-            if not self._forgive(task) or task.cancelling():
+
+    def __exit__(self, _type: object, failure: BaseException | None, _tb: object) -> None:
+        task = _current_task()
+        del self._began[task]
+        if not self._forgive(task) or failure is None:
+            return
+        if isinstance(failure, ClassifyError | asyncio.CancelledError):
+            if task.cancelling():
                 raise asyncio.CancelledError from None
             raise Retryable(
                 Cause.TIMEOUT, f"no answer within {self._timeout_s:g} s (timeout_s)"
             ) from None
-        finally:
-            del self._began[task]
-            if self._cancelled:
-                self._forgive(task)
 
     def close(self) -> None:
         """Watch no more."""
@@ -91,3 +83,7 @@ class Alarm:
         for _ in range(times):
             task.uncancel()
         return times > 0
+
+
+def _current_task() -> asyncio.Task[None]:
+    return cast("asyncio.Task[None]", asyncio.current_task())

@@ -82,7 +82,7 @@ class Attempts:
         status: int | None = None
         cause: str | None = "cancelled"
         try:
-            with self.alarm.watching():
+            with self.alarm:
                 reply = await self._client.ask(items, wait_for_model=self._gate.wait_for_model)
             status, cause = 200, None
         except (Retryable, RowsRejected, EndpointRefused) as failure:

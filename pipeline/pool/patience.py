@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected, StoppedEarly
@@ -95,18 +96,15 @@ class Patience:
         self._successes = self._throttles = 0
         self._last_success_at = self._clock.now()
 
-    async def answer(
+    def answer(
         self, batch: Batch, *, among: Batch | None = None, patient: bool = True
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         """Send a batch until it is answered; see `until_answered`.
 
         An outage is probed with one of its inputs, or of those of `among`.
         """
-
-        async def attempt(probing: bool, retry: bool) -> Reply:
-            return await self._attempt(batch, probing=probing, retry=retry)
-
-        return await self.until_answered(attempt, among or batch, patient=patient)
+        attempt = partial(self._attempt, batch)
+        return self.until_answered(attempt, among or batch, patient=patient)
 
     async def until_answered(
         self,
@@ -131,7 +129,7 @@ class Patience:
             try:
                 if probing and (light := self._light_probe(batch)) is not None:
                     with suppress(RowsRejected):  # that text is refused, so somebody is there
-                        await self._attempt(light, probing=True, retry=retry)
+                        await self._attempt(light, True, retry)
                         self.known_good = light
                     continue
                 return await attempt(probing, retry)
@@ -153,7 +151,7 @@ class Patience:
                 if probing:
                     self._gate.leave()
 
-    async def _attempt(self, batch: Batch, *, probing: bool, retry: bool) -> Reply:
+    async def _attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
         try:
             reply = await self._attempts.make(batch.items, probing=probing, retry=retry)
         except RowsRejected:

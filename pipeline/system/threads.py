@@ -7,9 +7,10 @@ process from ending.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 from pipeline.errors import StoppedEarly
 
@@ -29,23 +30,21 @@ class Stop:
     """
 
     def __init__(self, parent: Stop | None = None) -> None:
-        self._parent = parent
-        self._reason: BaseException | None = None
+        # Why to end; None as long as nobody asked. Read several times a request: no property.
+        self.reason: BaseException | None = None if parent is None else parent.reason
         self._listeners: list[Callable[[BaseException], None]] = []
-
-    @property
-    def reason(self) -> BaseException | None:
-        """Why to end; None as long as nobody asked."""
-        if self._reason is None and self._parent is not None:
-            return self._parent.reason
-        return self._reason
+        self.children: WeakSet[Stop] = WeakSet()
+        if parent is not None:
+            parent.children.add(self)
 
     def ask(self, reason: BaseException) -> None:
         """End early for `reason`, unless there is one already."""
         if self.reason is None:
-            self._reason = reason
+            self.reason = reason
             for listener in tuple(self._listeners):
                 listener(reason)
+            for child in tuple(self.children):
+                child.ask(reason)
 
     def check(self) -> None:
         """Raise the reason, if there is one."""
@@ -55,22 +54,13 @@ class Stop:
     @contextmanager
     def heard_by(self, listener: Callable[[BaseException], None]) -> Iterator[None]:
         """Call `listener` with the reason, once, as soon as there is one."""
-        told = False
-
-        def hear(reason: BaseException) -> None:
-            nonlocal told
-            if not told:
-                told = True
-                listener(reason)
-
-        self._listeners.append(hear)
+        self._listeners.append(listener)
         try:
-            with nullcontext() if self._parent is None else self._parent.heard_by(hear):
-                if self._reason is not None:
-                    hear(self._reason)
-                yield
+            if self.reason is not None:
+                listener(self.reason)
+            yield
         finally:
-            self._listeners.remove(hear)
+            self._listeners.remove(listener)
 
 
 _stop: ContextVar[Stop | None] = ContextVar("_stop", default=None)
