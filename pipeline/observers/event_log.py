@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -68,7 +69,7 @@ class EventLog:
                 ended[cause or "ok"] += count
         if ended:
             last = self._untold[-1]
-            seconds = sorted(each for told in self._untold for each in told.seconds)
+            seconds = sorted(chain.from_iterable(told.seconds for told in self._untold))
             self._write(
                 "Requests",
                 {

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, cast
 from pipeline.errors import Cause, ClassifyError, Retryable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.system.clock import Clock
 
+# Only tasks make attempts, so there always is one.
+_current_task = cast("Callable[[], asyncio.Task[None]]", asyncio.current_task)
 # How soon an overdue attempt that goes on is cancelled again.
 CANCEL_AGAIN_S = 1.0
 
@@ -46,7 +50,7 @@ class Alarm:
     def __exit__(self, _type: object, failure: BaseException | None, _tb: object) -> None:
         task = _current_task()
         del self._began[task]
-        if not self._forgive(task) or failure is None:
+        if not self._cancelled or not self._forgive(task) or failure is None:
             return
         if isinstance(failure, ClassifyError | asyncio.CancelledError):
             if task.cancelling():
@@ -83,7 +87,3 @@ class Alarm:
         for _ in range(times):
             task.uncancel()
         return times > 0
-
-
-def _current_task() -> asyncio.Task[None]:
-    return cast("asyncio.Task[None]", asyncio.current_task())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.client import Client, Reply
     from pipeline.config import RunConfig
+    from pipeline.errors import RequestError
     from pipeline.outcomes import Item
     from pipeline.pool.gate import Gate
     from pipeline.pool.tally import Tally
@@ -65,11 +66,31 @@ class Attempts:
                 raise GateClosedError
             if self._stop.reason is not None:
                 raise StoppedError
-            return await self._send(items, probing=probing, retry=retry)
+            self._count(retry=retry)
+            started = self._clock.now()
+            status: int | None = None
+            cause: str | None = "cancelled"
+            try:
+                with self.alarm:
+                    reply = await self._client.ask(items, wait_for_model=self._gate.wait_for_model)
+                status, cause = 200, None
+            except (Retryable, RowsRejected, EndpointRefused) as failure:
+                status, cause = failure.status, self._learn(failure)
+                if self._stop.reason is not None:
+                    raise StoppedError from failure
+                raise
+            finally:
+                seconds = self._clock.now() - started
+                self._tally.ended(status, cause, seconds)
+            if not probing:  # a probe may have been held until the model was loaded
+                self.limit.succeeded(seconds)
+            if reply.pause_s:
+                self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
+            return reply
         finally:
             self.limit.release()
 
-    async def _send(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
+    def _count(self, *, retry: bool) -> None:
         most = self._config.max_requests
         if most is not None and self._requests >= most:
             raise StoppedEarly(
@@ -78,33 +99,13 @@ class Attempts:
             )
         self._requests += 1
         self._tally.sent(retry=retry)
-        started = self._clock.now()
-        status: int | None = None
-        cause: str | None = "cancelled"
-        try:
-            with self.alarm:
-                reply = await self._client.ask(items, wait_for_model=self._gate.wait_for_model)
-            status, cause = 200, None
-        except (Retryable, RowsRejected, EndpointRefused) as failure:
-            status, cause = failure.status, type(failure).__name__
-            if isinstance(failure, Retryable):
-                cause = failure.cause.value
-                self._learn(failure.cause)
-            if self._stop.reason is not None:
-                raise StoppedError from failure
-            raise
-        finally:
-            seconds = self._clock.now() - started
-            self._tally.ended(status, cause, seconds)
-        if not probing:  # a probe may have been held until the model was loaded
-            self.limit.succeeded(seconds)
-        if reply.pause_s:
-            self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
-        return reply
 
-    def _learn(self, cause: Cause) -> None:
-        """Let the limits hear of an attempt that failed."""
-        if cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
+    def _learn(self, failure: RequestError | EndpointRefused) -> str:
+        """Let the limits hear of an attempt that failed; return its cause for the tally."""
+        if not isinstance(failure, Retryable):
+            return type(failure).__name__
+        if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
             self.limit.overloaded()
-        if cause is Cause.THROTTLED:
+        if failure.cause is Cause.THROTTLED:
             self.turnstile.throttled()
+        return failure.cause.value

@@ -44,8 +44,7 @@ class Demand:
 
     def settled(self, inputs: int) -> None:
         """Hear that so many inputs have their outcome."""
-        self._open_inputs -= inputs
-        self._weigh()
+        self._open_inputs -= inputs  # weighed when their batch is finished
 
     def batch_finished(self) -> None:
         """Hear that a batch has all its outcomes."""

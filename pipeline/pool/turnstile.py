@@ -101,8 +101,8 @@ class Turnstile:
     async def pass_through(self, still_wanted: Callable[[], bool]) -> bool:
         """Wait for this attempt's turn; False, without a token, if it is no longer wanted."""
         free = self._stated is None and self._learned is None
-        if free and self._clock.now() >= self._paused_until:
-            self._note_sent()
+        if free and (now := self._clock.now()) >= self._paused_until:
+            self._note_sent(now)
             return still_wanted()
         async with self._queue:
             await self._outwait_pause()
@@ -117,7 +117,7 @@ class Turnstile:
                 if limiter is not None:
                     await limiter.acquire()
             await self._outwait_pause()  # it may have begun meanwhile
-            self._note_sent()
+            self._note_sent(self._clock.now())
             return still_wanted()
 
     async def _outwait_pause(self) -> None:
@@ -125,8 +125,7 @@ class Turnstile:
             await self._clock.sleep(left_s)
             self._busy_since = self._clock.now()
 
-    def _note_sent(self) -> None:
-        now = self._clock.now()
+    def _note_sent(self, now: float) -> None:
         self._forget_sent(now)
         if not self._sent:
             self._busy_since = now
