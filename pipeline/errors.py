@@ -99,7 +99,7 @@ class EndpointRefused(ClassifyError):
         fix: str = "",
         *,
         status: int | None = None,
-        at_fault: Literal["token", "address", "model", "dialect"] = "address",
+        at_fault: Literal["token", "address", "model", "dialect", "texts"] = "address",
     ) -> None:
         super().__init__(what, fix)
         self.status = status
@@ -189,8 +189,12 @@ class Retryable(RequestError):
 
 
 class RowsRejected(RequestError):
-    """The server refused the content of the request (400, 413, 422): some row in it is at fault."""
+    """The server refused the content of the request (400, 413, 422): some row in it is at fault.
 
-    def __init__(self, status: int, what: str) -> None:
+    `given_up` is True if it kept failing with another status, while other rows were answered.
+    """
+
+    def __init__(self, status: int, what: str, *, given_up: bool = False) -> None:
         super().__init__(what)
         self.status = status
+        self.given_up = given_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import ssl
 from functools import lru_cache
 from io import BytesIO
@@ -34,6 +35,8 @@ MAX_ANSWER_BYTES = 64 << 20
 AT_ONCE_BYTES = 1 << 20
 # Asking what a server is must not take long: most have no such page.
 INFO_TIMEOUT_S = 10.0
+# Hugging Face's dedicated Inference Endpoints.
+DEDICATED_HOST = ".endpoints.huggingface.cloud"
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 _WAIT_FOR_MODEL = {"x-wait-for-model": "true"}
 _parsed = lru_cache(8)(URL)
@@ -67,6 +70,9 @@ class Client:
             self._headers["Authorization"] = f"Bearer {target.token}"
         if config.bill_to:
             self._headers["X-HF-Bill-To"] = config.bill_to
+        if (URL(target.url).host or "").endswith(DEDICATED_HOST):
+            # So the proxy holds a request while the endpoint scales up from zero.
+            self._headers["X-Scale-Up-Timeout"] = f"{math.floor(0.9 * config.timeout_s)}"
         if not config.server_cache:
             self._headers["x-use-cache"] = "false"
         self._session: aiohttp.ClientSession | None = None
@@ -93,9 +99,14 @@ class Client:
         """True if the dialect is given; otherwise it has to be found out."""
         return self._target.dialect != "auto"
 
+    @property
+    def single(self) -> Dialect:
+        """The dialect of one text a request, which every server takes."""
+        return Single(self._config)
+
     def use_single(self) -> None:
         """From now on, send one text a request."""
-        self.dialect = Single(self._config)
+        self.dialect = self.single
 
     async def discover(self) -> int | None:
         """Ask the server what it is, and take TEI's dialect if it says so.
@@ -194,11 +205,13 @@ class Client:
                 "Check the address and its certificate.",
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Retryable(
-                Cause.CONNECTION,
-                f"{type(error).__name__}: {error}".rstrip(": "),
-                unreachable=_unreachable(error),
-            ) from None
+            unreachable = _unreachable(error)
+            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            if unreachable is Unreachable.UNKNOWN_HOST:
+                what = f"the name {url.host} cannot be resolved"
+            elif unreachable is Unreachable.REFUSED:
+                what = f"nothing listens at {url.host}:{url.port}"
+            raise Retryable(Cause.CONNECTION, what, unreachable=unreachable) from None
 
 
 def _unreachable(error: Exception) -> Unreachable | None:

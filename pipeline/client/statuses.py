@@ -20,25 +20,56 @@ from pipeline.wording import setting
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Where the message is all that tells a refusal of the account or the model: a 400 of the
-# serverless API, whose every other 400 is about the rows, and TEI's 424, otherwise a failure of
-# its backend.
-_REFUSED = {
-    400: re.compile(
-        r"(?P<token>token seems invalid)|not supported by provider|model .* is not supported",
-        re.IGNORECASE,
+# What refuses the account or the model: status, what its message says (if that decides), what is at
+# fault, and the fix. A 400 of the serverless API is otherwise about the rows, and TEI's 424 a
+# failure of its backend.
+_REFUSALS: tuple[tuple[int, str, Literal["token", "address", "model"], str], ...] = (
+    (400, "token seems invalid", "token", "Check the token in HF_TOKEN, then run again."),
+    (
+        400,
+        "not supported by provider|model .* is not supported",
+        "model",
+        "Check that the model is served here, then run again.",
     ),
-    424: re.compile(r"is not a classifier", re.IGNORECASE),
-}
-_FIXES: dict[int, tuple[Literal["token", "address", "model"], str]] = {
-    400: ("model", "Check the token, and that the model is served here, then run again."),
-    401: ("token", "Check the token in HF_TOKEN, then run again."),
-    402: ("token", "Add credits, or wait for the next month, then run again."),
-    403: ("token", "Give the token permission for inference or for the model, then run again."),
-    404: ("model", "Check the model id, and that it is deployed at this endpoint, then run again."),
-    410: ("address", f"Set {setting('endpoint', 'hf')} instead, then run again."),
-    424: ("model", "Serve a model for text classification there, then run again."),
-}
+    (
+        400,
+        "invalid state",  # a dedicated endpoint that was paused
+        "address",
+        "Resume the endpoint if it is paused, then run again.",
+    ),
+    (401, "", "token", "Check the token in HF_TOKEN, then run again."),
+    (402, "", "token", "Add credits, or wait for the next month, then run again."),
+    (
+        403,
+        "",
+        "token",
+        "Give the token permission for inference or for the model, then run again.",
+    ),
+    (
+        404,
+        "",
+        "model",
+        "Check the model id, and that it is deployed at this endpoint, then run again.",
+    ),
+    (
+        410,
+        "deprecated|by provider",
+        "model",
+        "Choose another model, or serve this one at an endpoint of your own, then run again.",
+    ),
+    (410, "", "address", f"Set {setting('endpoint', 'hf')} instead, then run again."),
+    (
+        424,
+        "is not a classifier",
+        "model",
+        "Serve a model for text classification there, then run again.",
+    ),
+)
+# How a 503 says that the model or its machine is on the way.
+_LOADING = re.compile(r"loading|not ready|starting|initializing|scaling", re.IGNORECASE)
+# Azure ML answers 424 for an error of the container, whose own status stands here.
+_CONTAINER_STATUS = "ms-azureml-model-error-statuscode"
+_CONTAINER_STATUSES = frozenset(map(str, range(400, 600)))
 
 
 def error_of(
@@ -48,14 +79,13 @@ def error_of(
     content = read_object(body)
     said = _message(content, body)
     message = f"{status} {said}"
-    told_by = _REFUSED.get(status)
-    if status in _FIXES and (told_by is None or (sign := told_by.search(said))):
-        at_fault, fix = _FIXES[status]
-        if told_by is not None and sign is not None and sign.lastgroup == "token":
-            at_fault = "token"
-        return EndpointRefused(
-            f"The endpoint refuses: {message}.", fix, status=status, at_fault=at_fault
-        )
+    if status == 424 and (inner := headers.get(_CONTAINER_STATUS, "")) in _CONTAINER_STATUSES:
+        status = int(inner)
+    for refused, words, at_fault, fix in _REFUSALS:
+        if status == refused and re.search(words, said, re.IGNORECASE):
+            return EndpointRefused(
+                f"The endpoint refuses: {message}.", fix, status=status, at_fault=at_fault
+            )
     match status:
         case 400 | 413 | 422:
             return RowsRejected(status, message)
@@ -63,10 +93,10 @@ def error_of(
             overloaded = content.get("error_type") == "Overloaded"
             cause = Cause.OVERLOADED if overloaded else Cause.THROTTLED
             return Retryable(cause, message, status=status, wait_s=_hint_s(headers, now))
-        case 503:
+        case 202 | 503:
             estimated = content.get("estimated_time")
-            loading = estimated is not None or "loading" in said.lower()
-            wait_s = _seconds(estimated) if loading else _hint_s(headers, now)
+            loading = status == 202 or estimated is not None or _LOADING.search(said) is not None
+            wait_s = _hint_s(headers, now) if estimated is None else _seconds(estimated)
             cause = Cause.LOADING if loading else Cause.OVERLOADED
             return Retryable(cause, message, status=status, wait_s=wait_s)
         case _ if status >= 500 or status in (204, 408, 424, 425):

@@ -52,6 +52,11 @@ class Attempts:
         self.turnstile = Turnstile(self._config.rate, self._clock)
         self.alarm = Alarm(self._config.timeout_s, self._clock)
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight."""
+        return self._tally.in_flight
+
     async def make(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
         """Send one request as soon as there is a permit and a token for it.
 

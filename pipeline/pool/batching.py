@@ -239,14 +239,14 @@ class Batcher:
 
     def take_now(self) -> Batch | None:
         """Return a batch that is due; None if there is none."""
-        return self._cut() if self._due else None
+        return self._cut() if self.due else None
 
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""
         self.outstanding -= 1
 
     @property
-    def _due(self) -> bool:
+    def due(self) -> bool:
         """True if there is a batch to hand out."""
         return bool(
             self._waiting_items >= self.size.now
@@ -258,7 +258,7 @@ class Batcher:
         while self._takers:
             if self._takers[0].done():
                 self._takers.popleft()
-            elif self._due:
+            elif self.due:
                 self._takers.popleft().set_result(self._cut())
             elif self._closed:
                 self._takers.popleft().set_result(None)

@@ -37,6 +37,7 @@ class Gate:
         self._probing = False
         self.is_open = True
         self.why = Why.OUTAGE
+        self._told_loading = False
         self._begin()
 
     def _begin(self) -> None:
@@ -47,7 +48,7 @@ class Gate:
     @property
     def wait_for_model(self) -> bool:
         """True if the server is asked to hold the request: only after a 503 that said loading."""
-        return self.why is Why.LOADING and not self.is_open
+        return self._told_loading and not self.is_open
 
     async def enter(self) -> bool:
         """Wait; return True if this worker is the probe, False once the gate is open.
@@ -85,6 +86,7 @@ class Gate:
             self._turn.clear()
             self.why = why
             self._begin()
+            self._told_loading = why is Why.LOADING and failure.status is not None
             self._closed_at = self._seen_at = since
             estimate_s = failure.wait_s if why is Why.LOADING else None
             self._emit(Waiting(why, estimate_s, str(failure), self._clock.now() - since))
@@ -100,6 +102,8 @@ class Gate:
             failure.cause is Cause.TIMEOUT and self.wait_for_model
         )
         self.why = Why.LOADING if loading else Why.OUTAGE
+        if failure.status is not None:
+            self._told_loading = loading
         now = self._clock.now()
         self._spent_s[self.why] += now - self._seen_at
         self._seen_at = now

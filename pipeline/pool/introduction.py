@@ -17,6 +17,8 @@ from pipeline.errors import Retryable, RowsRejected
 from pipeline.events import NoBatches, OneTextARequest
 from pipeline.outcomes import RowError
 from pipeline.pool.batching import MAX_REQUEST_BYTES, Batch, plain_batch
+from pipeline.pool.failures import Failures
+from pipeline.pool.trust import agree, not_the_api
 
 if TYPE_CHECKING:
     from pipeline.client import Client, Reply
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 MOST_INFO = 3
 # How many first texts may be rejected alone before the check is given up.
 MOST_CANARIES = 3
-# Scores of the same text alone and in a batch differ by the padding's rounding, not by more.
-SAME_SCORE = 0.02
 
 
 @dataclass
@@ -86,7 +86,8 @@ class Introduction:
         self._first = batch
         verdict, permits = FirstBatch([], batch), None
         if not client.knows_dialect:
-            permits = await self._patience.until_answered(self._discover)
+            failures = Failures(None, doubted=False)
+            permits = await self._patience.until_answered(self._discover, failures)
             if client.dialect.name == "hf":
                 verdict = await self._check_batching(batch, more_to_come=demand.more_to_come)
         most = client.dialect.most_texts
@@ -151,25 +152,47 @@ class Introduction:
         Texts that are rejected in both forms go to `rejected`.
         """
         for position in range(min(len(batch), MOST_CANARIES)):
-            alone = batch.part(position)
-            lists = self._client.dialect
+            answer = await self._in_either_form(batch.part(position))
+            if isinstance(answer, RowsRejected):
+                rejected[position] = answer
+                if position == 0:
+                    plain = await self._in_either_form(plain_batch(like=batch))
+                    if isinstance(plain, RowsRejected):
+                        raise self._patience.trust.distrust(plain)
+            elif answer is not None and type(answer.outcomes[0]) is not RowError:
+                return position, answer
+            if self._client.dialect.name == "single":
+                return None
+        return None
+
+    async def _in_either_form(self, alone: Batch) -> Reply | RowsRejected | None:
+        """Ask for one text in a list, else alone. Return the answer to the list, or its refusal.
+
+        None where only the text alone is answered, which is the dialect from then on. Raises
+        EndpointRefused if neither answer can be read.
+        """
+        lists = self._client.dialect
+        try:
+            return await self._ask(alone)
+        except (RowsRejected, Retryable) as error:
+            failure = error
+        # Is it this text, or does the server take no lists at all?
+        self._client.dialect = self._client.single
+        try:
+            await self._ask(alone)
+        except RowsRejected as refusal:
+            self._client.dialect = lists
+            return failure if isinstance(failure, RowsRejected) else refusal
+        except Retryable as wrong:
+            raise not_the_api(wrong) from None
+        if isinstance(failure, RowsRejected):
+            # One refusal may have passed by, and one text a request costs many times as much.
+            self._client.dialect = lists
             try:
-                reply = await self._ask(alone)
-            except (RowsRejected, Retryable) as failure:
-                # Is it this text, or does the server take no lists at all?
-                self._client.use_single()
-                try:
-                    await self._ask(alone)
-                except (RowsRejected, Retryable):
-                    self._client.dialect = lists
-                    if isinstance(failure, RowsRejected):
-                        rejected[position] = failure
-                else:
-                    self._fall_back(NoBatches.TAKES_NO_LIST, failure)
-                    return None
-            else:
-                if type(reply.outcomes[0]) is not RowError:
-                    return position, reply
+                return await self._ask(alone)
+            except (RowsRejected, Retryable) as error:
+                failure = error
+        self._fall_back(NoBatches.TAKES_NO_LIST, failure)
         return None
 
     async def _compare(
@@ -199,15 +222,19 @@ class Introduction:
 
     async def _takes_twins(self, one: Batch, alone: Outcome) -> bool:
         """Return True if the same text twice gets its answer twice."""
-        try:
-            if 2 * one.size_bytes > MAX_REQUEST_BYTES:
-                # Twice this text would be refused for its size, which tells nothing of lists.
-                one = plain_batch(like=one)
-                alone = (await self._ask(one)).outcomes[0]
-            answers = (await self._ask(Batch(one.spans * 2))).outcomes
-        except (Retryable, RowsRejected):
-            return False
-        return all(agree(alone, answer) for answer in answers)
+        if 2 * one.size_bytes > MAX_REQUEST_BYTES:
+            # Twice this text would be refused for its size, which tells nothing of lists.
+            one, alone = plain_batch(like=one), ()
+        for _ in range(2):  # one refusal may have passed by
+            try:
+                alone = alone or (await self._ask(one)).outcomes[0]
+                answers = (await self._ask(Batch(one.spans * 2))).outcomes
+            except RowsRejected:
+                continue
+            except Retryable:
+                break
+            return all(agree(alone, answer) for answer in answers)
+        return False
 
     async def _agrees_alone(self, one: Batch, together: Outcome) -> bool:
         """Ask for a second opinion: a near tie of the first text may have fallen either way."""
@@ -219,12 +246,3 @@ class Introduction:
     def _fall_back(self, why: NoBatches, failure: RequestError | None = None) -> None:
         self._client.use_single()
         self._emit(OneTextARequest(why, failure.what if failure else ""))
-
-
-def agree(one: Outcome, other: Outcome) -> bool:
-    """Return True if two outcomes are the same answer but for rounding."""
-    if isinstance(one, RowError) or isinstance(other, RowError):
-        return one == other
-    (label, score), (other_label, other_score) = one[0], other[0]
-    near = abs(score - other_score) <= SAME_SCORE * max(1.0, abs(score))
-    return label == other_label and near

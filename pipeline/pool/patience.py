@@ -16,15 +16,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected, StoppedEarly
+from pipeline.errors import (
+    Cause,
+    EndpointRefused,
+    Retryable,
+    RowsRejected,
+    StoppedEarly,
+    Unreachable,
+)
 from pipeline.events import Waiting, Why
 from pipeline.pool.attempt import GateClosedError, StoppedError
 from pipeline.pool.budget import Budget
+from pipeline.pool.failures import Failures
+from pipeline.pool.trust import Known, Trust, not_the_api
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pipeline.client import Reply
+    from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.pool.attempt import Attempts
     from pipeline.pool.batching import Batch
@@ -34,37 +44,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How many failures of each cause one request may have before its rows are suspected. Throttling
-# and loading are no fault of a request: they are bounded by time instead. A timeout is retried
-# least, since a server that queues makes each retry wait behind the one before.
-MOST_FAILURES = {
-    Cause.OVERLOADED: 10,
-    Cause.SERVER_ERROR: 6,
-    Cause.CONNECTION: 6,
-    Cause.UNREADABLE: 4,
-    Cause.TIMEOUT: 3,
-}
+# For how long a host is looked up, if it was never found.
+UNKNOWN_HOST_S = 30.0
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 20.0
-
-
-class Failures:
-    """The failures of one request so far."""
-
-    def __init__(self) -> None:
-        self._counts: dict[Cause, int] = {}
-        self.first_at = float("inf")
-
-    def add(self, failure: Retryable, now: float) -> bool:
-        """Count a failure that came now; True if its cause is exhausted."""
-        self.first_at = min(self.first_at, now)
-        count = self._counts[failure.cause] = self._counts.get(failure.cause, 0) + 1
-        return count >= MOST_FAILURES.get(failure.cause, 1 << 30)
-
-    @property
-    def total(self) -> int:
-        """How many there were, of any cause."""
-        return sum(self._counts.values())
 
 
 def backoff_s(failed_before: int, clock: Clock) -> float:
@@ -77,11 +60,10 @@ def backoff_s(failed_before: int, clock: Clock) -> float:
 class Patience:
     """Attempts something until it is answered, or until it is clear that it never will be.
 
-    `answered` is set by the first answer that only a living model gives. `known_good` is an input
-    that the endpoint has answered, None as long as there is none.
+    `answered` is set by the first answer that only a living model gives.
     """
 
-    _max_outage_s: float
+    _config: RunConfig
     _attempts: Attempts
     _gate: Gate
     _clock: Clock
@@ -92,23 +74,32 @@ class Patience:
         self._budget = Budget()
         # What the endpoint showed of late.
         self.answered = asyncio.Event()
-        self.known_good: Batch | None = None
+        self.trust = Trust(allow_drift=self._config.allow_drift)
+        self._deciding = asyncio.Lock()
+        self._unreadable: Retryable | None = None
         self._successes = self._throttles = 0
-        self._last_success_at = self._clock.now()
+        self._began_at = self._last_success_at = self._clock.now()
 
     def answer(
-        self, batch: Batch, *, among: Batch | None = None, patient: bool = True
+        self,
+        batch: Batch,
+        *,
+        among: Batch | None = None,
+        patient: bool = True,
+        doubted: bool = False,
     ) -> Awaitable[Reply]:
         """Send a batch until it is answered; see `until_answered`.
 
         An outage is probed with one of its inputs, or of those of `among`.
         """
         attempt = partial(self._attempt, batch)
-        return self.until_answered(attempt, among or batch, patient=patient)
+        failures = Failures(batch, doubted=doubted)
+        return self.until_answered(attempt, failures, among or batch, patient=patient)
 
     async def until_answered(
         self,
         attempt: Callable[[bool, bool], Awaitable[T]],
+        failures: Failures,
         batch: Batch | None = None,
         *,
         patient: bool = True,
@@ -120,8 +111,8 @@ class Patience:
         to have a batch split, EndpointRefused and StoppedEarly to end the run, StoppedError if
         the pool stops and, unless `patient`, Retryable for an answer that is unreadable twice.
         """
-        failures, retry = Failures(), False
-        successes_before = self._successes
+        failures.successes_seen = self._successes
+        failure: Retryable | EndpointRefused | None = None
         while True:
             if self._stop.reason is not None:
                 raise StoppedError
@@ -129,34 +120,79 @@ class Patience:
             try:
                 if probing and (light := self._light_probe(batch)) is not None:
                     with suppress(RowsRejected):  # that text is refused, so somebody is there
-                        await self._attempt(light, True, retry)
-                        self.known_good = light
+                        reply = await self._attempt(light.batch, True, failure is not None)
+                        self.trust.compare(light, reply)
                     continue
-                return await attempt(probing, retry)
+                return await attempt(probing, failure is not None)
             except GateClosedError:
                 continue
-            except Retryable as failure:
-                retry = True
+            except EndpointRefused as refusal:
+                failure = refusal
+            except Retryable as retryable:
+                failure = self._seen_as(retryable)
                 if await self._still_down(failure, probing=probing):
                     continue
-                exhausted = failures.add(failure, self._clock.now())
-                others_answered = self._successes > successes_before
-                successes_before = self._successes
-                if not patient and failure.cause is Cause.UNREADABLE and failures.total > 1:
-                    raise
-                if exhausted:
-                    self._judge(failure, others_answered=others_answered)
-                await self._hold_back(failure, failures, exhausted=exhausted)
             finally:
                 if probing:
                     self._gate.leave()
+            if isinstance(failure, EndpointRefused):
+                raise await self._acquit(failure, batch)
+            failures.add(failure, self._clock.now())
+            if not patient and failure.cause is Cause.UNREADABLE and failures.total > 1:
+                raise failure
+            await self._after(failure, failures)
+
+    async def confirm(self, like: Batch, batch_size: int) -> None:
+        """Ask the text that decides if more was refused in a row than bad rows explain.
+
+        Raises EndpointRefused or StoppedEarly if that is refused, too.
+        """
+        in_flight = self._attempts.limit.limit
+        if self.trust.doubtful(in_flight, batch_size):
+            async with self._deciding:  # the others need only hear what came of it
+                if self.trust.doubtful(in_flight, batch_size):
+                    await self._decide(like)
+
+    async def _decide(self, like: Batch) -> None:
+        known = self.trust.text_to_ask(like)
+        try:
+            attempt = partial(self._attempt, known.batch)
+            reply = await self.until_answered(attempt, Failures(known.batch, doubted=False))
+        except RowsRejected as refusal:
+            if refusal.given_up:
+                return  # it kept failing for another reason, which tells nothing
+            raise self.trust.distrust(refusal) from None
+        self.trust.compare(known, reply)
+
+    async def _acquit(self, refusal: EndpointRefused, batch: Batch | None) -> RowsRejected:
+        """Return the error of rows that are refused as if the account were, while others are not.
+
+        Raises `refusal` if the endpoint refuses what it answered before as well, or has answered
+        nothing yet.
+        """
+        if batch is None or refusal.status is None or self.trust.known is None:
+            raise refusal
+        number = self.trust.refusals
+        async with self._deciding:
+            if self.trust.vouched < number:
+                try:
+                    await self._decide(batch)
+                except EndpointRefused:
+                    raise refusal from None
+        return RowsRejected(refusal.status, refusal.what.rstrip("."))
 
     async def _attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
+        refusals = self.trust.refusals
         try:
             reply = await self._attempts.make(batch.items, probing=probing, retry=retry)
         except RowsRejected:
+            self.trust.refused()
             self._alive()
             raise
+        except EndpointRefused:
+            self.trust.refused()
+            raise
+        self.trust.answered(refusals)
         self._alive()
         return reply
 
@@ -175,6 +211,23 @@ class Patience:
         """Note that a server is there, whatever it answers."""
         self._gate.open()
 
+    def _seen_as(self, failure: Retryable) -> Retryable:
+        """Return a failure as what it is where nothing was answered yet.
+
+        Raises StoppedEarly for a host whose name nobody knew for `UNKNOWN_HOST_S`.
+        """
+        if failure.unreachable is None or self.answered.is_set():
+            return failure
+        if failure.unreachable is Unreachable.REFUSED:
+            # Hugging Face's toolkit listens only once its model is loaded.
+            return Retryable(Cause.LOADING, f"{failure.what} yet", unreachable=failure.unreachable)
+        if self._clock.now() - self._began_at >= UNKNOWN_HOST_S:
+            raise StoppedEarly(
+                f"{failure.what[:1].upper()}{failure.what[1:]}, for {UNKNOWN_HOST_S:.0f} s.",
+                "Check how the host is spelled, and the network; then run the same command again.",
+            )
+        return failure
+
     async def _still_down(self, failure: Retryable, *, probing: bool) -> bool:
         """Wait before the next probe; False if the failure is not one of a closed gate."""
         # A readable server that answers otherwise than asked is not loading any more.
@@ -185,47 +238,75 @@ class Patience:
             await self._gate.probe_failed(failure)
         return probing
 
-    def _light_probe(self, batch: Batch | None) -> Batch | None:
+    def _light_probe(self, batch: Batch | None) -> Known | None:
         """Return one input to probe an outage with, to tell it from a batch that always fails."""
         if self._gate.why is not Why.OUTAGE:
             return None
-        if self.known_good is not None or batch is None or len(batch) == 1:
-            return self.known_good
-        return batch.part(self._gate.failures % len(batch))
+        if self.trust.known is not None or batch is None or len(batch) == 1:
+            return self.trust.known
+        return Known(batch.part(self._gate.failures % len(batch)), None)
 
-    def _judge(self, failure: Retryable, *, others_answered: bool) -> None:
-        """Find out whose fault it is that one request keeps failing.
+    async def _after(self, failure: Retryable, failures: Failures) -> None:
+        """Find out whose fault it is that a request fails; wait before the next attempt.
 
         Raises RowsRejected if it is the rows', EndpointRefused if this is no such endpoint;
         otherwise it is an outage.
         """
-        if others_answered:
+        others_answered = self._successes > failures.successes_seen
+        if failures.suspicious and failures.of_content and not others_answered:
+            others_answered = await self._answers_known()
+        failures.successes_seen = self._successes
+        if others_answered and failures.hopeless:
             raise RowsRejected(
                 failure.status or 0,
                 f"{failure.what} (given up after several attempts, while other rows were answered)",
+                given_up=True,
             ) from failure
-        if failure.cause is Cause.UNREADABLE and self.known_good is None:
-            raise EndpointRefused(
-                f"This does not speak the Hugging Face Inference API: {failure.what}.",
-                "Check the address and the dialect.",
-                status=failure.status,
-                at_fault="dialect",
-            ) from failure
+        if self.trust.known is None:
+            self._judge_dialect(failure, failures)
+        await self._hold_back(failure, failures, calm=others_answered and failures.of_content)
 
-    async def _hold_back(self, failure: Retryable, failures: Failures, *, exhausted: bool) -> None:
-        """Wait before the next attempt, alone or with all others, as the cause asks."""
+    def _judge_dialect(self, failure: Retryable, failures: Failures) -> None:
+        """Raise EndpointRefused if this is another kind of server; nothing was answered yet."""
+        if failure.cause is Cause.UNREADABLE:
+            self._unreadable = failure
+        wrong = self._unreadable
+        soon = failure.cause is Cause.SERVER_ERROR and failures.total > 1
+        if wrong is not None and (failures.exhausted or soon):
+            raise not_the_api(wrong) from failure
+
+    async def _answers_known(self) -> bool:
+        """Ask once for what was answered before, unless others ask; True if it is answered."""
+        known = self.trust.known
+        if known is None or self._deciding.locked() or self._attempts.in_flight:
+            return False
+        async with self._deciding:
+            try:
+                reply = await self._attempt(known.batch, False, True)
+            except (Retryable, RowsRejected, GateClosedError):
+                return False
+            self.trust.compare(known, reply)
+            return True
+
+    async def _hold_back(self, failure: Retryable, failures: Failures, *, calm: bool) -> None:
+        """Wait before the next attempt, alone or with all others, as the cause asks.
+
+        All is `calm` where others are answered, so that nothing is gained by waiting longer.
+        """
         now = self._clock.now()
         trouble_since = max(self._last_success_at, failures.first_at)
-        left_s = trouble_since + self._max_outage_s - now
+        left_s = trouble_since + self._config.max_outage_s - now
+        unknown_host = failure.unreachable is not None and not self.answered.is_set()
         match failure.cause:
             case Cause.LOADING:
                 self._gate.close(Why.LOADING, failure, now)
             case Cause.THROTTLED:
                 self._pause_all(failure, now - trouble_since)
-            case _ if exhausted or left_s <= 0 or not self._budget.spend():
+            case _ if unknown_host or failures.exhausted or left_s <= 0 or not self._budget.spend():
                 self._gate.close(Why.OUTAGE, failure, trouble_since)
             case _:
-                await self._clock.sleep(min(backoff_s(failures.total - 1, self._clock), left_s))
+                before = 0 if calm else failures.total - 1
+                await self._clock.sleep(min(backoff_s(before, self._clock), left_s))
 
     def _pause_all(self, failure: Retryable, silent_s: float) -> None:
         """Make everybody wait as long as the endpoint says, else longer each time.
@@ -235,7 +316,7 @@ class Patience:
         """
         # A hint of 0 tells nothing that a 429 does not contradict.
         wait_s = failure.wait_s or backoff_s(self._throttles, self._clock)
-        if silent_s + wait_s > self._max_outage_s:
+        if silent_s + wait_s > self._config.max_outage_s:
             raise StoppedEarly(
                 f"The endpoint throttles and asks for a pause of {wait_s:.0f} s after "
                 f"{silent_s:.0f} s without an answer; together more than max_outage_s allows. "

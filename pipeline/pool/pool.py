@@ -55,7 +55,7 @@ class Pool:
         self.demand = Demand(self._batcher, 2 * config.concurrency * config.texts_per_request, stop)
         gate = Gate(config, clock, tally.emit)
         self._attempts = Attempts(config, client, gate, clock, tally, stop, requests_sent)
-        patience = Patience(config.max_outage_s, self._attempts, gate, clock, tally.emit, stop)
+        patience = Patience(config, self._attempts, gate, clock, tally.emit, stop)
         self._splitting = Splitting(client, patience, self._batcher.size, tally.emit, self._settled)
         self._introduction = Introduction(
             client, patience, self._splitting, self._attempts, self._batcher.size, tally.emit
@@ -138,6 +138,8 @@ class Pool:
                     first = False
                 else:
                     await self._splitting.answer(batch)
+                if self._batcher.outstanding == 1 and not self._batcher.due:
+                    self._splitting.conclude()
                 self.demand.batch_finished()
         except StoppedError:
             pass

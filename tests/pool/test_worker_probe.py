@@ -417,7 +417,7 @@ async def test_where_each_text_is_rejected_no_run_can_begin(kit, probe):
     async with kit.serve(lambda _: kit.Said(400, {"error": "no such task"})) as server:
         found = await probe(server, texts=2)
     assert (told(found)["texts"][0], found.exit_code) == ("failed", 4)
-    assert "no such task. Check model" in told(found)["texts"][1]
+    assert "no such task. Check the settings" in told(found)["texts"][1]
 
 
 async def test_a_batch_that_is_too_large_is_told(kit, probe):

@@ -1,0 +1,66 @@
+"""The failures of one request, and what they make likely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import Cause
+
+if TYPE_CHECKING:
+    from pipeline.errors import Retryable
+    from pipeline.pool.batching import Batch
+
+# How many failures of each cause one request may have before its rows are suspected. Throttling
+# and loading are no fault of a request: they are bounded by time instead. A timeout is retried
+# least, since a server that queues makes each retry wait behind the one before.
+MOST_FAILURES = {
+    Cause.OVERLOADED: 10,
+    Cause.SERVER_ERROR: 6,
+    Cause.CONNECTION: 6,
+    Cause.UNREADABLE: 4,
+    Cause.TIMEOUT: 3,
+}
+# Statuses of a server whose model failed: of an endpoint in trouble, or for one text only.
+CONTENT_STATUSES = (424, 500)
+
+
+class Failures:
+    """The failures of one request so far.
+
+    A batch that is `doubted` is one of two halves of a batch that kept failing.
+    """
+
+    def __init__(self, batch: Batch | None, *, doubted: bool) -> None:
+        self._counts: dict[Cause, int] = {}
+        self._inputs = 0 if batch is None else len(batch)
+        self._doubted = doubted
+        self.first_at = float("inf")
+        self.successes_seen = 0
+        # True if the last one may be due to what the request holds, and not to its way there.
+        self.of_content = False
+        self.exhausted = False
+
+    def add(self, failure: Retryable, now: float) -> None:
+        """Count a failure that came now."""
+        self.first_at = min(self.first_at, now)
+        count = self._counts[failure.cause] = self._counts.get(failure.cause, 0) + 1
+        self.exhausted = count >= MOST_FAILURES.get(failure.cause, 1 << 30)
+        self.of_content = failure.status in CONTENT_STATUSES
+
+    @property
+    def total(self) -> int:
+        """How many there were, of any cause."""
+        return sum(self._counts.values())
+
+    @property
+    def suspicious(self) -> bool:
+        """True if what the request holds may be the cause."""
+        return self.exhausted or (self.of_content and self.total >= 2 - self._doubted)
+
+    @property
+    def hopeless(self) -> bool:
+        """True if no further attempt is worth it while others are answered.
+
+        A batch is split soon, since no row is condemned by that; an input alone is not.
+        """
+        return self.exhausted or (self.suspicious and self._inputs > 1)
