@@ -32,7 +32,7 @@ class Failures:
 
     def __init__(self, batch: Batch | None, *, doubted: bool) -> None:
         self._counts: dict[Cause, int] = {}
-        self._inputs = 0 if batch is None else len(batch)
+        self.inputs = 0 if batch is None else len(batch)
         self._doubted = doubted
         self.first_at = float("inf")
         self.successes_seen = 0
@@ -63,4 +63,4 @@ class Failures:
 
         A batch is split soon, since no row is condemned by that; an input alone is not.
         """
-        return self.exhausted or (self.suspicious and self._inputs > 1)
+        return self.exhausted or (self.suspicious and self.inputs > 1)

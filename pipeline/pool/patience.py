@@ -302,7 +302,9 @@ class Patience:
                 self._gate.close(Why.LOADING, failure, now)
             case Cause.THROTTLED:
                 self._pause_all(failure, now - trouble_since)
-            case _ if unknown_host or failures.exhausted or left_s <= 0 or not self._budget.spend():
+            case _ if unknown_host or failures.exhausted or left_s <= 0:
+                self._gate.close(Why.OUTAGE, failure, trouble_since)
+            case _ if not (calm and failures.inputs == 1) and not self._budget.spend():
                 self._gate.close(Why.OUTAGE, failure, trouble_since)
             case _:
                 before = 0 if calm else failures.total - 1

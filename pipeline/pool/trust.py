@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # So many refusals in a row are a few bad rows, at any concurrency.
 FEW = 5
+# So many on the way of one bad row out of a larger batch; a probe has requests for no more.
+MOST_HALVINGS = 6
 # Scores of the same text alone and in a batch differ by the padding's rounding, not by more.
 SAME_SCORE = 0.02
 
@@ -57,10 +59,11 @@ class Trust:
     def doubtful(self, in_flight: int, batch_size: int) -> bool:
         """Return True if more was refused in a row than bad rows explain.
 
-        One bad row in each request in flight, and one on its way from a whole batch to a batch of
-        its own; twice as many each time that the endpoint proves to be well.
+        One bad row in each request in flight, one of which is on its way from a whole batch to a
+        batch of its own; twice as many each time that the endpoint proves to be well.
         """
-        explained = max(FEW, in_flight + batch_size.bit_length()) << self._acquittals
+        halvings = min(batch_size.bit_length(), MOST_HALVINGS)
+        explained = max(FEW, in_flight - 1 + halvings) << self._acquittals
         return self.refusals - self.vouched > explained
 
     def learn(self, batch: Batch, outcomes: list[Outcome]) -> None:

@@ -24,12 +24,15 @@ import pytest
 from aiohttp import web
 
 from pipeline.client import Client, Target
+from pipeline.client.token import Token
 from pipeline.config import RunConfig
 from pipeline.errors import ClassifyError
 from pipeline.events import Notice, Requests, Waiting
 from pipeline.observers.words import notice
 from pipeline.outcomes import RowError
 from pipeline.pool import Pool
+from pipeline.probing import MOST_REQUESTS, judge
+from pipeline.probing.asking import examine
 from pipeline.rows import Allowance, DriftGuard, Revision
 from pipeline.system.clock import Clock
 from pipeline.system.threads import Stop
@@ -536,3 +539,28 @@ class Kit:
 def kit() -> type[Kit]:
     """The scripted server, the pool around it, and what both agree on."""
     return Kit
+
+
+@pytest.fixture
+def probe(kit):
+    """Probe an endpoint as the command does, with 96 texts; never more than the stated requests."""
+
+    async def run(server, *, token=None, texts=96, **settings):
+        url = server if isinstance(server, str) else server.url
+        config = kit.config(url, **{"dialect": "auto", "batch_size": 32, **settings})
+        events = []
+        given = kit.texts(texts)
+        if config.text_pair:
+            given = [(text, "pair") for text in given]
+        found = judge(
+            await examine(
+                config, Target.of(config, token.value if token else None), token or Token(None),
+                given, kit.LoopClock(), events.append, from_input=True,
+            )
+        )  # fmt: skip
+        assert found.requests - found.loading_requests <= MOST_REQUESTS
+        if not isinstance(server, str):
+            assert found.requests == len(server.requests)
+        return found
+
+    return run

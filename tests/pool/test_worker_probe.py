@@ -22,31 +22,6 @@ EMBEDDINGS = {**INFO, "model_type": {"embedding": {"pooling": "mean"}}}
 SHA = {"x-sha": "0123abcd"}
 
 
-@pytest.fixture
-def probe(kit):
-    """Probe an endpoint as the command does, with 96 texts; never more than the stated requests."""
-
-    async def run(server, *, token=None, texts=96, **settings):
-        url = server if isinstance(server, str) else server.url
-        config = kit.config(url, **{"dialect": "auto", "batch_size": 32, **settings})
-        events = []
-        given = kit.texts(texts)
-        if config.text_pair:
-            given = [(text, "pair") for text in given]
-        found = judge(
-            await examine(
-                config, Target.of(config, token.value if token else None), token or Token(None),
-                given, kit.LoopClock(), events.append, from_input=True,
-            )
-        )  # fmt: skip
-        assert found.requests - found.loading_requests <= MOST_REQUESTS
-        if not isinstance(server, str):
-            assert found.requests == len(server.requests)
-        return found
-
-    return run
-
-
 def told(found):
     """The checks that are not well, by name."""
     return {
