@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.client import Client, dialect_of
-from pipeline.errors import Cause, ClassifyError, EndpointRefused, Retryable, StoppedEarly
+from pipeline.errors import (
+    Cause,
+    ClassifyError,
+    EndpointRefused,
+    Retryable,
+    RowsRejected,
+    StoppedEarly,
+)
 from pipeline.events import Notice, WaitEnded, Waiting, Why
 from pipeline.outcomes import RowError
 from pipeline.pool import Pool
@@ -118,6 +125,12 @@ class Findings:
     def rejected(self) -> list[RowError]:
         """The other outcomes."""
         return [each for each in self.outcomes if isinstance(each, RowError)]
+
+    @property
+    def refused(self) -> list[Asked]:
+        """The requests whose texts were refused, together or alone."""
+        kinds = RowsRejected | EndpointRefused
+        return [asked for asked in self.asked if asked.texts and isinstance(asked.failure, kinds)]
 
     def told(self, kind: type[N]) -> N | None:
         """Return the first notice of a kind, None if there was none."""

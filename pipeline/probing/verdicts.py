@@ -15,6 +15,7 @@ from pipeline.events import NoBatches, Notice, OldHost, OneTextARequest, Smaller
 from pipeline.meanings import PerSecond, Seconds
 from pipeline.observers.words import counted, fix_of, what_of
 from pipeline.outcomes import RowError
+from pipeline.probing.asking import EnoughError
 from pipeline.probing.blame import blame, fix_of_failure, sentence
 from pipeline.wording import setting, shown
 
@@ -225,6 +226,15 @@ def _given(found: Findings) -> bool:
 
 
 def _texts(found: Findings) -> _Seen:
+    # Where the number of texts was at fault, that is told as such.
+    explained = found.rejected or found.told(SmallerBatches) or found.told(OneTextARequest)
+    if isinstance(found.ended, EnoughError) and not explained and (refused := found.refused):
+        last = refused[-1]
+        return _warning(
+            f"{counted(last.texts, 'text')} in one request were refused, and the requests of a "
+            f"probe are used up: {sentence(str(last.failure))}",
+            "A run splits such a request, until the text at fault stands alone with its error.",
+        )
     if not found.outcomes:
         return _skipped()
     count = len(found.outcomes)

@@ -286,3 +286,24 @@ async def test_a_dedicated_endpoint_is_asked_to_scale_up(kit):
     dedicated = await headers("https://abc.eu-west-1.aws.endpoints.huggingface.cloud")
     assert dedicated["X-Scale-Up-Timeout"] == "90"
     assert "X-Scale-Up-Timeout" not in await headers("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("dialect", ["auto", "hf", "single"])
+@pytest.mark.parametrize("at", [0, 1, 7, 31, 33, 64, 95])
+@pytest.mark.parametrize("status", [400, 403, 500])
+async def test_a_probe_tells_of_a_text_of_its_own_that_is_refused(kit, probe, dialect, at, status):
+    """A run would end with 3 or 4, so not all is well."""
+    texts = kit.texts(96)
+    sent = []
+
+    def script(asked):
+        bad = texts[at] in asked.items
+        sent.append(bad)
+        said = kit.Said(headers={"x-sha": "0123abcd"})
+        return kit.Said(status, {"error": TOO_LONG}) if bad else said
+
+    async with kit.serve(script) as server:
+        found = await probe(server, dialect=dialect)
+    not_well = {check.name for check in found.checks if check.verdict in ("warning", "failed")}
+    assert not_well <= {"token", "texts", "address", "batching", "dialect"}
+    assert bool(not_well - {"batching"}) == any(sent)
