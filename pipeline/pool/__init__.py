@@ -5,7 +5,8 @@
     pool        workers, each with one request in flight at most; `ask` and the end
     introduction  how the first worker meets the endpoint, before the others start
     splitting   each input gets its outcome; a refused batch is halved to find the row at fault
-    patience    what a failure allows next, by its cause
+    patience    what a failure allows next, by its cause; `failures` are those of one request
+    trust       is a refusal the rows' fault or the endpoint's? a text of known answer decides
     gate        closed while a model is loading or an endpoint is down: one probe goes on
     attempt     one request: a permit, a token, a time limit, and what it came to
     turnstile, concurrency, budget, alarm    the limits that an attempt goes through
@@ -23,9 +24,11 @@ and tries again.
   a text that was answered before is the probe, to tell an outage from a batch that always fails.
 - **A 429 pauses everybody**, at the turnstile, as long as the endpoint says, else longer each time
   (`patience._pause_all`). After it the rate is held just below what the server let through.
-- **Whose fault is it?** A batch that alone keeps failing while others are answered is treated as
-  refused. A hundred inputs refused and none answered may be the rows' or the request's fault: a
-  plain text, asked once, tells.
+- **Whose fault is it?** Statuses lie, so a text that was answered before decides; as long as none
+  was, a plain one. It is asked if more was refused in a row than bad rows explain, if a refusal
+  means the account, and if nothing else tells whether one batch fails (500, 424) or the endpoint
+  does. Until a refusal is vouched for, by that text or by any later answer, its row is only a
+  suspect, and gets no error. A batch that alone keeps failing is treated as refused.
 - Loading is bounded by `max_loading_s`, an outage by `max_outage_s`, everything else by the
   number of failures that its cause may have (`patience.MOST_FAILURES`).
 """
