@@ -272,6 +272,7 @@ class Run:
                 open_engine(config, emit, stop, requests_sent=self._metrics.requests) as engine,
             ):
                 stream = Stream(
+                    config,
                     opened.source,
                     self._store,
                     engine.demand,

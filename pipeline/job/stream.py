@@ -6,7 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
+from itertools import accumulate, chain, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.events import PartCommitted
@@ -16,8 +16,10 @@ from pipeline.system.threads import in_thread
 from pipeline.writer import write_part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Executor
 
+    from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.pool.demand import Demand
     from pipeline.producer import Source
@@ -28,20 +30,28 @@ if TYPE_CHECKING:
 # Constants, not settings: a run that is continued must cut the same chunks.
 CHUNK_ROWS = 4_096
 CHUNK_BYTES = 16 << 20
-# What is held between reading and commit; a row takes, beside its Arrow data, about so much for
-# its text, key and answer as Python objects.
+# With all labels of each row an answer may take 100 kB, and a chunk holds those of its rows.
+CHUNK_ROWS_WITH_PREDICTIONS = 512
+# What is held between reading and commit; a row takes, beside its Arrow data and its answer, about
+# so much for its text and key as Python objects.
 HELD_BYTES = 64 << 20
-ROW_BYTES = 512
+ROW_BYTES = 416
 # So many resolved chunks that wait for their commit are committed together, up to so many bytes.
 PILE = 3
 PART_BYTES = 8 << 20
 
 
 class _Held(NamedTuple):
-    """A chunk between reading and commit, and about how much memory it takes."""
+    """A chunk between reading and commit, and about how much memory it takes without answers."""
 
     resolving: asyncio.Task[Resolved]
+    rows: int
     size_bytes: int
+
+
+def chunk_rows(config: RunConfig) -> int:
+    """Return how many rows a chunk has at most."""
+    return min(CHUNK_ROWS, CHUNK_ROWS_WITH_PREDICTIONS if config.wants_predictions else CHUNK_ROWS)
 
 
 def _is_resolved(held: _Held) -> bool:
@@ -59,6 +69,7 @@ class Stream:
     work on rows, and `stop` ends reading early.
     """
 
+    config: RunConfig
     source: Source
     store: RunStore
     demand: Demand
@@ -69,13 +80,13 @@ class Stream:
     stop: Stop
 
     def __post_init__(self) -> None:
-        self._held_bytes = 0
         self._released = asyncio.Event()
         self._full = self._unresolved = False
         # Parquet gives the dictionaries of joined chunks back as one, whose order inside of lists
         # and structs would tell in the output how they were joined.
         self._joins = not nests_dictionary(self.source.input.schema)
         self._held: deque[_Held] = deque()
+        self._committing: Sequence[_Held] = ()
         self._read_to_end = False
         self._arrived = asyncio.Event()
 
@@ -90,7 +101,7 @@ class Stream:
                 self._tell(unresolved=False)
                 group = self._due()
                 await self._commit(joined([held.resolving.result() for held in group]))
-                self._held_bytes -= sum(held.size_bytes for held in group)
+                self._committing = ()
                 self._released.set()
             await reader
         finally:
@@ -103,7 +114,7 @@ class Stream:
 
     async def _read(self) -> None:
         chunks = self.source.chunks(
-            self.store.log.run.rows, max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES
+            self.store.log.run.rows, max_rows=chunk_rows(self.config), max_bytes=CHUNK_BYTES
         )
         try:
             while True:
@@ -113,10 +124,10 @@ class Stream:
                 if chunk is None:
                     break
                 size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
-                self._held_bytes += size_bytes
+                rows = chunk.table.num_rows
                 resolve = self.resolver.resolve(chunk.first_row, chunk.table)
                 resolving = asyncio.create_task(resolve)
-                self._held.append(_Held(resolving, size_bytes))
+                self._held.append(_Held(resolving, rows, size_bytes))
                 del chunk, resolve, resolving  # or they are held while the next one is waited for
                 self._arrived.set()
         finally:
@@ -144,7 +155,15 @@ class Stream:
         if self._joins and len(resolved) >= PILE:
             sizes = accumulate(held.size_bytes for held in resolved)
             count = max(1, bisect_right(list(sizes), PART_BYTES))
-        return [self._held.popleft() for _ in range(count)]
+        self._committing = [self._held.popleft() for _ in range(count)]
+        return self._committing
+
+    @property
+    def _held_bytes(self) -> int:
+        """About how much is held between reading and commit."""
+        answer_bytes = self.resolver.answer_bytes
+        held = chain(self._held, self._committing)
+        return sum(each.size_bytes + each.rows * answer_bytes for each in held)
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk."""

@@ -56,7 +56,7 @@ def first_texts(config: RunConfig, tables: Iterable[pa.Table] | None = None) -> 
     if tables is None:
         first = first_rows(
             config.input,
-            max_rows=stream.CHUNK_ROWS,
+            max_rows=stream.chunk_rows(config),
             max_bytes=stream.CHUNK_BYTES,
             delimiter=config.delimiter,
             encoding=config.encoding,

@@ -61,6 +61,13 @@ class _Claim:
         return dict(zip(self.keys, self.outcomes, strict=True))
 
 
+def _size_bytes(outcome: Outcome) -> int:
+    """Return about how much memory an outcome takes: a tuple and a float a label, and its text."""
+    if isinstance(outcome, RowError):
+        return len(outcome.message)
+    return sum(len(label) for label, _ in outcome) + 96 * len(outcome)
+
+
 def recall(
     stores: Sequence[dict[int, Known]], drift: DriftGuard
 ) -> tuple[dict[int, Outcome], set[int]]:
@@ -102,6 +109,8 @@ class Dedup:
         self._failed: dict[bytes, RowError] = {}
         self._unsaved: list[Group] = []
         self._closing = asyncio.Event()
+        # About what the largest answers take that were seen: one of each request tells.
+        self.answer_bytes = 0
 
     async def __aenter__(self) -> Self:
         try:
@@ -185,6 +194,7 @@ class Dedup:
         def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
             end = first + len(some)
             outcomes[first:end] = some
+            self.answer_bytes = max(self.answer_bytes, _size_bytes(some[0]))
             # Stored in any case: it is paid for, and another run may be of this revision.
             failed = self.save(keys[first:end], some, revision)
             try:
@@ -203,6 +213,8 @@ class Dedup:
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Return the outcomes that are known, by place in `keys`, and which keys came before."""
         known, repeated = recall(await self._in_thread(self._store.get, keys), self._drift)
+        if known:
+            self.answer_bytes = max(self.answer_bytes, _size_bytes(next(iter(known.values()))))
         if self._failed:
             failed = {i: self._failed[key] for i, key in enumerate(keys) if key in self._failed}
             known |= failed

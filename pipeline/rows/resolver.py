@@ -45,6 +45,11 @@ class Resolver:
         self._in_order = asyncio.Lock()
         self._keys = keys_of(self._config)
 
+    @property
+    def answer_bytes(self) -> int:
+        """About how much memory the largest answers so far take."""
+        return self._dedup.answer_bytes
+
     async def resolve(self, first_row: int, table: pa.Table) -> Resolved:
         """Return the chunk with its results. Raises whatever stopped the engine."""
         self._engine.demand.expect()
