@@ -86,7 +86,7 @@ def test_a_slow_server(server, tmp_path, record_property):
 
 def test_a_slow_disk(server, tmp_path, record_property):
     """Nor do the answers run ahead of the parts."""
-    disk = {"slow": [{"match": r"/parts/part-.*\.tmp$", "seconds": 0.2}]}
+    disk = {"slow": [{"match": r"/parts/.*\.tmp$", "seconds": 0.2}]}
 
     def run(rows):
         server.requests.clear()
@@ -133,3 +133,16 @@ def test_one_huge_row_group(server, tmp_path, record_property):
     # At fewer rows the allocators have not come to rest: 366, 382, 411, 419 and 423 MB were seen
     # at 150,000 rows and at twice as many, and so on.
     assert ratio(run, record_property, 2 * ROWS) <= MOST_RATIO
+
+
+def test_a_thousand_labels(server, tmp_path, record_property):
+    """All labels of each row: answers count as what is held, as the input does."""
+    labels = [{"label": f"label number {i}", "score": 1 - i / 1000} for i in range(1000)]
+    server.script = lambda asked: server.reply(body=[labels] * len(asked.texts))
+
+    def run(rows):
+        server.requests.clear()
+        more = ("--top-k", "all", "--batch-size", 32)
+        return peak_kb(*command(csv_of(tmp_path, rows), server, tmp_path, *more))
+
+    assert ratio(run, record_property, 3_000) <= MOST_RATIO
