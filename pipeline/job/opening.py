@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.producer import Source
     from pipeline.store import RunState, RunStore
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
 
 
 @dataclass(frozen=True)

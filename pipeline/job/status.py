@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.store import RunState, RunStore
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
 
     LoggedEvent = dict[str, Any]
 

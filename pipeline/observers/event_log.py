@@ -19,7 +19,7 @@ from pipeline.events import ChunkLookedUp, Requests, RunStarted
 
 if TYPE_CHECKING:
     from pipeline.events import Event
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
 
 TICK_S = 1.0
 

@@ -19,7 +19,7 @@ from pipeline.store.objects import reading
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
 
     Event = dict[str, Any]
 
