@@ -3,11 +3,7 @@
 from pipeline.observers.event_log import EventLog
 from pipeline.observers.metrics import Metrics
 from pipeline.observers.notebook import NotebookProgress, in_kernel, result_html
-from pipeline.observers.progress import (
-    JsonProgress,
-    PlainProgress,
-    progress_for,
-)
+from pipeline.observers.progress import JsonProgress, PlainProgress, progress_for
 
 __all__ = [
     "EventLog",

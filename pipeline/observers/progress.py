@@ -241,44 +241,33 @@ def _beginning(event: RunStarted) -> str:
     return f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
 
 
-class TerminalProgress(Progress):
-    """A bar that is redrawn in place."""
+class TerminalProgress(PlainProgress):
+    """A bar that is redrawn in place; until the run begins, plain lines."""
 
     every_s = BAR_EVERY_S
-
-    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-        self._stream = stream
-        self._bar: Bar | None = None
+    _bar: Bar | None = None
 
     def _begin(self, event: RunStarted) -> None:
         # Loaded here: only a terminal needs it.
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TaskProgressColumn,
-            TextColumn,
-        )
-        from rich.progress import Progress as Bar
+        from rich import console, progress
 
         if self._bar is not None:
             self._bar.stop()
-        self._bar = Bar(
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=Console(file=self._stream),
+        self._bar = progress.Progress(
+            progress.BarColumn(bar_width=20),
+            progress.TaskProgressColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            console=console.Console(file=self._stream),
             auto_refresh=False,
         )
         self._bar.start()
         self._task = self._bar.add_task("", total=event.rows, completed=event.resumed_rows)
         self._bar.refresh()
 
-    def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
+    def _say(self, kind: str, message: str) -> None:
         if self._bar is None:
-            print(message, file=self._stream, flush=True)
+            super()._say(kind, message)
         else:
             self._bar.console.print(message, markup=False, highlight=False)
 

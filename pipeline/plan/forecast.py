@@ -30,7 +30,7 @@ from pipeline.store.lease import busy
 from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
@@ -198,7 +198,10 @@ class _Count:
                 items, new_keys = self._new(prepared)
                 known = recall(stores.get(new_keys), drift)[0] if stores else {}
                 self.hits += len(known)
-                self._ask([item for i, item in enumerate(items) if i not in known])
+                asked = [item for i, item in enumerate(items) if i not in known]
+                self.asked += len(asked)
+                self._batcher.put(Job(asked))
+                self._cut()
         self._batcher.close()
         self._cut()
 
@@ -224,11 +227,6 @@ class _Count:
             places = list(range(len(prepared.keys)))
         self.distinct += len(places)
         return [prepared.items[i] for i in places], [prepared.keys[i] for i in places]
-
-    def _ask(self, items: Sequence[Item]) -> None:
-        self.asked += len(items)
-        self._batcher.put(Job(items))
-        self._cut()
 
     def _cut(self) -> None:
         while self._batcher.take_now() is not None:
