@@ -144,7 +144,9 @@ class MetricsFile:
             "exit_code": ("Exit code of the last run that has ended.", before.exit_code),
             _LAST_SUCCESS: ("When a run last ended with exit code 0.", before.last_success),
         }
-        families: list[Metric] = [self._run_info(), self._requests(), self._request_durations()]
+        info = InfoMetricFamily("classify_run", "What runs.", labels=["output"])
+        info.add_metric([self._output], self._info)
+        families: list[Metric] = [info, self._requests(), self._request_durations()]
         for kind, numbers in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
             for name, (meaning, value) in numbers.items():
                 if value is not None:
@@ -152,11 +154,6 @@ class MetricsFile:
                     family.add_metric([self._output], float(value))
                     families.append(family)
         return families
-
-    def _run_info(self) -> Metric:
-        family = InfoMetricFamily("classify_run", "What runs.", labels=["output"])
-        family.add_metric([self._output], self._info)
-        return family
 
     def _requests(self) -> Metric:
         meaning = "Requests that ended, by HTTP status, or by cause where no answer came."

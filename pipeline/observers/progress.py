@@ -187,17 +187,21 @@ class PlainProgress(Progress):
         self._stream = stream
 
     def _begin(self, event: RunStarted) -> None:
-        self._say("started", _beginning(event))
+        resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
+        model = f", model {event.model}" if event.model else ""
+        message = f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
+        facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
+        facts |= {"endpoint": event.endpoint, "model": event.model}
+        self._say("started", message, **facts)
 
-    def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
+    def _say(self, kind: str, message: str, **facts: Any) -> None:  # noqa: ARG002
         print(message, file=self._stream, flush=True)
 
     def _draw(self) -> None:
-        self._say("progress", self._line(self._state()))
-
-    def _line(self, state: dict[str, Any]) -> str:
+        state = self._state()
         done, rows = state["rows_done"], state["rows"]
-        return f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
+        line = f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
+        self._say("progress", line, **state)
 
 
 class JsonProgress(PlainProgress):
@@ -213,15 +217,6 @@ class JsonProgress(PlainProgress):
         line = {"time": now, "level": level, "event": kind, "message": message, **facts}
         print(orjson.dumps(line).decode(), file=self._stream, flush=True)
 
-    def _begin(self, event: RunStarted) -> None:
-        facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
-        facts |= {"endpoint": event.endpoint, "model": event.model}
-        self._say("started", _beginning(event), **facts)
-
-    def _draw(self) -> None:
-        state = self._state()
-        self._say("progress", self._line(state), **state)
-
     def _end(self, event: RunEnded) -> None:
         """Tell how the run ended, and its numbers where it had begun."""
         state = self._state() if self._done else {}
@@ -233,12 +228,6 @@ class JsonProgress(PlainProgress):
 
 # What is true of a moment, and of none after the end.
 _PASSING = {"rows_per_second", "seconds_left", "waiting"}
-
-
-def _beginning(event: RunStarted) -> str:
-    resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
-    model = f", model {event.model}" if event.model else ""
-    return f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
 
 
 class TerminalProgress(PlainProgress):
@@ -265,9 +254,9 @@ class TerminalProgress(PlainProgress):
         self._task = self._bar.add_task("", total=event.rows, completed=event.resumed_rows)
         self._bar.refresh()
 
-    def _say(self, kind: str, message: str) -> None:
+    def _say(self, kind: str, message: str, **facts: Any) -> None:
         if self._bar is None:
-            super()._say(kind, message)
+            super()._say(kind, message, **facts)
         else:
             self._bar.console.print(message, markup=False, highlight=False)
 

@@ -26,12 +26,10 @@ class Objects(Protocol):
     """Small objects under names such as `log/00000001.json`; each is whole or not there.
 
     What `create` and `put` did is durable when they return. All raise StoppedEarly if the storage
-    refuses.
+    refuses. `place` is where the objects are, for messages.
     """
 
-    @property
-    def place(self) -> str:
-        """Where the objects are, for messages."""
+    place: str
 
     def create(self, name: str, content: bytes) -> bool:
         """Store an object unless its name is taken. Return False if it is."""
@@ -53,12 +51,10 @@ class GrowingFile(Protocol):
     """A file that is only appended to, also by several processes.
 
     All methods raise OSError; only `exists`, `size`, `reader` and `delete` can be used without
-    `open`.
+    `open`. `place` is where it is, for messages.
     """
 
-    @property
-    def place(self) -> str:
-        """Where it is, for messages."""
+    place: str
 
     @property
     def scratch(self) -> Path | None:

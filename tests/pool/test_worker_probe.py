@@ -9,17 +9,24 @@ import asyncio
 
 import pytest
 
-from pipeline.client import Target
+from pipeline.client import Target, dialect_of
 from pipeline.client.token import Token
 from pipeline.errors import EndpointRefused, SettingsError, StoppedEarly
 from pipeline.events import TokenFileIsOpen
 from pipeline.probing import MOST_REQUESTS, Verdict, judge
-from pipeline.probing.asking import examine
+from pipeline.probing.asking import Findings, examine
 
 INFO = {"model_id": "org/name", "model_type": {"classifier": {"id2label": {}}},
         "max_client_batch_size": 8, "max_concurrent_requests": 64}  # fmt: skip
 EMBEDDINGS = {**INFO, "model_type": {"embedding": {"pooling": "mean"}}}
 SHA = {"x-sha": "0123abcd"}
+
+
+async def examined(kit, config, target, token, texts, emit):
+    dialect = dialect_of(target.dialect, config)
+    found = Findings(config, target, token, from_input=True, dialect=dialect)
+    await examine(found, texts, kit.LoopClock(), emit)
+    return judge(found)
 
 
 @pytest.fixture
@@ -33,12 +40,8 @@ def probe(kit):
         given = kit.texts(texts)
         if config.text_pair:
             given = [(text, "pair") for text in given]
-        found = judge(
-            await examine(
-                config, Target.of(config, token.value if token else None), token or Token(None),
-                given, kit.LoopClock(), events.append, from_input=True,
-            )
-        )  # fmt: skip
+        target = Target.of(config, token.value if token else None)
+        found = await examined(kit, config, target, token or Token(None), given, events.append)
         assert found.requests - found.loading_requests <= MOST_REQUESTS
         if not isinstance(server, str):
             assert found.requests == len(server.requests)
@@ -250,12 +253,7 @@ async def test_the_old_host_is_explained(kit):
         target = Target.of(config, None)
         assert target.url.startswith("https://router.huggingface.co/")
         moved = Target(server.url, "auto", None, target.notice)
-        found = judge(
-            await examine(
-                config, moved, Token(None), ["a", "b"], kit.LoopClock(), lambda _: None,
-                from_input=False,
-            )
-        )  # fmt: skip
+        found = await examined(kit, config, moved, Token(None), ["a", "b"], lambda _: None)
     kind, words = told(found)["address"]
     assert kind == "warning"
     assert 'Set `endpoint="hf"` and `model="org/name"`' in words
