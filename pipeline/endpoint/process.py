@@ -18,7 +18,6 @@ from pipeline.system.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_USAGE_EXIT: Final = SettingsError.exit_code
 _STDERR_TAIL_BYTES: Final = 2000
 
 
@@ -119,7 +118,7 @@ class EndpointProcess:
             self._announced = json.loads(line)
             return
         code = child.wait()
-        kind = SettingsError if code == _USAGE_EXIT else ClassifyError
+        kind = SettingsError if code == SettingsError.exit_code else ClassifyError
         raise kind(f"The local endpoint did not start (exit code {code}){self._tail()}")
 
     def _tail(self) -> str:
