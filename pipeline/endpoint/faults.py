@@ -12,7 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from pipeline.errors import SettingsError
 
@@ -55,6 +55,9 @@ class ColdStart(StrEnum):
     START = "start"
 
 
+Share: TypeAlias = Annotated[float, "SHARE"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaultOptions:
     """Everything that is to go wrong; the default is nothing.
@@ -82,22 +85,15 @@ class FaultOptions:
     rate_hint: Annotated[
         Hint, None, "What a 429 tells: Retry-After, RateLimit and RateLimit-Policy, or nothing."
     ] = Hint.RETRY_AFTER
-    share_500: Annotated[float, "SHARE", "Share of requests answered with 500 (0 to 1)."] = 0.0
+    share_500: Annotated[Share, "Share of requests answered with 500 (0 to 1)."] = 0.0
     share_502: Annotated[
-        float, "SHARE", "Share of requests answered with 502 and a page of HTML (0 to 1)."
+        Share, "Share of requests answered with 502 and a page of HTML (0 to 1)."
     ] = 0.0
-    share_reset: Annotated[
-        float, "SHARE", "Share of connections reset instead of an answer (0 to 1)."
-    ] = 0.0
-    share_hang: Annotated[
-        float, "SHARE", "Share of requests taken and never answered (0 to 1)."
-    ] = 0.0
-    share_truncated: Annotated[
-        float, "SHARE", "Share of answers that break off halfway (0 to 1)."
-    ] = 0.0
+    share_reset: Annotated[Share, "Share of connections reset instead of an answer (0 to 1)."] = 0.0
+    share_hang: Annotated[Share, "Share of requests taken and never answered (0 to 1)."] = 0.0
+    share_truncated: Annotated[Share, "Share of answers that break off halfway (0 to 1)."] = 0.0
     share_wrong: Annotated[
-        float,
-        "SHARE",
+        Share,
         "Share of wrong answers with status 200: by turns one list too few and not JSON (0 to 1).",
     ] = 0.0
     latency_ms: Annotated[float, "MS", "Milliseconds added to every request."] = 0.0
