@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -156,9 +156,9 @@ def classify(
 
     Raises an error of the tree in `pipeline.errors`.
     """
-    with _in_memory(table, checkpoint, settings) as work, _shown(progress) as shown:
-        job = work.prepare(shown)
-        _blocking(job, job.execute, _WITH_CHECKPOINT)
+    with _output_in(checkpoint) as output, _shown(progress) as shown:
+        work = _InMemory(table, output, settings, shown)
+        _blocking(work.job, work.job.execute, _WITH_CHECKPOINT)
         return work.result()
 
 
@@ -174,10 +174,10 @@ async def aclassify(
     The table is read in a thread: leave it as it is until this returns. An interrupt in a notebook
     is a cancellation, which does not wait for what is in flight: what was answered is kept.
     """
-    with _in_memory(table, checkpoint, settings) as work, _shown(progress) as shown:
-        job = await in_thread(lambda: work.prepare(shown), Stop())
+    with _output_in(checkpoint) as output, _shown(progress) as shown:
+        work = await in_thread(lambda: _InMemory(table, output, settings, shown), Stop())
         try:
-            await job.execute()
+            await work.job.execute()
         except ClassifyError as error:
             raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:
@@ -188,59 +188,50 @@ async def aclassify(
 
 
 @contextmanager
-def _in_memory(
-    table: Any, checkpoint: str | Path | None, settings: dict[str, Any]
-) -> Iterator[_InMemory]:
-    """Yield a run over a table, whose output lies in the checkpoint or in a temporary place."""
+def _output_in(checkpoint: str | Path | None) -> Iterator[Path]:
+    """Yield the path of an output, in the checkpoint or in a temporary place."""
     place: AbstractContextManager[str | Path] = (
         nullcontext(checkpoint) if checkpoint else tempfile.TemporaryDirectory(prefix="classify-")
     )
     try:
         with place as directory:
-            yield _InMemory(table, Path(directory) / "labelled.parquet", settings)
+            yield Path(directory) / "labelled.parquet"
     except (ClassifyError, asyncio.CancelledError) as error:
         if checkpoint is None and not isinstance(error, UsageError):
             error.add_note("No `checkpoint` was given, so what was answered is not kept.")
         raise
 
 
-@dataclass
 class _InMemory:
-    """A run over a table in memory."""
+    """A run over a table in memory, which is read through Arrow: a large one takes a while."""
 
-    given: Any
-    output: Path
-    settings: dict[str, Any]
-
-    def prepare(self, observers: Sequence[Observer]) -> Run:
-        """Read the table through Arrow, and return the run over it; large tables take a while."""
+    def __init__(
+        self, table: Any, output: Path, settings: dict[str, Any], observers: Sequence[Observer]
+    ) -> None:
         for name in ("input", "output"):
-            if name in self.settings:
+            if name in settings:
                 raise SettingsError(
                     f"{setting(name)}: classify takes a table and gives one back.",
                     "For files, use pipeline.run.",
                 )
-        places = {"input": "(a table in memory)", "output": self.output}
-        self._config = config = RunConfig(**self.settings, **places)
-        if isinstance(self.given, pa.RecordBatchReader):
+        self._output = output
+        places = {"input": "(a table in memory)", "output": output}
+        self._config = config = RunConfig(**settings, **places)
+        if isinstance(table, pa.RecordBatchReader):
             # It can be read only once: a wrong column should not cost its rows.
-            check_columns(self.given.schema, config)
-        self._table = open_table(self.given)
+            check_columns(table.schema, config)
+        self._table = open_table(table)
         if config.limit is not None:
             self._table = self._table.first(config.limit)
         arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
-        return Run(
-            config,
-            source=TableSource(arrow),
-            store=LocalStore(self.output, self.output.parent),
-            observers=observers,
-        )
+        store = LocalStore(output, output.parent)
+        self.job = Run(config, source=TableSource(arrow), store=store, observers=observers)
 
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
         schema = pa.schema(result_fields(self._config))
         return self._table.with_results(
-            pq.read_table(self.output, schema=schema, partitioning=None)
+            pq.read_table(self._output, schema=schema, partitioning=None)
         )
 
 
@@ -250,11 +241,8 @@ def _shown(progress: bool | None) -> Iterator[list[Observer]]:
     if not (in_kernel() if progress is None else progress):
         yield []
         return
-    display = NotebookProgress() if in_kernel() else progress_for(sys.stderr)
-    try:
+    with closing(NotebookProgress() if in_kernel() else progress_for(sys.stderr)) as display:
         yield [display]
-    finally:
-        display.close()
 
 
 def _blocking(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pipeline.errors import UsageError
+
 
 class Why(StrEnum):
     """Why the whole pool waits."""
@@ -224,6 +226,12 @@ class RunEnded:
     state: str
     exit_code: int
     message: str | None
+
+    @classmethod
+    def unbegun(cls, reason: BaseException) -> RunEnded:
+        """Return the end of a run that `reason` kept from beginning."""
+        state = "refused" if isinstance(reason, UsageError) else "stopped"
+        return cls(state, getattr(reason, "exit_code", 1), str(reason))
 
 
 Event = (

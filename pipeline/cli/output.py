@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
-from pipeline.errors import ClassifyError, UsageError
+from pipeline.errors import ClassifyError
 from pipeline.events import RunEnded, Waiting
 from pipeline.observers.progress import JsonProgress
 from pipeline.observers.words import Wait
@@ -36,14 +37,13 @@ def failing(*, as_json: bool = False, progress: Progress | None = None) -> Itera
     try:
         yield
     except ClassifyError as error:
-        state = "refused" if isinstance(error, UsageError) else "stopped"
+        ended = RunEnded.unbegun(error)
         if isinstance(progress, JsonProgress):
-            progress(RunEnded(state, error.exit_code, str(error)))
+            progress(ended)
         else:
             click.secho(str(error), fg="red", err=True)
         if as_json:
-            unbegun = {"state": state, "exit_code": error.exit_code, "message": str(error)}
-            print_json(error.summary or unbegun)
+            print_json(error.summary or asdict(ended))
         sys.exit(error.exit_code)
 
 

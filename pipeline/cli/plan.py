@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.output import WaitPrinter, counts, failing, print_json
-from pipeline.cli.settings import load_config, setting_options, table_arguments
+from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.errors import SettingsError
 from pipeline.observers.words import span
 from pipeline.system import process
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 @setting_options
 def plan(
     *,
-    restart: bool,
-    overwrite: bool,
-    retry_failed: bool,
     price_per_request: float | None,
     price_per_thousand: float | None,
     probes: bool,
@@ -68,6 +65,7 @@ def plan(
     """
     process.end_at_once()
     with failing(as_json=as_json):
+        again = earlier_run(given)
         config = load_config(given)
         process.fit()
         from pipeline import probing
@@ -76,11 +74,9 @@ def plan(
 
         found = planning.forecast(
             config,
-            restart=restart,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
             price=_price(price_per_request, price_per_thousand),
             measure=partial(probing.probe, config, WaitPrinter()) if probes else None,
+            **again,
         )
         if found.resumed_rows < found.rows:
             notice = kept.keep(config.output, found.made_for, found.to_json())
@@ -138,14 +134,9 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
     yield "cannot be sent", counts(found.unsendable) or "0"
     yield "known already", f"{found.cache_hits:,}"
     yield "to be sent", f"{found.asked:,}"
-    canary = ", one of them to find out how the endpoint wants to be asked"
-    yield (
-        "requests",
-        (
-            f"{found.requests:,}, with {found.texts_per_request:,} texts at most"
-            f"{canary if found.canaries else ''}"
-        ),
-    )
+    find_out = ", one of them to find out how the endpoint wants to be asked"
+    canary = find_out if found.canaries else ""
+    yield "requests", f"{found.requests:,}, with {found.texts_per_request:,} texts at most{canary}"
     yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
     if found.cost is not None:
         yield "cost", f"{found.cost:,.2f}, without retries"

@@ -32,11 +32,7 @@ _SUMS = {
 @table_arguments(output="Taken as `classify run` does; not touched.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 @setting_options
-def probe(
-    *,
-    as_json: bool,
-    **given: Any,
-) -> None:
+def probe(*, as_json: bool, **given: Any) -> None:
     """Try the endpoint with a few requests, and suggest a fix for each problem.
 
     \b

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.output import failing, print_json
-from pipeline.cli.settings import load_config, setting_options, table_arguments
+from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
 from pipeline.system import process
@@ -34,15 +34,7 @@ if TYPE_CHECKING:
     help="How progress and messages are written to stderr; json is one object a line.",
 )
 @setting_options
-def run(
-    *,
-    restart: bool,
-    overwrite: bool,
-    retry_failed: bool,
-    as_json: bool,
-    log_format: str,
-    **given: Any,
-) -> None:
+def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     """Label the rows of INPUT (files, globs or directories of .csv and .parquet).
 
     \b
@@ -64,6 +56,7 @@ def run(
     process.end_at_once()
     progress = progress_for(sys.stderr, log_format)
     with failing(as_json=as_json, progress=progress), closing(progress):
+        again = earlier_run(given)
         config = load_config(given)
         process.fit()
         # Loaded only now: wrong settings need no Arrow.
@@ -71,13 +64,7 @@ def run(
 
         gc.freeze()
         process.ignore_outside_of_the_run()
-        result = api.run(
-            config,
-            observers=[progress],
-            restart=restart,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-        )
+        result = api.run(config, observers=[progress], **again)
     if as_json:
         print_json(result.summary)
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, TypeAlias
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_type_hints
 
 import click
 
@@ -45,10 +46,25 @@ class _Refusal(click.ClickException):
     exit_code = SettingsError.exit_code
 
 
-def _share(name: str, what: str) -> Callable[[_Function], _Function]:
-    return click.option(
-        f"--share-{name}", metavar="SHARE", type=float, default=0.0, help=f"{what} (0 to 1)."
-    )
+def _fault_options(command: _Function) -> _Function:
+    """Add a flag for each field of FaultOptions."""
+    for name, hint in reversed(get_type_hints(FaultOptions, include_extras=True).items()):
+        kind, metavar, meaning = get_args(hint)
+        default = getattr(FaultOptions, name)
+        is_choice = isinstance(default, StrEnum)
+        command = click.option(
+            "--" + name.removesuffix("_s").replace("_", "-"),
+            name,
+            metavar=metavar,
+            type=click.Choice([each.value for each in kind])
+            if is_choice
+            else next(iter(get_args(kind)), kind),
+            default=default.value if is_choice else default,
+            # Nothing goes wrong where the default is 0.0.
+            show_default=not isinstance(default, float),
+            help=meaning,
+        )(command)
+    return command
 
 
 @click.command(epilog=_EPILOG)
@@ -75,62 +91,7 @@ def _share(name: str, what: str) -> Callable[[_Function], _Function]:
     is_flag=True,
     help=f"Answer 401 to requests without the bearer token that {_TOKEN_VARIABLE} holds here.",
 )
-@click.option(
-    "--cold-start",
-    "cold_start_s",
-    metavar="SECONDS",
-    type=float,
-    default=0.0,
-    help="Answer 503 with an estimated_time for so long, or hold the request where it carries "
-    "x-wait-for-model: true.",
-)
-@click.option(
-    "--cold-start-from",
-    type=click.Choice([each.value for each in ColdStart]),
-    default=ColdStart.FIRST_REQUEST.value,
-    show_default=True,
-    help="When loading begins: with each model's first request, as on the serverless API, or "
-    "with the server.",
-)
-@click.option(
-    "--rate-limit",
-    metavar="N",
-    type=int,
-    help="Let N requests through in any one second, and answer 429 to the others.",
-)
-@click.option(
-    "--rate-hint",
-    type=click.Choice([each.value for each in Hint]),
-    default=Hint.RETRY_AFTER.value,
-    show_default=True,
-    help="What a 429 tells: Retry-After, RateLimit and RateLimit-Policy, or nothing.",
-)
-@_share("500", "Share of requests answered with 500")
-@_share("502", "Share of requests answered with 502 and a page of HTML")
-@_share("reset", "Share of connections reset instead of an answer")
-@_share("hang", "Share of requests taken and never answered")
-@_share("truncated", "Share of answers that break off halfway")
-@_share("wrong", "Share of wrong answers with status 200: by turns one list too few and not JSON")
-@click.option(
-    "--latency-ms",
-    metavar="MS",
-    type=float,
-    default=0.0,
-    help="Milliseconds added to every request.",
-)
-@click.option(
-    "--poison",
-    metavar="WORD",
-    help="Answer 400 to any request with a text that contains WORD, as a model does to a text "
-    "that is too long for it.",
-)
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Of the shares: the same seed and order of requests fail in the same places.",
-)
+@_fault_options
 @click.option(
     "--until-stdin-closes",
     is_flag=True,

@@ -50,6 +50,11 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def earlier_run(given: dict[str, Any]) -> dict[str, bool]:
+    """Take out of what a command was given what is to be done about an earlier run."""
+    return {flag: given.pop(flag) for flag in ("restart", "overwrite", "retry_failed")}
+
+
 def load_config(given: dict[str, Any], defaults: dict[str, Any] | None = None) -> RunConfig:
     """Build the settings from what a command was given, environment and file.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def status(output: Path, *, as_json: bool) -> None:
         if found is None:
             raise _nothing(output)
     if as_json:
-        print_json(found.to_json())
+        print_json(asdict(found))
     else:
         click.echo("\n".join(_lines(found, time.time())))
 

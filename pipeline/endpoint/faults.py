@@ -12,7 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from pipeline.errors import SettingsError
 
@@ -55,36 +55,57 @@ class ColdStart(StrEnum):
     START = "start"
 
 
+Share: TypeAlias = Annotated[float, "SHARE"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaultOptions:
     """Everything that is to go wrong; the default is nothing.
 
-    cold_start_s: seconds for which a model is loading, counted from its first request or from the
-        start of the server (`cold_start_from`).
-    rate_limit: requests in any one second that are let through; None is no limit. `rate_hint` is
-        what a refusal tells.
-    share_*: the part of requests, 0 to 1, that gets this fault; together at most 1. `share_wrong`
-        alternates between one list too few and a page that is not JSON.
-    latency_ms: milliseconds added to every request that is let through.
-    poison: any request with a text that contains this is refused with a 400.
-    seed: of the decisions by share.
-
-    Raises SettingsError for a value that is impossible.
+    Each field is a flag of `classify serve`, with the metavar and the help beside its type. The
+    shares are parts of the requests and sum to at most 1. Raises SettingsError for a value that is
+    impossible.
     """
 
-    cold_start_s: float = 0.0
-    cold_start_from: ColdStart = ColdStart.FIRST_REQUEST
-    rate_limit: int | None = None
-    rate_hint: Hint = Hint.RETRY_AFTER
-    share_500: float = 0.0
-    share_502: float = 0.0
-    share_reset: float = 0.0
-    share_hang: float = 0.0
-    share_truncated: float = 0.0
-    share_wrong: float = 0.0
-    latency_ms: float = 0.0
-    poison: str | None = None
-    seed: int = 0
+    cold_start_s: Annotated[
+        float,
+        "SECONDS",
+        "Answer 503 with an estimated_time for so long, or hold the request where it carries "
+        "x-wait-for-model: true.",
+    ] = 0.0
+    cold_start_from: Annotated[
+        ColdStart,
+        None,
+        "When loading begins: with each model's first request, as on the serverless API, or "
+        "with the server.",
+    ] = ColdStart.FIRST_REQUEST
+    rate_limit: Annotated[
+        int | None, "N", "Let N requests through in any one second, and answer 429 to the others."
+    ] = None
+    rate_hint: Annotated[
+        Hint, None, "What a 429 tells: Retry-After, RateLimit and RateLimit-Policy, or nothing."
+    ] = Hint.RETRY_AFTER
+    share_500: Annotated[Share, "Share of requests answered with 500 (0 to 1)."] = 0.0
+    share_502: Annotated[
+        Share, "Share of requests answered with 502 and a page of HTML (0 to 1)."
+    ] = 0.0
+    share_reset: Annotated[Share, "Share of connections reset instead of an answer (0 to 1)."] = 0.0
+    share_hang: Annotated[Share, "Share of requests taken and never answered (0 to 1)."] = 0.0
+    share_truncated: Annotated[Share, "Share of answers that break off halfway (0 to 1)."] = 0.0
+    share_wrong: Annotated[
+        Share,
+        "Share of wrong answers with status 200: by turns one list too few and not JSON (0 to 1).",
+    ] = 0.0
+    latency_ms: Annotated[float, "MS", "Milliseconds added to every request."] = 0.0
+    poison: Annotated[
+        str | None,
+        "WORD",
+        "Answer 400 to any request with a text that contains WORD, as a model does to a text "
+        "that is too long for it.",
+    ] = None
+    seed: Annotated[
+        int, None, "Of the shares: the same seed and order of requests fail in the same places."
+    ] = 0
 
     def __post_init__(self) -> None:
         for name in ("cold_start_s", "latency_ms"):

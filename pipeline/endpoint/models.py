@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 # A text and, for models that compare two texts, its pair.
 TextInput: TypeAlias = tuple[str, str | None]
 
+Inputs: TypeAlias = "Sequence[TextInput]"
+Logits: TypeAlias = list[list[float]]
+# The (label, score) pairs of one input, best first.
+Ranking: TypeAlias = list[tuple[str, float]]
+
 # Parameters of a request that are its tokenizer's, such as `truncation` and `max_length`.
 Tokenization: TypeAlias = "Mapping[str, Any]"
 AS_SAVED: Final[Tokenization] = MappingProxyType({})
@@ -65,17 +70,15 @@ class Model(ABC):
     function = Function.SOFTMAX
 
     @abstractmethod
-    def logits(
-        self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
-    ) -> list[list[float]]:
+    def logits(self, inputs: Inputs, tokenization: Tokenization = AS_SAVED, /) -> Logits:
         """Return one list of logits for each (text, text_pair), in the order of `labels`.
 
         Raises ModelError if the model cannot take one of them.
         """
 
     def best(
-        self, inputs: Sequence[TextInput], k: int, tokenization: Tokenization = AS_SAVED, /
-    ) -> list[list[tuple[str, float]]]:
+        self, inputs: Inputs, k: int, tokenization: Tokenization = AS_SAVED, /
+    ) -> list[Ranking]:
         """Return the `k` best (label, softmax score) of each input, best first; k from 0 up.
 
         A model that knows its best labels without scoring all overrides this. Raises ModelError
@@ -93,7 +96,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
     return [power / total for power in powers]
 
 
-def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, float]]:
+def ranked(labels: Sequence[str], scores: Sequence[float]) -> Ranking:
     """Pair labels with scores in single precision, highest score first.
 
     Scores that are equal in single precision keep the order of the labels, as in transformers.
@@ -117,9 +120,7 @@ class Sentiment(Model):
         self.sha = _revision("vaderSentiment", recipe="p=(compound+1)/2")
         self._analyzer: Any = SentimentIntensityAnalyzer()
 
-    def logits(
-        self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
-    ) -> list[list[float]]:
+    def logits(self, inputs: Inputs, _: Tokenization = AS_SAVED, /) -> Logits:
         """Return log P(negative), log P(positive), whose softmax is P again."""
         return [[math.log(1 - p), math.log(p)] for p in map(self._positive, inputs)]
 
@@ -147,22 +148,18 @@ class Language(Model):
         self._model: Any = fasttext.load_model(str(weights))
         self.labels = tuple(sorted(label for label, _ in self._predict("", -1)))
 
-    def logits(
-        self, inputs: Sequence[TextInput], _: Tokenization = AS_SAVED, /
-    ) -> list[list[float]]:
+    def logits(self, inputs: Inputs, _: Tokenization = AS_SAVED, /) -> Logits:
         """Return log P of every language, whose softmax is within 0.1% of `best`'s scores."""
         scored = (dict(self._predict(_one_text(pair), -1)) for pair in inputs)
         return [[math.log(scores[label]) for label in self.labels] for scores in scored]
 
-    def best(
-        self, inputs: Sequence[TextInput], k: int, _: Tokenization = AS_SAVED, /
-    ) -> list[list[tuple[str, float]]]:
+    def best(self, inputs: Inputs, k: int, _: Tokenization = AS_SAVED, /) -> list[Ranking]:
         """Ask fastText for `k` labels, which is many times faster than for all 176."""
         if k == 0:
             return [[] for _ in inputs]
         return [self._predict(_one_text(pair), k) for pair in inputs]
 
-    def _predict(self, text: str, k: int) -> list[tuple[str, float]]:
+    def _predict(self, text: str, k: int) -> Ranking:
         # fastText reads one line. A threshold of 0 would leave out labels that are very unlikely;
         # its smoothing lets a certain score pass 1 by some 1e-5.
         labels, scores = self._model.predict(" ".join(text.splitlines()), k=k, threshold=-1.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import subprocess
 import sys
 import tempfile
-import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pipeline.endpoint.models import DEFAULT_MODEL
@@ -16,9 +16,8 @@ from pipeline.errors import ClassifyError, SettingsError
 from pipeline.system.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-_USAGE_EXIT: Final = SettingsError.exit_code
 _STDERR_TAIL_BYTES: Final = 2000
 
 
@@ -63,31 +62,17 @@ class EndpointProcess:
         """The address of the default model, `http://127.0.0.1:port`; known inside the block."""
         return str(self._announced["url"])
 
-    @property
-    def pid(self) -> int:
-        """The process id of the child; known inside the block."""
-        return int(self._announced["pid"])
-
     def __enter__(self) -> Self:
-        self._spawn()
-        try:
+        with self._spawned():
             self._await_announcement()
-        except BaseException:
-            self._kill()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
 
     async def __aenter__(self) -> Self:
-        self._spawn()
-        try:
+        with self._spawned():
             await asyncio.to_thread(self._await_announcement)
-        except BaseException:
-            # Also on cancellation: the end of the child ends the thread that reads from it.
-            self._kill()
-            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -95,9 +80,11 @@ class EndpointProcess:
 
     # Popen and not asyncio's subprocesses: those hang on a child watcher that belongs to one
     # loop or thread, and on pipes that must be drained while that loop runs.
-    def _spawn(self) -> None:
+    @contextmanager
+    def _spawned(self) -> Iterator[None]:
+        """Start the child, and end it if the block fails, as it is to come up in it."""
         # A file takes what a pipe would block on once nobody reads it.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _close
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _kill
         try:
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 self._command,
@@ -107,35 +94,31 @@ class EndpointProcess:
                 start_new_session=True,
             )
         except OSError:
-            self._close()
+            self._stderr.close()
+            raise
+        try:
+            yield
+        except BaseException:
+            # Also on cancellation: the end of the child ends the thread that reads from it.
+            self._kill()
             raise
 
     def _await_announcement(self) -> None:
         child = self._child
         assert child is not None
         assert child.stdout is not None
-        too_late = threading.Event()
-
-        def give_up() -> None:
-            too_late.set()
-            child.kill()
-
-        timer = threading.Timer(self._startup_s, give_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            line = child.stdout.readline()
-        finally:
-            timer.cancel()
-        if line.endswith(b"\n") and not too_late.is_set():
-            self._announced = json.loads(line)
-            return
-        code = child.wait()
-        if too_late.is_set():
+        announcement = select.poll()
+        announcement.register(child.stdout, select.POLLIN)
+        if not announcement.poll(self._startup_s * 1000):
             raise ClassifyError(
                 f"The local endpoint did not start within {self._startup_s:g} s{self._tail()}"
             )
-        kind = SettingsError if code == _USAGE_EXIT else ClassifyError
+        line = child.stdout.readline()
+        if line.endswith(b"\n"):
+            self._announced = json.loads(line)
+            return
+        code = child.wait()
+        kind = SettingsError if code == SettingsError.exit_code else ClassifyError
         raise kind(f"The local endpoint did not start (exit code {code}){self._tail()}")
 
     def _tail(self) -> str:
@@ -155,16 +138,9 @@ class EndpointProcess:
             self._kill()
 
     def _kill(self) -> None:
-        child = self._child
-        assert child is not None
-        # A child that was reaped is not signalled: Popen looks first.
-        child.kill()
-        child.wait()
-        self._close()
-
-    def _close(self) -> None:
-        child = self._child
-        pipes = [self._stderr, *((child.stdin, child.stdout) if child is not None else ())]
-        for pipe in pipes:
-            if pipe is not None:
-                pipe.close()
+        assert self._child is not None
+        assert self._stderr is not None
+        with self._stderr, self._child as child:
+            # A child that was reaped is not signalled: Popen looks first.
+            child.kill()
+            child.wait()

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from pipeline.endpoint.models import Function, TextInput, Tokenization, ranked
+from pipeline.endpoint.models import Function, Ranking, TextInput, Tokenization, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.endpoint.models import Model
-
-# The (label, score) pairs of one input, best first.
-Ranking: TypeAlias = list[tuple[str, float]]
 
 # How many labels a single text gets where the request has no `top_k`.
 _LABELS_UNASKED: Final = 5

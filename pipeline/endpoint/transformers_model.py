@@ -17,10 +17,9 @@ from pipeline.endpoint.models import AS_SAVED, Function, Model, ModelError
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.endpoint.models import TextInput, Tokenization
+    from pipeline.endpoint.models import Inputs, Logits, Tokenization
 
 # The most texts in one padded batch: memory grows with it, speed on a CPU hardly does.
 _MOST_AT_ONCE: Final = 32
@@ -58,9 +57,7 @@ class TransformersModel(Model):
         self.function = _default_function(config)
         self._pads = self._padding_is_harmless()
 
-    def logits(
-        self, inputs: Sequence[TextInput], tokenization: Tokenization = AS_SAVED, /
-    ) -> list[list[float]]:
+    def logits(self, inputs: Inputs, tokenization: Tokenization = AS_SAVED, /) -> Logits:
         """Return the logits of each input, which may not be finite.
 
         Raises ModelError with the message of the pipeline if it fails, such as `The size of tensor
@@ -70,9 +67,7 @@ class TransformersModel(Model):
         batches = (inputs[i : i + size] for i in range(0, len(inputs), size))
         return [logits for batch in batches for logits in self._classified(batch, tokenization)]
 
-    def _classified(
-        self, batch: Sequence[TextInput], tokenization: Tokenization
-    ) -> list[list[float]]:
+    def _classified(self, batch: Inputs, tokenization: Tokenization) -> Logits:
         try:
             return self._forward(batch, tokenization)
         except Exception as error:
@@ -82,7 +77,7 @@ class TransformersModel(Model):
         # is none where the padding was at fault.
         return [self._classified([each], tokenization)[0] for each in batch]
 
-    def _forward(self, batch: Sequence[TextInput], tokenization: Tokenization) -> list[list[float]]:
+    def _forward(self, batch: Inputs, tokenization: Tokenization) -> Logits:
         rows = [
             self._pipeline.preprocess(
                 text if pair is None else {"text": text, "text_pair": pair}, **tokenization
@@ -91,7 +86,7 @@ class TransformersModel(Model):
         ]
         # It refuses a tokenizer that cannot pad, which one text does not need.
         padded = pad_collate_fn(self._pipeline.tokenizer, None)(rows) if rows[1:] else rows[0]
-        logits: list[list[float]] = self._pipeline.forward(padded)["logits"].float().tolist()
+        logits: Logits = self._pipeline.forward(padded)["logits"].float().tolist()
         # Of a text that the tokenizer made several rows of, the pipeline takes the first.
         return logits[: len(batch)]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.producer import Source
     from pipeline.store import RunState, RunStore
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,25 @@ def decide(
     retries = retry_failed and (found is None or found.complete is not None)
     if retries or (found is not None and found.retry_of is not None):
         return _decide_retry(config, store, found, place)
-    return _decide_run(config, store, found, place, table, overwrite=overwrite)
+    source, state = table, found
+    if (
+        source is None
+        and found is not None
+        and place != "elsewhere"
+        and store.output.replaces(config.input)
+        and found.run.settings == config.result_settings()
+    ):
+        # This very run has replaced the input by its output.
+        source = FileSource(_recorded_input(found))
+    else:
+        source = source or _open_input(config, found)
+        state = _same_run(config, store, found, source.input, overwrite=overwrite)
+        check_columns(source.input.schema, config)
+    if state is None:
+        return Fresh(source)
+    if state.complete is not None:
+        return Complete(source, state)
+    return Standing(source, state) if place == "standing" else Continue(source, state)
 
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
@@ -133,42 +151,16 @@ def _place(config: RunConfig, store: RunStore, found: RunState | None) -> Place:
     return "standing" if store.output.identity() == found.assembled else "elsewhere"
 
 
-def _decide_run(
-    config: RunConfig,
-    store: RunStore,
-    found: RunState | None,
-    place: Place,
-    table: Source | None,
-    *,
-    overwrite: bool,
-) -> Opening:
-    source, state = table, found
-    if (
-        source is None
-        and found is not None
-        and place != "elsewhere"
-        and store.output.replaces(config.input)
-        and found.run.settings == config.result_settings()
-    ):
-        # This very run has replaced the input by its output.
-        source = FileSource(_recorded_input(found))
-    else:
-        source = source or open_source(
-            config.input,
-            text_columns=[name for name in (config.text, config.text_pair) if name],
-            delimiter=config.delimiter,
-            encoding=config.encoding,
-            limit=config.limit,
-            earlier=_recorded_input(found) if found else None,
-            output=config.output,
-        )
-        state = _same_run(config, store, found, source.input, overwrite=overwrite)
-        check_columns(source.input.schema, config)
-    if state is None:
-        return Fresh(source)
-    if state.complete is not None:
-        return Complete(source, state)
-    return Standing(source, state) if place == "standing" else Continue(source, state)
+def _open_input(config: RunConfig, found: RunState | None) -> Source:
+    return open_source(
+        config.input,
+        text_columns=[name for name in (config.text, config.text_pair) if name],
+        delimiter=config.delimiter,
+        encoding=config.encoding,
+        limit=config.limit,
+        earlier=_recorded_input(found) if found else None,
+        output=config.output,
+    )
 
 
 def _decide_retry(

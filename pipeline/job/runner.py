@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.engines import open_engine
-from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly, UsageError
+from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly
 from pipeline.events import (
     BeginsAgain,
     NothingToRetry,
@@ -78,7 +78,6 @@ class Run:
             self._observers.append(self._metrics_file)
         self._plan: dict[str, Any] | None = None
         self._stop = Stop()
-        self._holds_lease = False
         self._damaged_parts = 0
         self._interrupts = 0
         self._task: asyncio.Task[Any] | None = None
@@ -118,37 +117,28 @@ class Run:
         # Its own handlers would swallow an interrupt during a long read.
         pa.enable_signal_handlers(False)
         started = time.monotonic()
-        decide = partial(
-            opening.decide,
-            self._config,
-            self._store,
-            self._source,
-            restart=restart,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-        )
-        try:
-            return await self._attempt(started, decide, retry_failed=retry_failed)
-        finally:
+        async with AsyncExitStack() as leaving:
             if self._metrics_file is not None:
-                await self._metrics_file.close()
+                leaving.push_async_callback(self._metrics_file.close)
+            open_ = partial(
+                self._open, leaving, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+            )
+            return await self._attempt(started, open_, retry_failed=retry_failed)
 
     async def _attempt(
-        self, started: float, decide: Callable[[], Opening], *, retry_failed: bool
+        self, started: float, open_: Callable[[], Opening], *, retry_failed: bool
     ) -> dict[str, Any]:
         emit = fan_out(self._observers)
         try:
-            opened = await in_thread(partial(self._open, decide), self._stop)
+            opened = await in_thread(open_, self._stop)
         except asyncio.CancelledError as cancelled:
-            self._release()
             reason = self._stop.reason or cancelled
-            emit(_unbegun(reason))
+            emit(RunEnded.unbegun(reason))
             raise reason from None
         except BaseException as failure:
-            emit(_unbegun(failure))
+            emit(RunEnded.unbegun(failure))
             raise
         if isinstance(opened, Complete):
-            self._release()
             if retry_failed:
                 emit(NothingToRetry())
             self._announce(opened, emit)
@@ -175,7 +165,6 @@ class Run:
             log.close()
             with suppress(StoppedEarly):
                 self._store.put_summary(found)
-            self._release()
             if isinstance(error, ClassifyError):
                 error.summary = found
         return found
@@ -185,31 +174,27 @@ class Run:
         done = state.complete or summary.facts(self._config, state, "stopped")
         return summary.of_attempt(done, self._metrics, started, error, self._plan)
 
-    def _open(self, decide: Callable[[], Opening]) -> Opening:
+    def _open(self, leaving: AsyncExitStack, **wanted: bool) -> Opening:
         """Check everything that can be checked; write only once all is well.
 
-        If the output is complete already, nothing is begun.
+        If the output is complete already, nothing is begun. `leaving` gives the lease back,
+        and `wanted` is what `opening.decide` asks for.
         """
         store = self._store
+        decide = partial(opening.decide, self._config, store, self._source, **wanted)
         opening.check(self._config, store)
-        try:
-            self._holds_lease = store.lease.acquire(create=False)
-            found = decide()
-            if not self._holds_lease:
-                self._holds_lease = store.lease.acquire(create=True)
-                if store.log.entries.exists():
-                    # Another process began this run while there was nothing to lease.
-                    found = decide()
-            self._damaged_parts = opening.begin(self._config, store, found)
-        except BaseException:
-            self._release()
-            raise
+        leased = store.lease.acquire(create=False)
+        if leased:
+            leaving.callback(store.lease.release)
+        found = decide()
+        if not leased:
+            store.lease.acquire(create=True)
+            leaving.callback(store.lease.release)
+            if store.log.entries.exists():
+                # Another process began this run while there was nothing to lease.
+                found = decide()
+        self._damaged_parts = opening.begin(self._config, store, found)
         return found
-
-    def _release(self) -> None:
-        if self._holds_lease:
-            self._store.lease.release()
-            self._holds_lease = False
 
     async def _execute(self, opened: Opening, emit: Observer) -> None:
         config, log = self._config, self._store.log
@@ -307,8 +292,3 @@ class Run:
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))
-
-
-def _unbegun(reason: BaseException) -> RunEnded:
-    state = "refused" if isinstance(reason, UsageError) else "stopped"
-    return RunEnded(state, getattr(reason, "exit_code", 1), str(reason))

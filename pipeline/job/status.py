@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
-
-import orjson
 
 from pipeline.errors import EXIT_ROWS_FAILED, EndpointRefused
 from pipeline.meanings import PerSecond, Seconds
+from pipeline.observers.event_log import logged
+from pipeline.observers.words import clock
 from pipeline.store import LocalStore
 from pipeline.store.objects import reading
 
@@ -25,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pipeline.observers.event_log import LoggedEvent
     from pipeline.store import RunState, RunStore
-    from pipeline.store.files import GrowingFile
-
-    LoggedEvent = dict[str, Any]
+    from pipeline.store.objects import GrowingFile
 
 # The end of the event log that is read: some thousand events, an hour of a usual run.
 TAIL_BYTES = 1 << 20
@@ -82,10 +79,6 @@ class Status:
     last_attempt: Annotated[
         dict[str, Any], "a part of the last attempt's summary; empty if it still runs or was killed"
     ] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def status_of(output: Path, *, now: float | None = None) -> Status | None:
@@ -182,10 +175,7 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
 
 
 def _killed(events: Sequence[LoggedEvent]) -> dict[str, Any]:
-    seen = ""
-    if events:
-        at = datetime.fromtimestamp(events[-1]["at"], UTC).astimezone()
-        seen = f" Its last sign is of {at:%Y-%m-%d %H:%M:%S}."
+    seen = f" Its last sign is of {clock(events[-1]['at'])}." if events else ""
     return {
         "state": "stopped",
         "next": _SAME_COMMAND,
@@ -263,10 +253,4 @@ def _last_events(log: GrowingFile) -> list[LoggedEvent]:
         size_bytes = file.seek(0, os.SEEK_END)
         file.seek(max(0, size_bytes - TAIL_BYTES))
         lines = file.read().split(b"\n")[size_bytes > TAIL_BYTES : -1]
-    events = []
-    for line in lines:
-        with suppress(orjson.JSONDecodeError):
-            event = orjson.loads(line)
-            if isinstance(event, dict) and "event" in event and type(event.get("at")) is float:
-                events.append(event)
-    return events
+    return [event for event in map(logged, lines) if event is not None]

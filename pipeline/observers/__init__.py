@@ -3,18 +3,12 @@
 from pipeline.observers.event_log import EventLog
 from pipeline.observers.metrics import Metrics
 from pipeline.observers.notebook import NotebookProgress, in_kernel, result_html
-from pipeline.observers.progress import (
-    JsonProgress,
-    PlainProgress,
-    progress_for,
-)
+from pipeline.observers.progress import progress_for
 
 __all__ = [
     "EventLog",
-    "JsonProgress",
     "Metrics",
     "NotebookProgress",
-    "PlainProgress",
     "in_kernel",
     "progress_for",
     "result_html",

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
@@ -19,7 +19,9 @@ from pipeline.events import ChunkLookedUp, Requests, RunStarted
 
 if TYPE_CHECKING:
     from pipeline.events import Event
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
+
+LoggedEvent: TypeAlias = dict[str, Any]
 
 TICK_S = 1.0
 
@@ -98,3 +100,12 @@ class EventLog:
         except OSError:
             self._file.close()
             self._file = None
+
+
+def logged(line: bytes) -> LoggedEvent | None:
+    """Return the event of a line of the log; None for a line that a kill has torn."""
+    with suppress(orjson.JSONDecodeError):
+        event = orjson.loads(line)
+        if isinstance(event, dict) and "event" in event and type(event.get("at")) is float:
+            return event
+    return None

@@ -24,7 +24,7 @@ class Metrics:
         self.rows, self.resumed_rows = rows, resumed_rows
         self.committed_rows = self.errors = 0
         self.distinct_inputs = self.cache_hits = self.failed_inputs = 0
-        self._looked_up_rows = self._asked_inputs = self._answered_inputs = 0
+        self._sums: Counter[str] = Counter()  # of what `estimated_rows` needs
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
@@ -37,13 +37,12 @@ class Metrics:
                 for (status, cause), count in event.ended.items():
                     # Without a status the cause says how the attempt ended.
                     self.responses[str(status or cause)] += count
-                self._answered_inputs += event.inputs
+                self._sums["answered"] += event.inputs
                 self.failed_inputs += event.failed_inputs
             case ChunkLookedUp():
                 self.distinct_inputs += event.distinct
                 self.cache_hits += event.hits
-                self._looked_up_rows += event.rows
-                self._asked_inputs += event.asked
+                self._sums.update(looked_up_rows=event.rows, asked=event.asked)
             case PartCommitted():
                 self.committed_rows += event.rows
                 self.errors += event.errors
@@ -60,6 +59,7 @@ class Metrics:
     @property
     def estimated_rows(self) -> int:
         """About how many rows are done: those committed, and a share of those being answered."""
-        share = self._answered_inputs / self._asked_inputs if self._asked_inputs else 0.0
-        answered = int(self._looked_up_rows * share)
+        sums = self._sums
+        share = sums["answered"] / sums["asked"] if sums["asked"] else 0.0
+        answered = int(sums["looked_up_rows"] * share)
         return min(self.resumed_rows + max(self.committed_rows, answered), self.rows)

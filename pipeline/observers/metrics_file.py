@@ -12,9 +12,10 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, write_to_textfile
@@ -33,7 +34,7 @@ from pipeline.system.threads import in_thread
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from prometheus_client.core import Metric
@@ -68,7 +69,7 @@ class MetricsFile:
             "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
             "model": config.model_id or "",
         }
-        self._before = _Before.read(self._path, self._output)
+        self._ended = _numbers_in(self._path, self._output)  # of the runs that have ended
         self._resumed_errors = 0
         self._started_at: float | None = None
         self._running = self._told = False
@@ -90,9 +91,9 @@ class MetricsFile:
                 self._latency_sum_s += sum(event.seconds)
             case RunEnded() if event.exit_code != OutputBusy.exit_code:
                 self._running = False
-                good = event.exit_code == EXIT_COMPLETE
-                last_success = time.time() if good else self._before.last_success
-                self._before = _Before(last_success, event.exit_code)
+                self._ended["exit_code"] = event.exit_code
+                if event.exit_code == EXIT_COMPLETE:
+                    self._ended[_LAST_SUCCESS] = time.time()
                 self._write()
             case _:
                 pass
@@ -123,7 +124,7 @@ class MetricsFile:
 
     def _families(self) -> list[Metric]:
         """The numbers as they are now."""
-        metrics, before = self._metrics, self._before
+        metrics, ended = self._metrics, self._ended
         rows_committed = metrics.resumed_rows + metrics.committed_rows
         rows_failed = self._resumed_errors + metrics.errors
         counters: dict[str, tuple[str, float | None]] = {
@@ -141,10 +142,12 @@ class MetricsFile:
             "in_flight_requests_limit": ("Requests that may be in flight.", metrics.limit),
             "rate_limit_requests_per_second": ("The rate in force, if any.", metrics.rate),
             "start_timestamp_seconds": ("When the run began.", self._started_at),
-            "exit_code": ("Exit code of the last run that has ended.", before.exit_code),
-            _LAST_SUCCESS: ("When a run last ended with exit code 0.", before.last_success),
+            "exit_code": ("Exit code of the last run that has ended.", ended.get("exit_code")),
+            _LAST_SUCCESS: ("When a run last ended with exit code 0.", ended.get(_LAST_SUCCESS)),
         }
-        families: list[Metric] = [self._run_info(), self._requests(), self._request_durations()]
+        info = InfoMetricFamily("classify_run", "What runs.", labels=["output"])
+        info.add_metric([self._output], self._info)
+        families: list[Metric] = [info, self._requests(), self._request_durations()]
         for kind, numbers in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
             for name, (meaning, value) in numbers.items():
                 if value is not None:
@@ -152,11 +155,6 @@ class MetricsFile:
                     family.add_metric([self._output], float(value))
                     families.append(family)
         return families
-
-    def _run_info(self) -> Metric:
-        family = InfoMetricFamily("classify_run", "What runs.", labels=["output"])
-        family.add_metric([self._output], self._info)
-        return family
 
     def _requests(self) -> Metric:
         meaning = "Requests that ended, by HTTP status, or by cause where no answer came."
@@ -177,25 +175,16 @@ class MetricsFile:
         return family
 
 
-class _Before(NamedTuple):
-    """What is known of the runs that have ended."""
-
-    last_success: float | None = None
-    exit_code: float | None = None
-
-    @classmethod
-    def read(cls, path: Path, output: str) -> _Before:
-        """Read it from the file that an earlier run of the same output left."""
-        try:
-            found: Mapping[str, float] = {
-                sample.name: sample.value
-                for family in text_string_to_metric_families(path.read_text(encoding="utf-8"))
-                for sample in family.samples
-                if sample.labels.get("output") == output
-            }
-        except Exception:  # noqa: BLE001  (whatever lies there, it is replaced)
-            return cls()
-        return cls(found.get(f"classify_{_LAST_SUCCESS}"), found.get("classify_exit_code"))
+def _numbers_in(path: Path, output: str) -> dict[str, float]:
+    """Read the file that an earlier run of the same output left."""
+    with suppress(Exception):  # whatever lies there, it is replaced
+        return {
+            sample.name.removeprefix("classify_"): sample.value
+            for family in text_string_to_metric_families(path.read_text(encoding="utf-8"))
+            for sample in family.samples
+            if sample.labels.get("output") == output
+        }
+    return {}
 
 
 class _Snapshot(Collector):

@@ -127,17 +127,14 @@ def _table(what: str, counts: Mapping[str, int], most: int, rows: int) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     largest = max(ordered[0][1], 1)
     left, right = 'style="text-align:left"', 'style="text-align:right"'
+    shown = [(_inert(name), _bar(count / largest), count) for name, count in ordered[:most]]
+    if rest := ordered[most:]:
+        shown.append((f"{len(rest):,} others", "", sum(count for _, count in rest)))
     body = [
-        f"<tr><td {left}>{_inert(name)}</td><td {left}>{_bar(count / largest)}</td>"
+        f"<tr><td {left}>{name}</td><td {left}>{bar}</td>"
         f"<td {right}>{count:,}</td><td {right}>{count / max(rows, 1):.1%}</td></tr>"
-        for name, count in ordered[:most]
+        for name, bar, count in shown
     ]
-    if len(ordered) > most:
-        rest = sum(count for _, count in ordered[most:])
-        body.append(
-            f"<tr><td {left}>{len(ordered) - most:,} others</td><td></td>"
-            f"<td {right}>{rest:,}</td><td {right}>{rest / max(rows, 1):.1%}</td></tr>"
-        )
     head = f"<th {left}>{what}</th><th></th><th {right}>rows</th><th {right}>share</th>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 

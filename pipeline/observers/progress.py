@@ -187,17 +187,21 @@ class PlainProgress(Progress):
         self._stream = stream
 
     def _begin(self, event: RunStarted) -> None:
-        self._say("started", _beginning(event))
+        resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
+        model = f", model {event.model}" if event.model else ""
+        message = f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
+        facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
+        facts |= {"endpoint": event.endpoint, "model": event.model}
+        self._say("started", message, **facts)
 
-    def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
+    def _say(self, kind: str, message: str, **facts: Any) -> None:  # noqa: ARG002
         print(message, file=self._stream, flush=True)
 
     def _draw(self) -> None:
-        self._say("progress", self._line(self._state()))
-
-    def _line(self, state: dict[str, Any]) -> str:
+        state = self._state()
         done, rows = state["rows_done"], state["rows"]
-        return f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
+        line = f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
+        self._say("progress", line, **state)
 
 
 class JsonProgress(PlainProgress):
@@ -213,15 +217,6 @@ class JsonProgress(PlainProgress):
         line = {"time": now, "level": level, "event": kind, "message": message, **facts}
         print(orjson.dumps(line).decode(), file=self._stream, flush=True)
 
-    def _begin(self, event: RunStarted) -> None:
-        facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
-        facts |= {"endpoint": event.endpoint, "model": event.model}
-        self._say("started", _beginning(event), **facts)
-
-    def _draw(self) -> None:
-        state = self._state()
-        self._say("progress", self._line(state), **state)
-
     def _end(self, event: RunEnded) -> None:
         """Tell how the run ended, and its numbers where it had begun."""
         state = self._state() if self._done else {}
@@ -235,50 +230,33 @@ class JsonProgress(PlainProgress):
 _PASSING = {"rows_per_second", "seconds_left", "waiting"}
 
 
-def _beginning(event: RunStarted) -> str:
-    resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
-    model = f", model {event.model}" if event.model else ""
-    return f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
-
-
-class TerminalProgress(Progress):
-    """A bar that is redrawn in place."""
+class TerminalProgress(PlainProgress):
+    """A bar that is redrawn in place; until the run begins, plain lines."""
 
     every_s = BAR_EVERY_S
-
-    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-        self._stream = stream
-        self._bar: Bar | None = None
+    _bar: Bar | None = None
 
     def _begin(self, event: RunStarted) -> None:
         # Loaded here: only a terminal needs it.
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TaskProgressColumn,
-            TextColumn,
-        )
-        from rich.progress import Progress as Bar
+        from rich import console, progress
 
         if self._bar is not None:
             self._bar.stop()
-        self._bar = Bar(
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=Console(file=self._stream),
+        self._bar = progress.Progress(
+            progress.BarColumn(bar_width=20),
+            progress.TaskProgressColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            console=console.Console(file=self._stream),
             auto_refresh=False,
         )
         self._bar.start()
         self._task = self._bar.add_task("", total=event.rows, completed=event.resumed_rows)
         self._bar.refresh()
 
-    def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
+    def _say(self, kind: str, message: str, **facts: Any) -> None:
         if self._bar is None:
-            print(message, file=self._stream, flush=True)
+            super()._say(kind, message, **facts)
         else:
             self._bar.console.print(message, markup=False, highlight=False)
 

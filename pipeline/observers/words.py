@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline import events
@@ -47,6 +48,11 @@ def against_plan(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows if plan["cost"] is None else [*rows, ("cost", f"{plan['cost']:,.2f}", "")]
 
 
+def clock(at: float) -> str:
+    """Word an instant (seconds since the epoch) in the time zone of this machine."""
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
 def counted(count: float, one: str, more: str | None = None) -> str:
     """Word a number of things: "1 request", "2,000 requests"."""
     return f"{count:,.0f} {one if count == 1 else more or one + 's'}"
@@ -82,7 +88,7 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"{told.stored}: they are asked for again."
             )
         case events.PartsDamaged(parts):
-            are = f"{counted(parts, 'part')} {'is' if parts == 1 else 'are'}"
+            are = counted(parts, "part is", "parts are")
             return f"A committed part is damaged: {are} built again from the stored answers."
         case events.NothingToRetry():
             return "No row carries an error: nothing to retry."

@@ -30,7 +30,7 @@ from pipeline.store.lease import busy
 from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
@@ -127,24 +127,12 @@ def forecast(
         if (failure := probe.failure) is not None:
             raise failure
     count = _Count(config, opened, first_row, probe)
-    passed_over = _go_through(count, store) if begins else []
+    if begins:
+        count.go_through(store)
     made_for = kept.basis(config, store, opened, resumed_rows=first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
-    return _forecast(count, price, passed_over, made_for, retries=retries)
-
-
-def _go_through(count: _Count, store: RunStore) -> list[str]:
-    """Count what is to be done. Return which stored answers could not be looked at."""
-    config, state = count.config, count.opened.state
-    if state is None and config.cache is None:
-        # What is stored is of a run that is thrown away.
-        count.go_through(None)
-        return []
-    answers, earlier = opening.stores(config, store, state)
-    with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
-        count.go_through(stores)
-        return [notice(AnswersPassedOver(why)) for why in stores.passed_over]
+    return _forecast(count, price, made_for, retries=retries)
 
 
 def _first_row(opened: Opening, store: RunStore) -> int:
@@ -184,9 +172,21 @@ class _Count:
         self._seen = Index(self._spill)
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
         self.unsendable: Counter[str] = Counter()
+        self.notices: list[str] = []
 
-    def go_through(self, stores: ResponseStores | None) -> None:
+    def go_through(self, store: RunStore) -> None:
         """Count what the rows would take, with the answers that are stored."""
+        state = self.opened.state
+        if state is None and self.config.cache is None:
+            # What is stored is of a run that is thrown away.
+            self._go_through(None)
+            return
+        answers, earlier = opening.stores(self.config, store, state)
+        with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
+            self._go_through(stores)
+            self.notices += [notice(AnswersPassedOver(why)) for why in stores.passed_over]
+
+    def _go_through(self, stores: ResponseStores | None) -> None:
         config, keys = self.config, keys_of(self.config)
         revision = opening.revision(self.opened.state)
         drift = DriftGuard(revision, lambda _: None, allow_drift=config.allow_drift)
@@ -198,7 +198,10 @@ class _Count:
                 items, new_keys = self._new(prepared)
                 known = recall(stores.get(new_keys), drift)[0] if stores else {}
                 self.hits += len(known)
-                self._ask([item for i, item in enumerate(items) if i not in known])
+                asked = [item for i, item in enumerate(items) if i not in known]
+                self.asked += len(asked)
+                self._batcher.put(Job(asked))
+                self._cut()
         self._batcher.close()
         self._cut()
 
@@ -225,25 +228,15 @@ class _Count:
         self.distinct += len(places)
         return [prepared.items[i] for i in places], [prepared.keys[i] for i in places]
 
-    def _ask(self, items: Sequence[Item]) -> None:
-        self.asked += len(items)
-        self._batcher.put(Job(items))
-        self._cut()
-
     def _cut(self) -> None:
         while self._batcher.take_now() is not None:
             self.requests += 1
 
 
 def _forecast(
-    count: _Count,
-    price: Price | None,
-    notices: list[str],
-    made_for: dict[str, Any],
-    *,
-    retries: bool,
+    count: _Count, price: Price | None, made_for: dict[str, Any], *, retries: bool
 ) -> Forecast:
-    config, probe = count.config, count.probe
+    config, probe, notices = count.config, count.probe, count.notices
     # The canary asks for a text alone, which is to be compared with one in a batch.
     canaries = int(stated_dialect(config) == "auto" and count.asked > 1)
     if probe is not None:

@@ -10,11 +10,11 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from pipeline.client import find_token
+from pipeline.client import dialect_of, find_token
 from pipeline.client.token import Token
 from pipeline.engines.local import check_endpoint, open_target
 from pipeline.job import stream
-from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, examine
+from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, Findings, examine
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge
 from pipeline.producer import first_rows
 from pipeline.rows import check_columns, keys_of, open_rows, prepare
@@ -77,5 +77,6 @@ async def _probe(
     async with AsyncExitStack() as stack:
         target = await open_target(config, stack, emit)
         token = Token(None) if config.endpoint == "local" else find_token(config.token_file)
-        found = await examine(config, target, token, texts, Clock(), emit, from_input=from_input)
+        found = Findings(config, target, token, from_input, dialect_of(target.dialect, config))
+        await examine(found, texts, Clock(), emit)
         return judge(found)

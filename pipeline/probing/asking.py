@@ -219,20 +219,12 @@ class _Client(Client):
             raise EnoughError
 
 
-async def examine(
-    config: RunConfig,
-    target: Target,
-    token: Token,
-    texts: Sequence[Item],
-    clock: Clock,
-    emit: Observer,
-    *,
-    from_input: bool,
-) -> Findings:
-    """Ask the endpoint what a run would, and note what comes of it.
+async def examine(found: Findings, texts: Sequence[Item], clock: Clock, emit: Observer) -> None:
+    """Ask the endpoint what a run would, and note in `found` what comes of it.
 
     `emit` gets what the pool tells, such as waits.
     """
+    config = found.config
     asked = config.model_copy(
         update={
             "concurrency": 1,
@@ -240,7 +232,6 @@ async def examine(
             "max_errors": None,
         }
     )
-    found = Findings(config, target, token, from_input, dialect_of(target.dialect, config))
     async with _Client(asked, found, clock) as client:
 
         def note(event: Event) -> None:
@@ -266,7 +257,6 @@ async def examine(
         except ClassifyError as reason:
             found.ended = reason
         found.dialect = client.dialect
-    return found
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from pipeline.errors import (
@@ -68,9 +69,8 @@ def blame(found: Findings) -> tuple[str, ClassifyError] | None:
             )
         case EndpointRefused():
             if reason.status == 401 and not found.token.value:  # noqa: PLR2004
-                reason = EndpointRefused(
-                    reason.what, _NO_TOKEN, status=reason.status, at_fault=reason.at_fault
-                )
+                reason = copy(reason)
+                reason.fix = _NO_TOKEN
             return reason.at_fault, reason
         case _ if failure is not None:
             return _given_up(found, reason, failure)

@@ -152,12 +152,11 @@ def _token(found: Findings) -> _Seen:
         if found.answered:
             return _ok("None was found, and the endpoint asks for none.")
         return _skipped("none was found, and whether one is needed is not known")
-    where = f"Found in {token.where}"
     if target.token is None and target.notice is not None:
         return _told(target.notice)
     if token.warning is not None:
         return _told(token.warning)
-    return _ok(f"{where}, and accepted." if found.answered else f"{where}.")
+    return _ok(f"Found in {token.where}{', and accepted' if found.answered else ''}.")
 
 
 def _address(found: Findings) -> _Seen:

@@ -8,20 +8,17 @@ seconds that an attempt was on.
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
+from pipeline.observers.event_log import logged
 from pipeline.store.objects import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.store.files import GrowingFile
-
-    Event = dict[str, Any]
+    from pipeline.observers.event_log import LoggedEvent as Event
+    from pipeline.store.objects import GrowingFile
 
 MOST_SPANS = 120
 MOST_WAITS = 1_000
@@ -47,6 +44,7 @@ class RunAttempt:
     state: str | None = None
     exit_code: int | None = None
     message: str | None = None
+    open_waits: dict[str, PastWait] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -121,13 +119,11 @@ def read_history(log: GrowingFile) -> History:
 
 
 def _events(log: GrowingFile) -> Iterator[tuple[int, Event]]:
-    """Lines that are whole and an event, with their numbers: a kill may tear one anywhere."""
+    """Yield the events, with the numbers of their lines."""
     with log.reader() as file:
         for number, line in enumerate(file):
-            with suppress(orjson.JSONDecodeError):
-                event = orjson.loads(line)
-                if isinstance(event, dict) and {"at", "event"} <= event.keys():
-                    yield number, event
+            if (event := logged(line)) is not None:
+                yield number, event
 
 
 def _find_attempts(log: GrowingFile, history: History) -> int:
@@ -137,7 +133,7 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
     complete, and where rows that were committed are done again.
     """
     first_line = 0
-    attempts, open_waits = history.attempts, dict[str, PastWait]()
+    attempts = history.attempts
     for number, event in _events(log):
         current = attempts[-1] if attempts else None
         match event["event"]:
@@ -145,15 +141,12 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 if current is not None and _is_another_run(current, event):
                     attempts.clear()
                     history.waits.clear()
-                worked_s = 0.0
-                if not attempts:
-                    first_line = number
+                if attempts:
+                    _cut_off_waits(attempts[-1])
                 else:
-                    _cut_off(open_waits, attempts[-1])
-                    worked_s = attempts[-1].worked_s(attempts[-1].last)
+                    first_line = number
                 at = event["at"]
-                attempts.append(RunAttempt(at, at, worked_s, event["resumed_rows"]))
-                open_waits = {}
+                attempts.append(RunAttempt(at, at, history.seconds, event["resumed_rows"]))
                 continue
             case _ if current is None:
                 continue
@@ -168,15 +161,15 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 current.state, current.exit_code = event["state"], event["exit_code"]
                 current.message = event["message"]
         current.last = max(current.last, event["at"])
-        _note_wait(event, current, history, open_waits)
+        _note_wait(event, current, history.waits)
     if attempts:
-        _cut_off(open_waits, attempts[-1])
+        _cut_off_waits(attempts[-1])
     return first_line
 
 
-def _cut_off(waits: dict[str, PastWait], attempt: RunAttempt) -> None:
+def _cut_off_waits(attempt: RunAttempt) -> None:
     """A pause that was to last longer ended with its attempt."""
-    for wait in waits.values():
+    for wait in attempt.open_waits.values():
         wait.to_s = min(wait.to_s, attempt.worked_s(attempt.last))
 
 
@@ -185,11 +178,9 @@ def _is_another_run(before: RunAttempt, started: Event) -> bool:
     return before.state == "complete" or int(started["resumed_rows"]) < done
 
 
-def _note_wait(
-    event: Event, attempt: RunAttempt, history: History, waits: dict[str, PastWait]
-) -> None:
+def _note_wait(event: Event, attempt: RunAttempt, found: list[PastWait]) -> None:
     """Begin, lengthen or end a wait; one that nobody ends lasts as long as its attempt."""
-    at = attempt.worked_s(event["at"])
+    at, waits = attempt.worked_s(event["at"]), attempt.open_waits
     for wait in waits.values():
         if wait.reason != "throttled":
             wait.to_s = at
@@ -203,8 +194,8 @@ def _note_wait(
                 known = waits[reason] = PastWait(
                     reason, event.get("detail", ""), event["at"] - since_s, from_s, at
                 )
-                if len(history.waits) < MOST_WAITS:
-                    history.waits.append(known)
+                if len(found) < MOST_WAITS:
+                    found.append(known)
             if throttled:
                 # As far as the pause was served: what follows in the log may end it earlier.
                 known.to_s = max(known.to_s, at + (event["seconds"] or 0.0))

@@ -95,11 +95,12 @@ def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     counts, errors = _Labels(bins), _Errors()
     rows = 0
     names = [columns.label, columns.score, columns.error]
-    for batch in _batches(files, names):
-        numbers = np.arange(rows, rows + batch.num_rows)
-        counts.add(batch.column(columns.label), batch.column(columns.score), numbers)
-        errors.add(batch.column(columns.error), numbers)
-        rows += batch.num_rows
+    for file in _opened(files, names):
+        for batch in file.iter_batches(BATCH_ROWS, columns=names):
+            numbers = np.arange(rows, rows + batch.num_rows)
+            counts.add(batch.column(columns.label), batch.column(columns.score), numbers)
+            errors.add(batch.column(columns.error), numbers)
+            rows += batch.num_rows
     labels, least_certain = counts.found()
     causes = errors.found()
     examples = [row for cause in causes for row in cause.examples]
@@ -258,17 +259,14 @@ def _range(files: Sequence[ByteSource], score: str) -> tuple[float, float]:
     return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
 
 
-def _batches(files: Sequence[ByteSource], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _opened(files: Sequence[ByteSource], names: Sequence[str]) -> Iterator[pq.ParquetFile]:
+    """Open one file after the other. Raises KeyError for a missing column."""
     for file in files:
         with file.open() as source, pq.ParquetFile(source, pre_buffer=False) as opened:
-            _check_columns(opened, names)
-            yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
-
-
-def _check_columns(opened: pq.ParquetFile, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in opened.schema_arrow.names:
-            raise KeyError(name)
+            for name in names:
+                if name not in opened.schema_arrow.names:
+                    raise KeyError(name)
+            yield opened
 
 
 def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
@@ -279,19 +277,17 @@ def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[R
         wanted.setdefault(row.number, []).append(row)
     numbers = np.array(sorted(wanted), np.int64)
     first = 0
-    for file in files:
-        with file.open() as source, pq.ParquetFile(source, pre_buffer=False) as opened:
-            _check_columns(opened, names)
-            for group in range(opened.num_row_groups):
-                end = first + opened.metadata.row_group(group).num_rows
-                if len(numbers[(numbers >= first) & (numbers < end)]):
-                    for batch in opened.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-                        here = numbers[(numbers >= first) & (numbers < first + batch.num_rows)]
-                        for number in here.tolist():
-                            for row in wanted[number]:
-                                _take_texts(batch, names, number - first, row)
-                        first += batch.num_rows
-                first = end
+    for file in _opened(files, names):
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if len(numbers[(numbers >= first) & (numbers < end)]):
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                    here = numbers[(numbers >= first) & (numbers < first + batch.num_rows)]
+                    for number in here.tolist():
+                        for row in wanted[number]:
+                            _take_texts(batch, names, number - first, row)
+                    first += batch.num_rows
+            first = end
 
 
 def _take_texts(batch: pa.RecordBatch, names: Sequence[str], at: int, row: Row) -> None:

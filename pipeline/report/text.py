@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 
 # Control characters, those that change the direction of text, surrogates and noncharacters. They
 # are shown instead of obeyed: whoever has them in a table wants to know.
@@ -26,8 +25,3 @@ def _shown(found: re.Match[str]) -> str:
 def number(value: float | None, form: str = ",") -> str:
     """Return `value` in the given format, by default with commas; empty for None."""
     return "" if value is None else format(value, form)
-
-
-def clock(at: float) -> str:
-    """Return an instant (seconds since the epoch) in the time zone of this machine."""
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from pipeline.outcomes import Answer
     from pipeline.responses.index import Found
-    from pipeline.store.files import GrowingFile
+    from pipeline.store.objects import GrowingFile
 
     # Keys, their answers, and the model revision that gave them.
     Group = tuple[Sequence[bytes], Sequence["Answer"], str | None]

@@ -1,11 +1,12 @@
-"""The run store: where the state of a run is kept; local disk or memory.
+"""The run store: where the state of a run is kept.
 
-    objects    the five verbs that a kind of storage offers; `disk` and `memory` are two kinds
+    objects    what a kind of storage offers: five verbs, growing files, a lease, an output
+    disk       the five verbs on disk
     log        numbered entries of records, each created only if its number is free
     records    what is recorded of a run, and the state that follows
-    lease      one run at a time works on an output
-    files      files that only grow: stored answers, the event log
-    output     the output: drafted, then put in its place
+    lease      the lease on disk: a lock
+    files      growing files on disk
+    output     the output on disk
     runstore   all of it together
 
 Nothing outside of this package knows a path inside a run directory, or makes a file durable.
@@ -13,12 +14,11 @@ Nothing outside of this package knows a path inside a run directory, or makes a 
 
 from pipeline.store.objects import ByteSource
 from pipeline.store.records import PartRecord, RunRecord, RunState
-from pipeline.store.runstore import LocalStore, MemoryStore, RunStore
+from pipeline.store.runstore import LocalStore, RunStore
 
 __all__ = [
     "ByteSource",
     "LocalStore",
-    "MemoryStore",
     "PartRecord",
     "RunRecord",
     "RunState",

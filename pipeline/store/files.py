@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.store.disk import fsync_path
-from pipeline.store.memory import MemoryFile
 from pipeline.system.failpoints import end, failpoint, reached
 
 if TYPE_CHECKING:
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 class DiskFile:
     """A growing file on a POSIX file system, appended to under its lock (flock).
-
-    Several processes may append to it. All methods raise OSError; only `exists`, `size`, `reader`
-    and `delete` can be used without `open`.
 
     `failpoints` is the first word of the failpoints that it passes; none if it is empty.
     """
@@ -39,23 +35,19 @@ class DiskFile:
 
     @property
     def scratch(self) -> Path | None:
-        """Its directory, unless that cannot be written, as a reader's may be."""
+        # A reader may be unable to write in its directory.
         return self.path.parent if os.access(self.path.parent, os.W_OK) else None
 
     def exists(self) -> bool:
-        """Return True if there is a file."""
         return self.path.exists()
 
     def size(self) -> int:
-        """Return its size in bytes."""
         return (self.path.stat() if self._file < 0 else os.fstat(self._file)).st_size
 
     def reader(self) -> BinaryIO:
-        """Open it for reading apart from this object."""
         return self.path.open("rb")
 
     def open(self, *, read_only: bool = False) -> None:
-        """Open it; it stays closed if that fails."""
         flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
         self._file = os.open(self.path, flags | os.O_CLOEXEC, self._mode)
         if read_only:
@@ -69,11 +61,9 @@ class DiskFile:
             raise
 
     def read(self, length: int, at: int) -> bytes:
-        """Return up to so many bytes from a position on."""
         return os.pread(self._file, length, at)
 
     def append(self, content: bytes) -> int:
-        """Append bytes, all or none of them. Return where they begin."""
         with self.locked():
             start = os.fstat(self._file).st_size
             rest = memoryview(content)
@@ -90,19 +80,16 @@ class DiskFile:
             return start
 
     def sync(self) -> None:
-        """Make what was appended durable."""
         self._pass("written")
         os.fdatasync(self._file)
         self._pass("synced")
 
     def cut(self, size: int) -> None:
-        """Drop what follows the first `size` bytes, durably."""
         os.ftruncate(self._file, size)
         os.fsync(self._file)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from appending."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
@@ -110,18 +97,13 @@ class DiskFile:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close it; harmless if it is closed."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def delete(self) -> None:
-        """Delete it; a missing one is fine."""
         self.path.unlink(missing_ok=True)
 
     def _pass(self, step: str) -> None:
         if self._failpoints:
             failpoint(f"{self._failpoints}.{step}")
-
-
-GrowingFile = DiskFile | MemoryFile

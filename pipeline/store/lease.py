@@ -1,4 +1,4 @@
-"""The lease: one run at a time works on an output."""
+"""The lease on disk."""
 
 from __future__ import annotations
 
@@ -64,10 +64,6 @@ class FlockLease:
         self._descriptor: int | None = None
 
     def acquire(self, *, create: bool) -> bool:
-        """Take the lock. Without a run directory, make one (`create`) or return False.
-
-        Raises OutputBusy if it is held, OutputError if no directory can be made.
-        """
         if create:
             self._make_directory()
         elif not self._directory.exists():
@@ -85,16 +81,11 @@ class FlockLease:
         return True
 
     def release(self) -> None:
-        """Give the lock back; harmless if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def holder(self) -> Holder | None:
-        """Return who holds the lock, None if nobody does, or there is no such file.
-
-        Nothing is written, and nobody is kept from the lock: see `_LOCK_ATTEMPTS`.
-        """
         with reading(self._path):
             try:
                 descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,19 +1,23 @@
-"""The five verbs that a kind of storage offers; all else of a run store is built on them."""
+"""What a kind of storage offers; all else of a run store is built on it."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import pyarrow as pa
 
 from pipeline.errors import StoppedEarly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from pipeline.store.lease import Holder
+    from pipeline.store.records import Identity
 
 TEMP_SUFFIX = ".tmp"
 
@@ -22,12 +26,10 @@ class Objects(Protocol):
     """Small objects under names such as `log/00000001.json`; each is whole or not there.
 
     What `create` and `put` did is durable when they return. All raise StoppedEarly if the storage
-    refuses.
+    refuses. `place` is where the objects are, for messages.
     """
 
-    @property
-    def place(self) -> str:
-        """Where the objects are, for messages."""
+    place: str
 
     def create(self, name: str, content: bytes) -> bool:
         """Store an object unless its name is taken. Return False if it is."""
@@ -43,6 +45,118 @@ class Objects(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete an object, or an empty folder (`log/`); a missing one is fine."""
+
+
+class GrowingFile(Protocol):
+    """A file that is only appended to, also by several processes.
+
+    All methods raise OSError; only `exists`, `size`, `reader` and `delete` can be used without
+    `open`. `place` is where it is, for messages.
+    """
+
+    place: str
+
+    @property
+    def scratch(self) -> Path | None:
+        """A directory for what is derived from it; None if there is none to write in."""
+
+    def exists(self) -> bool:
+        """Return True if there is a file."""
+
+    def size(self) -> int:
+        """Return its size in bytes."""
+
+    def reader(self) -> BinaryIO:
+        """Open it for reading apart from this object."""
+
+    def open(self, *, read_only: bool = False) -> None:
+        """Open it; it stays closed if that fails."""
+
+    def read(self, length: int, at: int) -> bytes:
+        """Return up to so many bytes from a position on."""
+
+    def append(self, content: bytes) -> int:
+        """Append bytes, all or none of them. Return where they begin."""
+
+    def sync(self) -> None:
+        """Make what was appended durable."""
+
+    def cut(self, size: int) -> None:
+        """Drop what follows the first `size` bytes, durably."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep others from appending."""
+
+    def close(self) -> None:
+        """Close it; harmless if it is closed."""
+
+    def delete(self) -> None:
+        """Delete it; a missing one is fine."""
+
+
+class Lease(Protocol):
+    """One run at a time works on an output."""
+
+    def acquire(self, *, create: bool) -> bool:
+        """Take the lease. If the run has no place yet, make one (`create`) or return False.
+
+        Raises OutputBusy if it is held, OutputError if no place can be made.
+        """
+
+    def release(self) -> None:
+        """Give the lease back; harmless if it is not held."""
+
+    def holder(self) -> Holder | None:
+        """Return who holds the lease, None if nobody does. Nothing is written."""
+
+
+class Output(Protocol):
+    """The output: drafted, then put in its place as a whole."""
+
+    is_file: bool  # or a directory of files
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is on disk, if it is."""
+
+    def exists(self) -> bool:
+        """Return True if something is in the output's place."""
+
+    def files(self) -> list[ByteSource]:
+        """Return the Parquet files of the output, in order. Raises OSError."""
+
+    def identity(self) -> Identity | None:
+        """Return what the output is; None if there is none, or it cannot be read."""
+
+    def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
+        """Refuse an output that cannot be written, or would take rows of the input with it.
+
+        Raises OutputError.
+        """
+
+    def replaces(self, inputs: Sequence[str]) -> bool:
+        """Return True if the output takes the place of the input."""
+
+    def check_holds_only(self, files: Sequence[str]) -> None:
+        """Refuse to replace a directory that holds other files, too. Raises OutputError."""
+
+    def begin_draft(self) -> None:
+        """Begin an empty draft. Raises OSError, as the next two do."""
+
+    def open_draft(self, name: str) -> pa.NativeFile:
+        """Open a file of the draft for writing; if the output is one file, `name` is unused."""
+
+    def drop_from_draft(self, name: str) -> None:
+        """Remove a file of the draft."""
+
+    def draft_identity(self) -> Identity:
+        """Return what the output will be."""
+
+    def publish(self) -> None:
+        """Put the draft in the output's place."""
+
+    def clear(self) -> None:
+        """Remove what is left of a draft, and of an output that was replaced."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The output: assembled out of sight, then put in its place as a whole."""
+"""The output on disk: assembled out of sight, then renamed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.store import disk
-from pipeline.store.memory import MemoryOutput
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
 from pipeline.wording import setting
 
@@ -30,25 +29,18 @@ class DiskOutput:
         self._draft = run_directory / ("assembled" + TEMP_SUFFIX)
 
     def exists(self) -> bool:
-        """Return True if something is in the output's place."""
         return self.path.exists()
 
     def files(self) -> list[ByteSource]:
-        """Return the Parquet files of the output, in order. Raises OSError."""
         return [ByteSource.of(file) for file in _files_of(self.path, "[!._]*.parquet")]
 
     def identity(self) -> Identity | None:
-        """Return what the output is; None if there is none, or it cannot be read."""
         try:
             return _identity(self.path) if self.path.exists() else None
         except OSError:
             return None
 
     def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
-        """Refuse an output that cannot be written, or would take rows of the input with it.
-
-        Raises OutputError.
-        """
         self._check_place()
         self._check_apart_from(inputs)
         if self.replaces(inputs) and limit is not None:
@@ -116,12 +108,10 @@ class DiskOutput:
                 )
 
     def replaces(self, inputs: Sequence[str]) -> bool:
-        """Return True if the output takes the place of the input."""
         paths = [Path(name).expanduser().resolve() for name in inputs]
         return paths == [self.path.resolve()]
 
     def check_holds_only(self, files: Sequence[str]) -> None:
-        """Refuse to replace a directory that holds other files, too. Raises OutputError."""
         known = {Path(file).resolve() for file in files}
         for path in sorted(self.path.rglob("*")):
             if not path.is_dir() and path.resolve() not in known:
@@ -132,31 +122,25 @@ class DiskOutput:
                 )
 
     def begin_draft(self) -> None:
-        """Begin an empty draft. Raises OSError, as the next two do."""
         disk.remove(self._draft)
         if not self.is_file:
             self._draft.mkdir()
 
     def open_draft(self, name: str) -> pa.NativeFile:
-        """Open a file of the draft for writing; if the output is one file, `name` is unused."""
         return pa.OSFile(str(self._draft if self.is_file else self._draft / name), "wb")
 
     def drop_from_draft(self, name: str) -> None:
-        """Remove a file of the draft."""
         disk.remove(self._draft / name)
 
     def draft_identity(self) -> Identity:
-        """Return what the output will be."""
         with writing(self.path):
             return _identity(self._draft)
 
     def publish(self) -> None:
-        """Put the draft in the output's place: by one rename, two if a directory is replaced."""
         with writing(self.path):
             (disk.commit if self.is_file else disk.commit_directory)(self._draft, self.path)
 
     def clear(self) -> None:
-        """Remove what is left of a draft, and of an output that was replaced."""
         with writing(self._draft):
             disk.remove(self._draft)
             disk.remove(disk.aside_of(self._draft))
@@ -174,6 +158,3 @@ def _files_of(output: Path, pattern: str) -> list[Path]:
 
 def _identity(output: Path) -> Identity:
     return [list(disk.measure(file)) for file in _files_of(output, "[!._]*")]
-
-
-Output = DiskOutput | MemoryOutput

@@ -27,7 +27,6 @@ from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
 from pipeline.store.disk import DiskObjects
 from pipeline.store.files import DiskFile
 from pipeline.store.lease import FlockLease
-from pipeline.store.memory import MemoryFile, MemoryLease, MemoryObjects, MemoryOutput
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
 from pipeline.store.output import DiskOutput
 from pipeline.store.records import RunLog
@@ -38,9 +37,7 @@ from pipeline.wording import setting
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.store.files import GrowingFile
-    from pipeline.store.objects import Objects
-    from pipeline.store.output import Output
+    from pipeline.store.objects import GrowingFile, Lease, Objects, Output
     from pipeline.store.records import PartRecord, RunRecord, RunState
 
 # File systems allow 255; the run directory and temporary files take the name with a bit more.
@@ -58,7 +55,7 @@ class RunStore:
     """The state of one run, on any kind of storage. Methods raise StoppedEarly if it refuses."""
 
     _objects: Objects
-    lease: FlockLease | MemoryLease
+    lease: Lease
     journal: GrowingFile
     events: GrowingFile
     output: Output
@@ -244,19 +241,6 @@ class LocalStore(RunStore):
         places = [output / "labelled.parquet"]
         places += [output.with_suffix("")] if output.suffix == ".run" else []
         return cls(next((place for place in places if place.exists()), places[0]), output)
-
-
-class MemoryStore(RunStore):
-    """The store of a run in memory: it continues what an earlier run left in the same object."""
-
-    def __init__(self, *, is_file: bool = True) -> None:
-        super().__init__(
-            MemoryObjects(),
-            MemoryLease(),
-            MemoryFile(),
-            MemoryFile(),
-            MemoryOutput(is_file=is_file),
-        )
 
 
 def _directory_of(output: Path) -> Path:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.store import ByteSource
-    from pipeline.store.output import Output
+    from pipeline.store.objects import Output
 
 
 ROW_GROUP_ROWS = 65_536

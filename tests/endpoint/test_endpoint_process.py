@@ -23,7 +23,7 @@ import sys
 from pipeline.endpoint.process import EndpointProcess
 
 with EndpointProcess() as endpoint:
-    print(endpoint.pid, flush=True)
+    print(endpoint._child.pid, flush=True)
     sys.stdin.read()
 """
 
@@ -52,14 +52,14 @@ def test_serves_inside_the_block_and_is_gone_after_it():
     with EndpointProcess() as endpoint:
         assert endpoint.url.startswith("http://127.0.0.1:")
         assert best_label(endpoint.url) == "positive"
-        assert not ended(endpoint.pid)
-    assert ended(endpoint.pid)
+        assert not ended(endpoint._child.pid)
+    assert ended(endpoint._child.pid)
 
 
 async def test_serves_inside_an_asynchronous_block():
     async with EndpointProcess(("language",)) as endpoint:
         assert await asyncio.to_thread(best_label, endpoint.url, "Guten Morgen zusammen") == "de"
-    assert ended(endpoint.pid)
+    assert ended(endpoint._child.pid)
 
 
 def test_works_in_a_loop_outside_the_main_thread():
@@ -69,7 +69,7 @@ def test_works_in_a_loop_outside_the_main_thread():
     async def use():
         async with EndpointProcess() as endpoint:
             seen.append(await asyncio.to_thread(best_label, endpoint.url))
-            seen.append(endpoint.pid)
+            seen.append(endpoint._child.pid)
 
     thread = threading.Thread(target=asyncio.run, args=(use(),))
     thread.start()
@@ -86,7 +86,7 @@ async def test_two_at_once_have_ports_of_their_own():
 def test_an_error_in_the_block_ends_the_process_too():
     with pytest.raises(ZeroDivisionError), EndpointProcess() as endpoint:
         raise ZeroDivisionError
-    assert ended(endpoint.pid)
+    assert ended(endpoint._child.pid)
 
 
 async def test_cancelled_start_leaves_no_process():
@@ -103,8 +103,8 @@ async def test_cancelled_start_leaves_no_process():
 def test_killed_where_it_does_not_listen_to_sigterm():
     """A stopped process keeps SIGTERM pending; only SIGKILL ends it."""
     with EndpointProcess(grace_s=0.1) as endpoint:
-        os.kill(endpoint.pid, signal.SIGSTOP)
-    assert ended(endpoint.pid)
+        os.kill(endpoint._child.pid, signal.SIGSTOP)
+    assert ended(endpoint._child.pid)
     assert endpoint._child.returncode == -signal.SIGKILL
 
 
@@ -116,8 +116,8 @@ def test_ends_in_order_on_sigterm():
 
 def test_its_death_inside_the_block_is_no_error_at_the_end():
     with EndpointProcess() as endpoint:
-        os.kill(endpoint.pid, signal.SIGKILL)
-    assert ended(endpoint.pid)
+        os.kill(endpoint._child.pid, signal.SIGKILL)
+    assert ended(endpoint._child.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -136,7 +136,7 @@ def test_ends_when_its_parent_is_killed(number):
 
 def test_ctrl_c_does_not_reach_it():
     with EndpointProcess() as endpoint:
-        assert os.getsid(endpoint.pid) != os.getsid(0)
+        assert os.getsid(endpoint._child.pid) != os.getsid(0)
 
 
 def test_stray_pipeline_module_in_the_working_directory_is_harmless(tmp_path, monkeypatch):

@@ -17,8 +17,7 @@ from pipeline.events import (
     Waiting,
     Why,
 )
-from pipeline.observers import JsonProgress, PlainProgress
-from pipeline.observers.progress import SPEED_OVER_S
+from pipeline.observers.progress import SPEED_OVER_S, JsonProgress, PlainProgress
 
 STARTED = RunStarted(100_000, 0, "out.parquet", "http://x", None)
 

@@ -23,7 +23,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from pipeline.client import Client, Target
+from pipeline.client import Client, Target, dialect_of
 from pipeline.client.token import Token
 from pipeline.config import RunConfig
 from pipeline.errors import ClassifyError
@@ -32,7 +32,7 @@ from pipeline.observers.words import notice
 from pipeline.outcomes import RowError
 from pipeline.pool import Pool
 from pipeline.probing import MOST_REQUESTS, judge
-from pipeline.probing.asking import examine
+from pipeline.probing.asking import Findings, examine
 from pipeline.rows import Allowance, DriftGuard, Revision
 from pipeline.system.clock import Clock
 from pipeline.system.threads import Stop
@@ -500,6 +500,13 @@ def nothing_left() -> list[str]:
     return [*map(repr, tasks), *loop.complaints]
 
 
+async def examined(config, target, token, texts, emit):
+    dialect = dialect_of(target.dialect, config)
+    found = Findings(config, target, token, from_input=True, dialect=dialect)
+    await examine(found, texts, LoopClock(), emit)
+    return judge(found)
+
+
 class Kit:
     """Everything above, for tests: test folders are no packages, so nothing can be imported."""
 
@@ -515,6 +522,7 @@ class Kit:
     outcome_of = staticmethod(outcome_of)
     key_of = staticmethod(key_of)
     run = staticmethod(run)
+    examined = staticmethod(examined)
     nothing_left = staticmethod(nothing_left)
 
     @staticmethod
@@ -552,12 +560,8 @@ def probe(kit):
         given = kit.texts(texts)
         if config.text_pair:
             given = [(text, "pair") for text in given]
-        found = judge(
-            await examine(
-                config, Target.of(config, token.value if token else None), token or Token(None),
-                given, kit.LoopClock(), events.append, from_input=True,
-            )
-        )  # fmt: skip
+        target = Target.of(config, token.value if token else None)
+        found = await examined(config, target, token or Token(None), given, events.append)
         assert found.requests - found.loading_requests <= MOST_REQUESTS
         if not isinstance(server, str):
             assert found.requests == len(server.requests)

@@ -13,8 +13,7 @@ from pipeline.client import Target
 from pipeline.client.token import Token
 from pipeline.errors import EndpointRefused, SettingsError, StoppedEarly
 from pipeline.events import TokenFileIsOpen
-from pipeline.probing import MOST_REQUESTS, Verdict, judge
-from pipeline.probing.asking import examine
+from pipeline.probing import MOST_REQUESTS, Verdict
 
 INFO = {"model_id": "org/name", "model_type": {"classifier": {"id2label": {}}},
         "max_client_batch_size": 8, "max_concurrent_requests": 64}  # fmt: skip
@@ -225,12 +224,7 @@ async def test_the_old_host_is_explained(kit):
         target = Target.of(config, None)
         assert target.url.startswith("https://router.huggingface.co/")
         moved = Target(server.url, "auto", None, target.notice)
-        found = judge(
-            await examine(
-                config, moved, Token(None), ["a", "b"], kit.LoopClock(), lambda _: None,
-                from_input=False,
-            )
-        )  # fmt: skip
+        found = await kit.examined(config, moved, Token(None), ["a", "b"], lambda _: None)
     kind, words = told(found)["address"]
     assert kind == "warning"
     assert 'Set `endpoint="hf"` and `model="org/name"`' in words

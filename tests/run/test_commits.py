@@ -103,7 +103,8 @@ def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypat
 @pytest.mark.usefixtures("lagging")
 def test_a_part_has_so_many_bytes_at_most(label, source, tmp_path, parts, monkeypatch):
     """A chunk that is larger is a part by itself."""
-    monkeypatch.setattr(stream, "PART_BYTES", 2 * CHUNK_ROWS * (stream.ROW_BYTES + 100))
+    # Two whole chunks have room, and the short last one beside them has not.
+    monkeypatch.setattr(stream, "PART_BYTES", 2 * CHUNK_ROWS * (stream.ROW_BYTES + 60))
     label(source, tmp_path / "out.parquet")
     assert max(rows for _, rows in parts) == 2 * CHUNK_ROWS
     parts.clear()

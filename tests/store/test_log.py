@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
-from pipeline.store import LocalStore, MemoryStore, PartRecord, RunRecord, RunState
+from pipeline.store import LocalStore, PartRecord, RunRecord, RunState
 from pipeline.store.disk import DiskObjects
 from pipeline.store.log import Log
-from pipeline.store.memory import MemoryObjects
 from pipeline.store.records import RunLog
+from tests.store.memory_store import MemoryObjects, MemoryStore
 
 RUN = RunRecord(software="classify-pipeline 1", settings={"text": "é"}, input={"rows": 30})
 FACTS = {"rows": 30, "errors": 2, "labels": {"näh": 28}, "model_revision": "r"}

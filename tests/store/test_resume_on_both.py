@@ -9,8 +9,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import OutputBusy, OutputError, StoppedEarly
 from pipeline.job.runner import Run
 from pipeline.job.status import status_in
-from pipeline.store import LocalStore, MemoryStore
+from pipeline.store import LocalStore
 from pipeline.store.records import RunLog
+from tests.store.memory_store import MemoryStore
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 

@@ -18,8 +18,8 @@ from pipeline.store import disk, lease
 from pipeline.store.disk import DiskObjects
 from pipeline.store.files import DiskFile
 from pipeline.store.lease import FlockLease
-from pipeline.store.memory import MemoryFile, MemoryLease, MemoryObjects
 from pipeline.store.objects import writing
+from tests.store.memory_store import MemoryFile, MemoryLease, MemoryObjects
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoppedEarly
 from pipeline.events import Notice, PartsDamaged
-from pipeline.store import ByteSource, LocalStore, MemoryStore, RunRecord
+from pipeline.store import ByteSource, LocalStore, RunRecord
 from pipeline.writer import assemble, write_part
+from tests.store.memory_store import MemoryStore
 
 ROWS = 10_000
 TABLE = pa.table(

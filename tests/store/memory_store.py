@@ -1,4 +1,4 @@
-"""Storage in memory, for as long as the object lives. Each class has the methods of one on disk."""
+"""A run store in memory: the proof that nothing above the store needs a disk."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.store.lease import Holder, busy
 from pipeline.store.objects import ByteSource
+from pipeline.store.runstore import RunStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from pipeline.store.records import Identity
 
 PLACE = "(memory)"
+
+
+class MemoryStore(RunStore):
+    """The store of a run in memory: it continues what an earlier run left in the same object."""
+
+    def __init__(self, *, is_file: bool = True) -> None:
+        super().__init__(
+            MemoryObjects(),
+            MemoryLease(),
+            MemoryFile(),
+            MemoryFile(),
+            MemoryOutput(is_file=is_file),
+        )
 
 
 class MemoryObjects:
@@ -54,7 +68,7 @@ class MemoryObjects:
 
 
 class MemoryFile:
-    """A growing file, as `DiskFile` is."""
+    """A growing file."""
 
     place = PLACE
     scratch = None
@@ -109,7 +123,7 @@ class MemoryLease:
     def __init__(self) -> None:
         self._holder: Holder | None = None
 
-    def acquire(self, *, create: bool) -> bool:  # noqa: ARG002 - there is always a place
+    def acquire(self, *, create: bool) -> bool:
         if self._holder is not None:
             raise busy(PLACE, self._holder)
         self._holder = Holder.here()
@@ -150,7 +164,7 @@ class MemoryOutput:
     def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
         pass
 
-    def replaces(self, inputs: Sequence[str]) -> bool:  # noqa: ARG002 - they have paths
+    def replaces(self, inputs: Sequence[str]) -> bool:
         return False
 
     def check_holds_only(self, files: Sequence[str]) -> None:
