@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.engines import open_engine
-from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly, UsageError
+from pipeline.errors import (
+    ClassifyError,
+    Interrupted,
+    OutputError,
+    RevisionMoved,
+    StoppedEarly,
+    UsageError,
+)
 from pipeline.events import (
     BeginsAgain,
     NothingToRetry,
@@ -303,6 +310,11 @@ class Run:
             replaces = store.output.replaces(self._config.input) or state.retry_of is not None
             if replaces and store.output.exists():
                 opening.check_only_input_is_lost(store, opened.source.input)
+            elif not replaces:
+                try:
+                    store.output.check_replaceable()
+                except OutputError as error:  # made since the run began
+                    raise StoppedEarly(error.what, f"{error.fix} Then continue the run.") from error
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))

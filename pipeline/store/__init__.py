@@ -3,7 +3,8 @@
     objects    the five verbs that a kind of storage offers; `disk` and `memory` are two kinds
     log        numbered entries of records, each created only if its number is free
     records    what is recorded of a run, and the state that follows
-    lease      one run at a time works on an output
+    lease      one run at a time works on an output; `beat` where there are no locks
+    ownership  whose files are these? their content proves it
     files      files that only grow: stored answers, the event log
     output     the output: drafted, then put in its place
     runstore   all of it together

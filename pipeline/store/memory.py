@@ -58,6 +58,7 @@ class MemoryFile:
 
     place = PLACE
     scratch = None
+    is_ours = True
 
     def __init__(self) -> None:
         self._content: bytearray | None = None
@@ -152,6 +153,12 @@ class MemoryOutput:
 
     def replaces(self, inputs: Sequence[str]) -> bool:  # noqa: ARG002 - they have paths
         return False
+
+    def check_replaceable(self) -> None:
+        pass
+
+    def check_rename(self) -> None:
+        pass
 
     def check_holds_only(self, files: Sequence[str]) -> None:
         pass
