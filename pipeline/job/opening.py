@@ -270,8 +270,7 @@ def _same_run(
         return None
     if found.complete is not None and (overwrite or not output.exists()):
         return None
-    differences = _differences(found, config, table)
-    if not differences:
+    if not (differences := _differences(found, config, table)):
         return found
     if found.complete is None and not (found.parts or store.holds_answers()):
         return None  # nothing of it would be lost
@@ -297,6 +296,23 @@ def check_only_input_is_lost(store: RunStore, table: InputTable) -> None:
     for file in table.files:
         SourceFile(file.path).check_unchanged(file.signature)
     store.output.check_holds_only([file.path for file in table.files])
+
+
+def check_before_publishing(config: RunConfig, store: RunStore, table: InputTable) -> None:
+    """Refuse to replace what came into the output's place since the run began.
+
+    Raises StoppedEarly for other files in a directory; what `check_only_input_is_lost` does if the
+    output takes the place of what was read.
+    """
+    if not store.output.exists():
+        return
+    if store.output.replaces(config.input) or store.log.run.retry_of is not None:
+        check_only_input_is_lost(store, table)
+        return
+    try:
+        store.output.check_replaceable()
+    except OutputError as error:
+        raise StoppedEarly(error.what, "Move it away, then continue the run.") from error
 
 
 def _differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.engines import open_engine
-from pipeline.errors import (
-    ClassifyError,
-    Interrupted,
-    OutputError,
-    RevisionMoved,
-    StoppedEarly,
-    UsageError,
-)
+from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly, UsageError
 from pipeline.events import (
     BeginsAgain,
     NothingToRetry,
@@ -307,14 +300,7 @@ class Run:
             assemble(parts, schema.with_metadata(metadata), store.output, rows=state.rows)
             store.log.set_assembled(store.output.draft_identity())
             failpoint("finish.identified")
-            replaces = store.output.replaces(self._config.input) or state.retry_of is not None
-            if replaces and store.output.exists():
-                opening.check_only_input_is_lost(store, opened.source.input)
-            elif not replaces:
-                try:
-                    store.output.check_replaceable()
-                except OutputError as error:  # made since the run began
-                    raise StoppedEarly(error.what, f"{error.fix} Then continue the run.") from error
+            opening.check_before_publishing(self._config, store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))
