@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from pipeline.errors import StoppedEarly
 from pipeline.responses import Keys, ResponseStore, index
 from pipeline.responses import store as journal
+from pipeline.store.files import DiskFile
 
 KEYS = Keys({"model": "m"})
+HEADER_BYTES = 16
 
 
 def entry(text, label="positive", revision="r1"):
@@ -56,10 +58,17 @@ def test_cut_off_at_every_byte(path, three_frames):
     """A kill in the middle of a write costs that group and nothing before it."""
     whole = path.read_bytes()
     for size in range(len(whole)):
-        path.write_bytes(whole[:size])
-        frames = sum(size >= end for end in three_frames[1:])
-        assert known(path, TEXTS) == {text: ALL[text] for text in TEXTS[: 2 * frames]}
-        assert path.stat().st_size == three_frames[frames]
+        for file in (path, DiskFile(path)):
+            path.write_bytes(whole[:size])
+            if file is path and 0 < size < HEADER_BYTES:
+                # Nothing tells that this is not somebody else's file.
+                with pytest.raises(StoppedEarly, match="is no response store"):
+                    ResponseStore(file)
+                assert path.read_bytes() == whole[:size]
+                continue
+            frames = sum(size >= end for end in three_frames[1:])
+            assert known(file, TEXTS) == {text: ALL[text] for text in TEXTS[: 2 * frames]}
+            assert path.stat().st_size == three_frames[frames]
 
 
 @pytest.mark.fault(3)

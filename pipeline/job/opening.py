@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
 from pipeline.producer import FileSource, InputTable, SourceFile, open_source
+from pipeline.responses import check_store
 from pipeline.rows import NOBODY_TOLD, Revision, check_columns
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
+from pipeline.store.ownership import METRICS_MARK, may_replace
 from pipeline.version import __version__
 from pipeline.wording import setting
 
@@ -67,14 +69,31 @@ Opening = Fresh | Continue | Standing | Complete | Retry
 def check(config: RunConfig, store: RunStore) -> None:
     """Refuse an output, a cache or an endpoint that cannot be. Raises UsageError."""
     store.output.check(config.input, limit=config.limit)
-    cache = config.cache
-    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
+    _check_cache(config.cache)
+    metrics_file = config.metrics_file
+    if metrics_file is not None and not may_replace(metrics_file, METRICS_MARK):
+        raise SettingsError(
+            f"{setting('metrics_file')}: {metrics_file} is no metrics file of a run, and is "
+            "not replaced.",
+            "Move it away, or give another path.",
+        )
+    check_endpoint(config)
+
+
+def _check_cache(cache: Path | None) -> None:
+    """Refuse what is no file of answers. Raises SettingsError."""
+    if cache is None:
+        return
+    if cache.is_dir() or not cache.parent.is_dir():
         wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
         raise SettingsError(
             f"{setting('cache')}: {cache} {wrong}.",
             "Give the path of a file, new or old.",
         )
-    check_endpoint(config)
+    try:
+        check_store(cache)
+    except StoppedEarly as error:
+        raise SettingsError(f"{setting('cache')}: {error.what}", error.fix) from error
 
 
 def decide(
@@ -125,12 +144,16 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
     match found:
         case Fresh(source):
             settings, table = config.result_settings(), source.input.to_json()
+            store.output.check_rename()
             store.begin(RunRecord(f"classify-pipeline {__version__}", settings, table))
         case Continue():
+            store.output.check_rename()
             return store.repair()
         case Standing():
             pass
         case Complete() | Retry():
+            if isinstance(found, Retry):
+                store.output.check_rename()
             if store.log.run.retry_of is not None:
                 store.log.drop_retry()
             with suppress(StoppedEarly):
@@ -221,6 +244,8 @@ def _same_run(
     output, in_place = store.output, store.output.replaces(config.input)
     if in_place and (found is None or (found.complete is not None and overwrite)):
         check_only_input_is_lost(store, table)
+    elif overwrite and (found is None or found.complete is not None):
+        output.check_replaceable()
     if found is None:
         if output.exists() and not overwrite:
             if in_place:
@@ -237,9 +262,10 @@ def _same_run(
         return None
     if found.complete is not None and (overwrite or not output.exists()):
         return None
-    differences = _differences(found, config, table)
-    if not differences:
+    if not (differences := _differences(found, config, table)):
         return found
+    if found.complete is None and not (found.parts or store.holds_answers()):
+        return None  # nothing of it would be lost
     if found.complete is not None:
         raise ResumeRefused(
             f"{config.output} is complete, and was made from another input or with other "
@@ -262,6 +288,23 @@ def check_only_input_is_lost(store: RunStore, table: InputTable) -> None:
     for file in table.files:
         SourceFile(file.path).check_unchanged(file.signature)
     store.output.check_holds_only([file.path for file in table.files])
+
+
+def check_before_publishing(config: RunConfig, store: RunStore, table: InputTable) -> None:
+    """Refuse to replace what came into the output's place since the run began.
+
+    Raises StoppedEarly for other files in a directory; what `check_only_input_is_lost` does if the
+    output takes the place of what was read.
+    """
+    if not store.output.exists():
+        return
+    if store.output.replaces(config.input) or store.log.run.retry_of is not None:
+        check_only_input_is_lost(store, table)
+        return
+    try:
+        store.output.check_replaceable()
+    except OutputError as error:
+        raise StoppedEarly(error.what, "Move it away, then continue the run.") from error
 
 
 def _differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:

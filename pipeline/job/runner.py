@@ -286,9 +286,7 @@ class Run:
             assemble(parts, schema.with_metadata(metadata), store.output, rows=state.rows)
             store.log.set_assembled(store.output.draft_identity())
             failpoint("finish.identified")
-            replaces = store.output.replaces(self._config.input) or state.retry_of is not None
-            if replaces and store.output.exists():
-                opening.check_only_input_is_lost(store, opened.source.input)
+            opening.check_before_publishing(self._config, store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))

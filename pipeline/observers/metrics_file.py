@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -30,6 +30,8 @@ from prometheus_client.registry import Collector
 
 from pipeline.errors import EXIT_COMPLETE, OutputBusy
 from pipeline.events import MetricsFileFailed, Requests, RunEnded, RunStarted
+from pipeline.store.disk import replace_file
+from pipeline.store.ownership import METRICS_MARK, may_replace
 from pipeline.system.threads import in_thread
 from pipeline.version import __version__
 
@@ -108,6 +110,8 @@ class MetricsFile:
         self._settle()
 
     def _write(self) -> None:
+        if not may_replace(self._path, METRICS_MARK):
+            return  # the run refuses it
         self._written_at = time.monotonic()
         self._writing = self._thread.submit(_replace, self._path, self._families())
 
@@ -200,4 +204,4 @@ class _Snapshot(Collector):
 def _replace(path: Path, families: Sequence[Metric]) -> None:
     registry = CollectorRegistry()
     registry.register(_Snapshot(families))
-    write_to_textfile(str(path), registry)
+    replace_file(path, generate_latest(registry))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import time
-from contextlib import suppress
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +16,8 @@ from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
 from pipeline.report.text import number, visible
+from pipeline.store.disk import replace_file
+from pipeline.store.ownership import may_replace
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     from pipeline.report.facts import Facts
 
+# How a report begins, and no other page.
+_MARK = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta name="generator" content="classify-pipeline">"""
 _SUFFIXES = (".html", ".htm")
 
 
@@ -42,14 +47,16 @@ def write_report(output: Path, page: Path | None = None) -> Path:
         raise OutputError(f"{page}: the report is a page.", "Give a path that ends with .html.")
     if page.is_dir():
         raise OutputError(f"{page}: is a directory.", "Give the path of a file for the report.")
+    if not may_replace(page, _MARK):
+        raise OutputError(
+            f"{page} is not replaced, since it is not a report.",
+            "Move it away, or give another path.",
+        )
     content = _render(facts, Path(output))
-    temp = page.with_name(f".{page.name}.{os.getpid()}.tmp")
+    assert content.startswith(_MARK), "the report would not be known as one"
     try:
-        temp.write_bytes(content)
-        temp.replace(page)
+        replace_file(page, content)
     except OSError as error:
-        with suppress(OSError):
-            temp.unlink()
         raise OutputError(
             f"{page}: cannot write the report: {error.strerror}.", "Choose another place."
         ) from None

@@ -9,6 +9,6 @@ and the cache between runs. It maps the digest of an input (never its text) to t
 """
 
 from pipeline.responses.keys import Keys
-from pipeline.responses.store import Known, ResponseStore, ResponseStores
+from pipeline.responses.store import Known, ResponseStore, ResponseStores, check_store
 
-__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores"]
+__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores", "check_store"]

@@ -16,9 +16,10 @@ A block is what is read to look up one answer. It is small enough to be read for
 large enough that what is done once a block is little an answer: rows that were answered together
 are mostly asked for together.
 
-A kill leaves a torn frame at the end, which is cut off on opening. A frame that is damaged
-elsewhere is passed over: its answers are asked for again, and no wrong one is ever given, since
-every block has a checksum over the other halves of its keys and its answers.
+A kill leaves a torn frame at the end, which is cut off on opening. A frame that is damaged is
+passed over: its answers are asked for again, and no wrong one is ever given, since every block has
+a checksum over the other halves of its keys and its answers. A file of which not even the first
+header can be read may be somebody else's, and is refused, unless it lies in a run directory.
 
 Several processes may share a file: each appends whole frames under the file's lock, and knows the
 frames of the others from when it opened the file.
@@ -29,6 +30,7 @@ from __future__ import annotations
 import struct
 import zlib
 from bisect import bisect_right
+from collections import deque
 from contextlib import nullcontext
 from itertools import groupby
 from operator import itemgetter
@@ -90,7 +92,7 @@ class _Frame(NamedTuple):
 
 
 class ResponseStore:
-    """The answers of one file; used from one thread at a time.
+    """The answers of one file; `get` and `put` may each be used by one thread, at the same time.
 
     With `read_only` the file must be there and stays as it is, and nobody who writes to it waits:
     a frame that is only half there by now counts as torn. Raises StoppedEarly if the file cannot be
@@ -102,6 +104,9 @@ class ResponseStore:
         self._index = Index(self._file.scratch)
         # Where each frame begins, and its revision, which holds for the blocks in it.
         self._frames: list[tuple[int, str | None]] = []
+        # What was put since the last look-up: only a look-up uses the index, so that a commit never
+        # waits for one.
+        self._unindexed: deque[tuple[Any, Any]] = deque()
         with reading(self._file.place) if read_only else writing(self._file.place):
             self._file.open(read_only=read_only)
             try:
@@ -118,6 +123,9 @@ class ResponseStore:
             return {}
         first_halves = np.frombuffer(b"".join(keys), np.uint64)[::2]
         known: dict[int, Known] = {}
+        while self._unindexed:
+            self._index.add(*self._unindexed[0])
+            self._unindexed.popleft()
         with reading(self._file.place):
             # A key may have several positions: another key may have the same first half, or an
             # answer was stored again.
@@ -172,7 +180,7 @@ class ResponseStore:
         start = self._file.append(_header(payload) + payload)
         first_block = start + _HEADER.size + len(payload) - int(lengths.sum())
         self._frames.append((start, revision))
-        self._index.add(first_halves, _positions(first_block, lengths, len(keys)))
+        self._unindexed.append((first_halves, _positions(first_block, lengths, len(keys))))
 
     def _read_block(self, begin: int) -> tuple[bytes, list[Any]]:
         """Read a block: second halves of keys, and answers; none if it is damaged."""
@@ -201,14 +209,9 @@ class ResponseStore:
             if frame is None:
                 following = self._next_frame(start + 1, size)
                 if following is None:
-                    if start == 0 and not _MAGIC.startswith(self._file.read(4, 0)):
-                        raise StoppedEarly(
-                            f"{self._file.place} is no response store, or nothing in it "
-                            "can be read.",
-                            "Name another file, or delete this one: its answers would be "
-                            "asked for again.",
-                        )
-                    if cut_torn_tail:
+                    if start == 0 and not (self._file.is_ours or self._header_at(0) is not None):
+                        raise _no_store(self._file.place)
+                    if cut_torn_tail and self._is_torn(start, size):
                         self._file.cut(start)
                     return
                 start = following
@@ -231,14 +234,21 @@ class ResponseStore:
                 start += found + 1
         return None
 
+    def _is_torn(self, start: int, size: int) -> bool:
+        """Return True if what begins here was not written to its end; else it is damaged."""
+        rest = size - start - _HEADER.size
+        header = self._header_at(start)
+        return rest < 0 or (header is not None and header[0] > rest)
+
+    def _header_at(self, start: int) -> tuple[int, int] | None:
+        return _read_header(self._file.read(_HEADER.size, start))
+
     def _frame_at(self, start: int) -> _Frame | None:
         """Read the frame that begins here; None if it is not whole."""
-        header = self._file.read(_HEADER.size, start)
-        if len(header) < _HEADER.size:
+        header = self._header_at(start)
+        if header is None:
             return None
-        magic, length, crc, header_crc = _HEADER.unpack(header)
-        if magic != _MAGIC or zlib.crc32(header[:12]) != header_crc or length > _LONGEST_FRAME:
-            return None
+        length, crc = header
         payload = self._file.read(length, start + _HEADER.size)
         if len(payload) < length or zlib.crc32(payload) != crc:
             return None
@@ -275,6 +285,35 @@ def _positions(first_block: int, lengths: Any, count: int) -> Any:
     places = np.arange(count, dtype=np.uint64)
     blocks = (places >> _PLACE_BITS).astype(np.intp)
     return (begins[blocks] << np.uint64(_PLACE_BITS)) | (places & np.uint64(BLOCK_ANSWERS - 1))
+
+
+def _read_header(header: bytes) -> tuple[int, int] | None:
+    """Return length and checksum of the payload that a header tells; None if it is damaged."""
+    if len(header) < _HEADER.size:
+        return None
+    magic, length, crc, header_crc = _HEADER.unpack(header)
+    if magic != _MAGIC or zlib.crc32(header[:12]) != header_crc or length > _LONGEST_FRAME:
+        return None
+    return length, crc
+
+
+def _no_store(place: object) -> StoppedEarly:
+    return StoppedEarly(
+        f"{place} is no response store, or nothing in it can be read.",
+        "Name another file, or delete this one: its answers would be asked for again.",
+    )
+
+
+def check_store(path: Path) -> None:
+    """Refuse a file that exists and is no response store, at little cost. Raises StoppedEarly."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise _no_store(path)
+    with reading(path), path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    if header and _read_header(header) is None:
+        ResponseStore(path, read_only=True).close()
 
 
 def _header(payload: bytes) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from pipeline.errors import ClassifyError
 from pipeline.events import AnswersPassedOver, ChunkLookedUp
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pipeline.system.threads import Stop
 
     Ask = Callable[[Sequence[Item], Arrived], Awaitable[None]]
-
-T = TypeVar("T")
 
 # From the beginning of one group commit to that of the next. An answer that comes just after a
 # commit began is durable one interval and one write later: within 0.5 s, which users are promised,
@@ -91,8 +89,9 @@ def recall(
 class Dedup:
     """Stands between the chunks and the pool; `async with` opens and closes the store.
 
-    All methods belong to the event loop; the store is used in a thread of its own. `stop` is asked
-    if a group commit fails, if the model's revision changes, and if too many inputs fail.
+    All methods belong to the event loop. The store is used in two threads of its own, so that a
+    slow look-up keeps no answer from being stored. `stop` is asked if a group commit fails, if the
+    model's revision changes, and if too many inputs fail.
     """
 
     _open_store: Callable[[], ResponseStores]
@@ -102,7 +101,8 @@ class Dedup:
     _stop: Stop
 
     def __post_init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "response-store")
+        self._looking_up = ThreadPoolExecutor(1, "look-up")
+        self._committing = ThreadPoolExecutor(1, "group-commit")
         self._opened: ResponseStores | None = None
         self._claims: dict[bytes, _Claim] = {}
         self._settled: list[_Claim] = []
@@ -114,7 +114,7 @@ class Dedup:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._in_thread(self._open)
+            await in_thread(self._open, executor=self._looking_up)
         except BaseException:
             self._close()
             raise
@@ -130,7 +130,8 @@ class Dedup:
     def _close(self) -> None:
         if self._opened is not None:
             self._opened.close()
-        self._thread.shutdown()
+        self._looking_up.shutdown()
+        self._committing.shutdown()
 
     @property
     def _store(self) -> ResponseStores:
@@ -212,7 +213,8 @@ class Dedup:
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Return the outcomes that are known, by place in `keys`, and which keys came before."""
-        known, repeated = recall(await self._in_thread(self._store.get, keys), self._drift)
+        get = partial(self._store.get, keys)
+        known, repeated = recall(await in_thread(get, executor=self._looking_up), self._drift)
         if known:
             self.answer_bytes = max(self.answer_bytes, _size_bytes(next(iter(known.values()))))
         if self._failed:
@@ -263,10 +265,7 @@ class Dedup:
         unsaved, self._unsaved = self._unsaved, []
         settled, self._settled = self._settled, []
         if unsaved:
-            await self._in_thread(self._store.put, unsaved)
+            await in_thread(partial(self._store.put, unsaved), executor=self._committing)
         for claim in settled:
             for key in claim.keys:
                 del self._claims[key]
-
-    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        return await in_thread(partial(call, *arguments), executor=self._thread)

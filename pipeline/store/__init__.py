@@ -4,7 +4,8 @@
     disk       the five verbs on disk
     log        numbered entries of records, each created only if its number is free
     records    what is recorded of a run, and the state that follows
-    lease      the lease on disk: a lock
+    lease      the lease on disk: a lock; `beat` where there are no locks
+    ownership  whose files are these? their content proves it
     files      growing files on disk
     output     the output on disk
     runstore   all of it together

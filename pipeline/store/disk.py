@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pipeline.errors import OutputError, StoppedEarly
 from pipeline.store.objects import TEMP_SUFFIX, reading, writing
@@ -23,10 +24,10 @@ from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _READ_BYTES = 1 << 20
+_OCTAL = re.compile(rb"\\([0-7]{3})")  # how a blank is written there
+# What flock says where there are no locks: some of NFS, Lustre and FUSE.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -119,6 +120,48 @@ def _kind(name: str) -> str:
     return name.partition("/")[0].partition(".")[0]
 
 
+_own: set[int] = set()
+
+
+def open_own(path: Path, flags: int, mode: int) -> int:
+    """Open a file that this process locks. Return its descriptor. Raises OSError, also for a link.
+
+    A child of fork(2) does not keep the file: it may outlive this process, and the lock with it.
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    _own.add(descriptor)
+    return descriptor
+
+
+def close_own(descriptor: int) -> None:
+    """Close what `open_own` opened."""
+    _own.discard(descriptor)
+    os.close(descriptor)
+
+
+def _let_go_in_child() -> None:
+    # Not closed: the numbers would be given to other files, which copies of objects then close.
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in _own:
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give a file new content by one rename, not durably. Raises OSError."""
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
+    try:
+        with temp.open("xb") as file:
+            file.write(content)
+        temp.replace(path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+
+
 def fsync_path(path: Path) -> None:
     """Fsync a file or a directory by its path."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -163,6 +206,16 @@ def commit_directory(temp: Path, final: Path) -> None:
     fsync_path(final.parent)
     failpoint("output.directory durable")
     remove(aside)
+
+
+def is_mount(path: Path) -> bool:
+    """Return True if something is mounted at a path that exists, a file or a directory."""
+    own = os.fsencode(path.parent.resolve() / path.name)
+    with suppress(OSError):  # Linux; this finds what lies on the same file system, too
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            if _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), line.split()[4]) == own:
+                return True
+    return path.is_mount()
 
 
 def measure(path: Path) -> tuple[int, str]:

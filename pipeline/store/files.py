@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.store.disk import fsync_path
+from pipeline.store import disk
 from pipeline.system.failpoints import end, failpoint, reached
 
 if TYPE_CHECKING:
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 class DiskFile:
     """A growing file on a POSIX file system, appended to under its lock (flock).
 
-    `failpoints` is the first word of the failpoints that it passes; none if it is empty.
+    `failpoints` is the first word of the failpoints that it passes; none if it is empty. A symbolic
+    link under its name is refused. `is_ours` is False if only its content can tell whose it is.
     """
 
-    def __init__(self, path: Path, *, failpoints: str = "", mode: int = 0o666) -> None:
+    def __init__(
+        self, path: Path, *, failpoints: str = "", mode: int = 0o666, is_ours: bool = True
+    ) -> None:
         self.path = path
+        self.is_ours = is_ours
         self.place = str(path)
         self._failpoints = failpoints
         self._mode = mode
@@ -30,8 +34,11 @@ class DiskFile:
 
     @classmethod
     def journal(cls, path: Path) -> DiskFile:
-        """A journal of stored answers, which only its owner may read."""
-        return cls(path, failpoints="journal", mode=0o600)
+        """A journal of stored answers at a place of the user's, which may be reached by a link.
+
+        Only its owner may read it.
+        """
+        return cls(path.resolve(), failpoints="journal", mode=0o600, is_ours=False)
 
     @property
     def scratch(self) -> Path | None:
@@ -49,13 +56,13 @@ class DiskFile:
 
     def open(self, *, read_only: bool = False) -> None:
         flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
-        self._file = os.open(self.path, flags | os.O_CLOEXEC, self._mode)
+        self._file = disk.open_own(self.path, flags, self._mode)
         if read_only:
             return
         try:
             self._pass("made")
             # Even if the file was there: whoever made it may have died before this.
-            fsync_path(self.path.parent)
+            disk.fsync_path(self.path.parent)
         except BaseException:
             self.close()
             raise
@@ -90,7 +97,14 @@ class DiskFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        # Without locks nothing keeps others from appending: see docs/reliability.md.
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in disk.NO_LOCKS:
+                raise
+            yield
+            return
         try:
             yield
         finally:
@@ -98,7 +112,7 @@ class DiskFile:
 
     def close(self) -> None:
         if self._file >= 0:
-            os.close(self._file)
+            disk.close_own(self._file)
             self._file = -1
 
     def delete(self) -> None:

@@ -56,6 +56,7 @@ class Log:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
+        self.place = f"{objects.place}/{FOLDER}"  # for messages
         self._owner, self._digest = secrets.token_hex(8), ""
         self._head = self._snapshot = 0
         self._failed: StoppedEarly | None = None
@@ -163,8 +164,8 @@ class Log:
         return []
 
     def _parsed(self, name: str, number: int, content: bytes) -> Entry:
-        wrapped = _WRAPPED.fullmatch(content)
-        if wrapped is None or hashlib.sha256(wrapped[2]).hexdigest().encode() != wrapped[1]:
+        wrapped = _whole(content)
+        if wrapped is None:
             raise self._refused(name, "is damaged, and not by a kill")
         entry = orjson.loads(wrapped[2])
         if entry["seq"] != number:
@@ -178,6 +179,18 @@ class Log:
             f"{self._objects.place}/{name} {what}, so what was done cannot be trusted.",
             f"Restore it, or start over with {setting('restart', 'True')}.",
         )
+
+
+def is_entry(content: bytes) -> bool:
+    """Return True if this is a whole entry of a log."""
+    return _whole(content) is not None
+
+
+def _whole(content: bytes) -> re.Match[bytes] | None:
+    wrapped = _WRAPPED.fullmatch(content)
+    if wrapped is None or hashlib.sha256(wrapped[2]).hexdigest().encode() != wrapped[1]:
+        return None
+    return wrapped
 
 
 def _name(number: int) -> str:

@@ -57,6 +57,10 @@ class GrowingFile(Protocol):
     place: str
 
     @property
+    def is_ours(self) -> bool:
+        """False if only its content can tell whose it is."""
+
+    @property
     def scratch(self) -> Path | None:
         """A directory for what is derived from it; None if there is none to write in."""
 
@@ -136,6 +140,12 @@ class Output(Protocol):
 
     def replaces(self, inputs: Sequence[str]) -> bool:
         """Return True if the output takes the place of the input."""
+
+    def check_replaceable(self) -> None:
+        """Refuse to replace a directory that is no output of a run. Raises OutputError."""
+
+    def check_rename(self) -> None:
+        """Refuse an output that cannot take its place by a rename. Raises OutputError."""
 
     def check_holds_only(self, files: Sequence[str]) -> None:
         """Refuse to replace a directory that holds other files, too. Raises OutputError."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline.errors import OutputError
-from pipeline.store import disk
-from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
+from pipeline.store import disk, ownership
+from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class DiskOutput:
     def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
         self._check_place()
         self._check_apart_from(inputs)
+        with reading(self._run_directory):
+            ownership.check_run_directory(self._run_directory)
         if self.replaces(inputs) and limit is not None:
             raise OutputError(
                 f"{setting('output')}: {self.path} is the input, whose rows after the "
@@ -83,6 +86,40 @@ class DiskOutput:
                 f"{wanted}: a name that ends with .parquet is a file, any other a "
                 "directory of files.",
             )
+
+        if output.exists() and disk.is_mount(output):
+            raise OutputError(
+                f"{setting('output')}: {output} is a mount point, which cannot be replaced.",
+                "Choose a path inside it.",
+            )
+
+    def check_replaceable(self) -> None:
+        # A file under this name is replaced, as a user who names it says.
+        with reading(self.path):
+            other = ownership.other_than_output(self.path)
+        if other is not None:
+            raise OutputError(
+                f"{setting('output')}: {self.path} is not replaced, since no run wrote all of it: "
+                f"it holds {other}.",
+                "Move it away, or choose another output.",
+            )
+
+    def check_rename(self) -> None:
+        name = f".{self.path.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}"
+        probe, beside = self._run_directory / name, self.path.with_name(name)
+        try:
+            probe.touch(exist_ok=False)
+            probe.rename(beside)
+        except OSError as error:
+            raise OutputError(
+                f"{setting('output')}: {self.path} could not be put in its place at the end: a "
+                f"file cannot be renamed from {self._run_directory} to {self.path.parent}: "
+                f"{error.strerror}.",
+                "Keep both on one file system, or choose another output.",
+            ) from error
+        finally:
+            probe.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
 
     def _check_apart_from(self, inputs: Sequence[str]) -> None:
         output, inside = self.path.resolve(), self._run_directory.resolve()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,12 @@ class RunState:
         return self.parts[-1].first_row + self.parts[-1].rows if self.parts else 0
 
     @property
+    def is_gapless(self) -> bool:
+        """True if each part begins at the row at which the one before ends."""
+        ends = accumulate((part.rows for part in self.parts), initial=0)
+        return all(part.first_row == end for part, end in zip(self.parts, ends, strict=False))
+
+    @property
     def errors(self) -> int:
         """How many committed rows have an error."""
         if self.complete is not None:
@@ -152,8 +158,19 @@ class RunLog:
         Raises ResumeRefused for a log that is damaged or of another version.
         """
         self.state = None
-        records = [record for entry in self.entries.read() for record in entry.records]
-        self.state = _replayed(None, records)
+        entries = self.entries.read()
+        try:
+            self.state = _replayed(None, [each for entry in entries for each in entry.records])
+        except (KeyError, TypeError) as error:
+            # Each entry is whole, so this is what its writer wrote.
+            raise _another_version("unknown") from error
+        if (state := self.state) is not None and not state.is_gapless:
+            self.state = None
+            raise ResumeRefused(
+                f"The parts that {self.entries.place} records overlap, or rows between them are "
+                "missing, so what was done cannot be trusted.",
+                f"Restore it, or start over with {setting('restart', 'True')}.",
+            )
         return self.state
 
     def abandon(self) -> None:

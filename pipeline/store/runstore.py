@@ -27,8 +27,9 @@ from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
 from pipeline.store.disk import DiskObjects
 from pipeline.store.files import DiskFile
 from pipeline.store.lease import FlockLease
-from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
+from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.store.output import DiskOutput
+from pipeline.store.ownership import MANIFEST, is_manifest
 from pipeline.store.records import RunLog
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import stop_point
@@ -46,7 +47,6 @@ LONGEST_NAME_BYTES = 230
 _PARTS, _SUMMARY, _PLAN = "parts/", "summary.json", "plan.json"
 # Also as versions before the log named parts, and the log itself.
 _PART_NAME = re.compile(r"parts/(\d{12}-[0-9a-f]{8}\.parquet|part-\d{12}\.parquet(\.tmp)?)")
-_MANIFEST = "manifest.jsonl"
 _LEFT_BEHIND = re.compile(rf".*\.[0-9a-f]{{8}}\{TEMP_SUFFIX}")
 
 
@@ -80,8 +80,16 @@ class RunStore:
             return None
 
     def _check_version(self, *, overwrite: bool) -> None:
-        found = self._objects.get(_MANIFEST)
+        found = self._manifest()
         if found is None:
+            # What lies there is looked at first: the first entry is made before it.
+            if (self._parts() or self.holds_answers()) and not self.log.entries.exists():
+                raise ResumeRefused(
+                    f"{self.place} holds parts or answers of a run, but its log is missing, so "
+                    "what was done is not known.",
+                    f"Restore {self.log.entries.place}, or start over with "
+                    f"{setting('restart', 'True')}.",
+                )
             return
         complete = found.rfind(b'{"kind":"complete"') > found.rfind(b'{"kind":"retry"')
         if complete and overwrite:
@@ -96,12 +104,28 @@ class RunStore:
                 "choose another output."
             )
         raise ResumeRefused(
-            f"{self.place} holds a run of a previous version of this software ({_MANIFEST}).", fix
+            f"{self.place} holds a run of a previous version of this software ({MANIFEST}).", fix
         )
+
+    def _manifest(self) -> bytes | None:
+        found = self._objects.get(MANIFEST)
+        return found if found is not None and is_manifest(found) else None
+
+    def _parts(self) -> list[str]:
+        """Return the names of the objects that are parts, recorded or not."""
+        return [name for name in self._objects.list(_PARTS) if _PART_NAME.fullmatch(name)]
+
+    def holds_answers(self) -> bool:
+        """Return True if there is anything in the journal of this run."""
+        with reading(self.journal.place):
+            try:
+                return self.journal.size() > 0
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def begin(self, run: RunRecord) -> None:
         """Begin a run; what was recorded before is thrown away, as far as it is of a run."""
-        if self.log.entries.exists() or self._objects.get(_MANIFEST) is not None:
+        if self.log.entries.exists() or self._manifest() is not None:
             self.log.abandon()
             failpoint("begin.abandoned")
             self.clear()
@@ -120,8 +144,8 @@ class RunStore:
             self.log.forget_parts(good)
             failpoint("parts.forgotten")
         recorded = {part.file for part in self.log.run.parts}
-        for name in self._objects.list(_PARTS):
-            if _PART_NAME.fullmatch(name) and name.removeprefix(_PARTS) not in recorded:
+        for name in self._parts():
+            if name.removeprefix(_PARTS) not in recorded:
                 self._objects.delete(name)
                 failpoint("parts.orphan removed")
         self._delete_left_behind()
@@ -138,15 +162,15 @@ class RunStore:
 
     def clear(self) -> None:
         """Remove all that a finished or discarded run leaves, but for its log, lock and plan."""
-        for name in self._objects.list(_PARTS):
-            if _PART_NAME.fullmatch(name):
-                self._objects.delete(name)
+        for name in self._parts():
+            self._objects.delete(name)
         self._objects.delete(_PARTS)  # a power cut may have kept it, but none of the parts
         failpoint("clear.parts removed")
         self.output.clear()
         with writing(self.journal.place):
             self.journal.delete()
-        self._objects.delete(_MANIFEST)
+        if self._manifest() is not None:
+            self._objects.delete(MANIFEST)
         self.log.entries.shorten()
         self._delete_left_behind()
 
@@ -223,7 +247,7 @@ class LocalStore(RunStore):
         super().__init__(
             DiskObjects(root),
             FlockLease(root),
-            DiskFile.journal(root / "responses.journal"),
+            DiskFile(root / "responses.journal", failpoints="journal", mode=0o600),
             DiskFile(root / "events.jsonl"),
             DiskOutput(output, root),
         )
@@ -235,7 +259,7 @@ class LocalStore(RunStore):
         Raises OutputError for a path without a name.
         """
         beside = _directory_of(output)
-        if beside.is_dir() or not any((output / name).exists() for name in ("log", _MANIFEST)):
+        if beside.is_dir() or not any((output / name).exists() for name in ("log", MANIFEST)):
             return cls(output, beside)
         # A checkpoint holds its output, any other run directory lies beside it.
         places = [output / "labelled.parquet"]

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import settings
 
 ROWS = {
     1: ("SIGKILL at any moment", "same bytes, no committed row asked again"),
@@ -52,6 +53,12 @@ class _Row:
 
 
 _rows = {number: _Row() for number in ROWS}
+
+
+def pytest_configure() -> None:
+    """Try more examples of what Hypothesis makes up, where a test leaves their number open."""
+    settings.register_profile("faults", max_examples=2_000)
+    settings.load_profile("faults")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.errors import InputError, OutputBusy
+from pipeline.errors import InputError, OutputBusy, SettingsError
 from pipeline.events import MetricsFileFailed, Notice
 from pipeline.observers import metrics_file
 from pipeline.observers.words import notice
@@ -220,12 +220,22 @@ def test_a_file_that_cannot_be_written_is_told_once_and_stops_nothing(
     assert "metrics_file" in notice(failed)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"classify_exit_code{ 3 x\n", b"# TYPE\n"])
-def test_what_lies_there_is_replaced(label, source, output, path, content):
-    """The file of another program, or a torn one, is no reason to fail."""
+OURS = b"# HELP classify_run_info What runs.\n"
+
+
+@pytest.mark.parametrize("content", [b"", OURS, OURS + b"\xff\xfe", OURS + b"classify_x{ 3 x\n"])
+def test_a_torn_one_is_replaced(label, source, output, path, content):
     path.write_bytes(content)
     label(source, output, metrics_file=path)
     assert numbers(path)["exit_code",] == 0
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"classify_exit_code{ 3 x\n", b"# TYPE\n"])
+def test_the_file_of_another_program_is_left_as_it_is(label, source, output, path, content):
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match="no metrics file of a run"):
+        label(source, output, metrics_file=path)
+    assert path.read_bytes() == content
 
 
 def test_nothing_is_taken_over_from_another_output(label, source, output, path, tmp_path):

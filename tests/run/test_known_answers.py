@@ -1,11 +1,15 @@
 """What is known is not asked again, and is counted once: over chunks, attempts and runs."""
 
+import threading
+
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StoppedEarly
 from pipeline.events import AnswersPassedOver, BeginsAgain
 from pipeline.job import stream
+from pipeline.responses.store import _FIRST_READ
+from pipeline.store.files import DiskFile
 
 
 def _labels(output):
@@ -232,3 +236,36 @@ def test_a_cache_of_an_earlier_attempt_may_be_something_else_by_now(
     assert summary["labelled"] == 40
     assert cache.read_bytes() == b"something else"
     assert any(isinstance(event, AnswersPassedOver) for event in said)
+
+
+@pytest.mark.fault(1)
+def test_commits_do_not_wait_for_a_slow_look_up(label, server, write_csv, tmp_path, monkeypatch):
+    """The disk takes so long that the look-up of one chunk goes on until answers are stored."""
+    monkeypatch.setattr(stream, "CHUNK_ROWS", 16)
+    cache, known = tmp_path / "cache", [f"known {i}" for i in range(16)]
+    label(write_csv("known.csv", known), tmp_path / "known.parquet", cache=cache)
+    server.reset()
+    looked_up, stored, in_time = threading.Event(), threading.Event(), []
+    read, sync = DiskFile.read, DiskFile.sync
+
+    def slowly(file, length, at):
+        # Not while the store is opened, which reads from its beginning.
+        if length == _FIRST_READ and not looked_up.is_set():
+            looked_up.set()
+            in_time.append(stored.wait(20))
+        return read(file, length, at)
+
+    def syncing(file):
+        sync(file)
+        stored.set()
+
+    def hold(_):
+        looked_up.wait(20)
+
+    server.script = hold
+    monkeypatch.setattr(DiskFile, "read", slowly)
+    monkeypatch.setattr(DiskFile, "sync", syncing)
+    new = [f"new {i}" for i in range(16)]
+    label(write_csv("in.csv", new + known), tmp_path / "out.parquet", cache=cache, batch_size=16)
+    assert in_time == [True]
+    assert sorted(server.texts) == sorted(new)

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
+from pipeline.errors import EndpointRefused, OutputError, ResumeRefused, StoppedEarly
 
 TEXTS = [f"text {i}" for i in range(100)]
 
@@ -342,6 +342,30 @@ def test_a_complete_run_with_errors_keeps_its_exit_code(cli, server, write_csv):
     assert (second.json["errors"], second.json["requests"]) == (1, 0)
 
 
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_that_holds_nothing_is_replaced(label, server, source, output, tmp_path, cached):
+    """A wrong model, say, was refused; nothing is lost by the corrected one."""
+    cache = {"cache": tmp_path / "cache"} if cached else {}
+    server.script = lambda _: server.reply(404, {"error": "no such model"})
+    with pytest.raises(EndpointRefused):
+        label(source, output, model="org/wrong", **cache)
+    server.reset()
+    summary = label(source, output, model="org/right", **cache)
+    assert (summary["state"], summary["labelled"]) == ("complete", 100)
+    assert len(server.texts) == 100
+
+
+@pytest.mark.fault(11)
+def test_a_run_that_holds_answers_but_no_part_is_not_replaced(label, server, source, output):
+    with pytest.raises(StoppedEarly) as stopped:
+        label(source, output, batch_size=8, concurrency=1, max_requests=1)
+    assert stopped.value.summary["labelled"] == 0
+    with pytest.raises(ResumeRefused, match="unfinished run"):
+        label(source, output, text="other")
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("done", ["half", "whole"])
 def test_overwrite_replaces_a_complete_output(label, server, source, output, stop_halfway, done):
     """An unfinished run is not what --overwrite is for: it is continued."""
@@ -368,7 +392,7 @@ def test_an_output_that_was_deleted_is_made_again(label, server, source, output)
 
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
 def test_an_output_of_unknown_origin_is_not_replaced(label, server, source, tmp_path, name):
-    """Neither a file nor a directory that no run recorded is touched without --overwrite."""
+    """A file that no run recorded is replaced with --overwrite only, a directory never."""
     output = tmp_path / name
     if name == "out":
         output.mkdir()
@@ -380,6 +404,11 @@ def test_an_output_of_unknown_origin_is_not_replaced(label, server, source, tmp_
         label(source, output)
     assert kept.read_text() == "somebody's work"
     assert server.requests == []
+    if name == "out":
+        with pytest.raises(OutputError, match=r"it holds .*kept\.txt"):
+            label(source, output, overwrite=True)
+        assert kept.read_text() == "somebody's work"
+        kept.unlink()
     assert label(source, output, overwrite=True)["state"] == "complete"
     assert pq.read_table(output).num_rows == 100
 

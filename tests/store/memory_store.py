@@ -72,6 +72,7 @@ class MemoryFile:
 
     place = PLACE
     scratch = None
+    is_ours = True
 
     def __init__(self) -> None:
         self._content: bytearray | None = None
@@ -166,6 +167,12 @@ class MemoryOutput:
 
     def replaces(self, inputs: Sequence[str]) -> bool:
         return False
+
+    def check_replaceable(self) -> None:
+        pass
+
+    def check_rename(self) -> None:
+        pass
 
     def check_holds_only(self, files: Sequence[str]) -> None:
         pass
