@@ -119,11 +119,16 @@ def run(
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
+    ask_again: bool = False,
 ) -> RunResult:
     """Label a table of files, as `classify run` does.
 
     `progress` shows how far the run is: a line below the cell in a notebook, elsewhere a bar or
     lines on stderr. Left out, it is shown in a notebook only.
+
+    `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
+    too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
+    error.
 
     Runs inside a running event loop too (in a thread of its own). Raises an error of the tree in
     `pipeline.errors`; what was committed by then is kept, and the same call continues it.
@@ -131,7 +136,11 @@ def run(
     with _shown(progress) as shown:
         job = Run(config, observers=[*shown, *observers])
         execute = partial(
-            job.execute, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+            job.execute,
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            ask_again=ask_again,
         )
         advice = "Run the same command again to continue."
         return RunResult(_blocking(job, execute, advice), config.error_column)

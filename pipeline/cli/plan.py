@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"max_content_width": 100})
 @table_arguments()
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
+@click.option("--ask-again", is_flag=True, help="Plan for `classify run --ask-again`.")
 @click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
 @click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
 @click.option("--price-per-request", metavar="X", type=float, help="Price of one request.")
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 def plan(
     *,
     restart: bool,
+    ask_again: bool,
     overwrite: bool,
     retry_failed: bool,
     price_per_request: float | None,
@@ -77,6 +79,7 @@ def plan(
         found = planning.forecast(
             config,
             restart=restart,
+            ask_again=ask_again,
             overwrite=overwrite,
             retry_failed=retry_failed,
             price=_price(price_per_request, price_per_thousand),

@@ -7,7 +7,7 @@ only tells it.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fresh:
-    """A run begins; whatever is recorded is thrown away."""
+    """A run begins; whatever is recorded is thrown away, but the answers only if they are not kept.
+
+    They are keyed by all that decides them, so what was paid for is not paid for twice.
+    """
 
     source: Source
+    keeps_answers: bool
     state: None = None
 
 
@@ -39,6 +43,7 @@ class Fresh:
 class _Recorded:
     source: Source
     state: RunState
+    keeps_answers: bool = True
 
 
 class Continue(_Recorded):
@@ -85,12 +90,14 @@ def decide(
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
+    ask_again: bool = False,
 ) -> Opening:
     """Read the input and the record of an earlier attempt, and decide what they mean.
 
-    `table` replaces the input files. Raises UsageError for what cannot be labelled, continued or
-    replaced.
+    `table` replaces the input files. `ask_again` is a restart without the stored answers. Raises
+    UsageError for what cannot be labelled, continued or replaced.
     """
+    restart = restart or ask_again
     found = store.load(restart=restart, overwrite=overwrite)
     place = _place(config, store, found)
     if restart and found is not None and found.complete is None and place != "standing":
@@ -98,8 +105,10 @@ def decide(
         place = _place(config, store, found)
     retries = retry_failed and (found is None or found.complete is not None)
     if retries or (found is not None and found.retry_of is not None):
-        return _decide_retry(config, store, found, place)
-    return _decide_run(config, store, found, place, table, overwrite=overwrite)
+        opened = _decide_retry(config, store, found, place)
+    else:
+        opened = _decide_run(config, store, found, place, table, overwrite=overwrite)
+    return replace(opened, keeps_answers=False) if ask_again else opened
 
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
@@ -107,7 +116,8 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
     match found:
         case Fresh(source):
             settings, table = config.result_settings(), source.input.to_json()
-            store.begin(RunRecord(f"classify-pipeline {__version__}", settings, table))
+            record = RunRecord(f"classify-pipeline {__version__}", settings, table)
+            store.begin(record, keep_answers=found.keeps_answers)
         case Continue():
             return store.repair()
         case Standing():
@@ -116,7 +126,8 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
             if store.log.run.retry_of is not None:
                 store.log.drop_retry()
             with suppress(StoppedEarly):
-                store.clear()  # a kill may have come between completion and tidying up
+                # A kill may have come between completion and tidying up.
+                store.clear(keep_answers=isinstance(found, Retry) and found.keeps_answers)
             if isinstance(found, Retry):
                 store.log.begin_retry()
     return 0
@@ -165,7 +176,7 @@ def _decide_run(
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
         check_columns(source.input.schema, config)
     if state is None:
-        return Fresh(source)
+        return Fresh(source, keeps_answers=found is None or found.complete is None)
     if state.complete is not None:
         return Complete(source, state)
     return Standing(source, state) if place == "standing" else Continue(source, state)
@@ -289,18 +300,15 @@ def _recorded_input(state: RunState) -> InputTable:
 
 
 def stores(
-    config: RunConfig, store: RunStore, state: RunState | None
+    config: RunConfig, store: RunStore, state: RunState | None, *, keeps_answers: bool = True
 ) -> tuple[GrowingFile, list[GrowingFile]]:
-    """Return where this attempt's answers go, and what else holds answers of earlier attempts.
-
-    A run that begins has none of its own yet.
-    """
+    """Return where this attempt's answers go, and what else holds answers of earlier attempts."""
     cache = None if config.cache is None else str(config.cache.absolute())
     caches = [] if state is None else [path for path in state.caches if path != cache]
     earlier: list[GrowingFile] = [DiskFile.journal(Path(path)) for path in caches]
     if cache is None:
         return store.journal, earlier
-    return DiskFile.journal(Path(cache)), [*([store.journal] if state else []), *earlier]
+    return DiskFile.journal(Path(cache)), [*([store.journal] if keeps_answers else []), *earlier]
 
 
 def revision(state: RunState | None) -> Revision:

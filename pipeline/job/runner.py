@@ -104,7 +104,12 @@ class Run:
             self._task.cancel()
 
     async def execute(
-        self, *, restart: bool = False, overwrite: bool = False, retry_failed: bool = False
+        self,
+        *,
+        restart: bool = False,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        ask_again: bool = False,
     ) -> dict[str, Any]:
         """Run to the end. Return the summary.
 
@@ -126,6 +131,7 @@ class Run:
             restart=restart,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            ask_again=ask_again,
         )
         try:
             return await self._attempt(started, decide, retry_failed=retry_failed)

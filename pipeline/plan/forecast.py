@@ -98,6 +98,7 @@ def forecast(
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
+    ask_again: bool = False,
     price: Price | None = None,
     measure: Callable[[list[Item]], Probe] | None = None,
 ) -> Forecast:
@@ -115,7 +116,12 @@ def forecast(
     if (holder := store.lease.holder()) is not None:
         raise busy(store.place, holder)
     opened = opening.decide(
-        config, store, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+        config,
+        store,
+        restart=restart,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        ask_again=ask_again,
     )
     first_row = _first_row(opened, store)
     begins = first_row < opened.source.input.rows
@@ -136,12 +142,12 @@ def forecast(
 
 def _go_through(count: _Count, store: RunStore) -> list[str]:
     """Count what is to be done. Return which stored answers could not be looked at."""
-    config, state = count.config, count.opened.state
-    if state is None and config.cache is None:
-        # What is stored is of a run that is thrown away.
+    config, opened = count.config, count.opened
+    keeps = opened.keeps_answers
+    if not keeps and config.cache is None:
         count.go_through(None)
         return []
-    answers, earlier = opening.stores(config, store, state)
+    answers, earlier = opening.stores(config, store, opened.state, keeps_answers=keeps)
     with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
         count.go_through(stores)
         return [notice(AnswersPassedOver(why)) for why in stores.passed_over]

@@ -102,12 +102,12 @@ class RunStore:
             f"{self.place} holds a run of a previous version of this software ({_MANIFEST}).", fix
         )
 
-    def begin(self, run: RunRecord) -> None:
+    def begin(self, run: RunRecord, *, keep_answers: bool = False) -> None:
         """Begin a run; what was recorded before is thrown away, as far as it is of a run."""
         if self.log.entries.exists() or self._objects.get(_MANIFEST) is not None:
             self.log.abandon()
             failpoint("begin.abandoned")
-            self.clear()
+            self.clear(keep_answers=keep_answers)
             failpoint("begin.cleared")
         self.log.begin(run)
         self.log.entries.shorten()
@@ -139,7 +139,7 @@ class RunStore:
             self._objects.delete(_PLAN)
         failpoint("finish.cleared")
 
-    def clear(self) -> None:
+    def clear(self, *, keep_answers: bool = False) -> None:
         """Remove all that a finished or discarded run leaves, but for its log, lock and plan."""
         for name in self._objects.list(_PARTS):
             if _PART_NAME.fullmatch(name):
@@ -147,8 +147,9 @@ class RunStore:
         self._objects.delete(_PARTS)  # a power cut may have kept it, but none of the parts
         failpoint("clear.parts removed")
         self.output.clear()
-        with writing(self.journal.place):
-            self.journal.delete()
+        if not keep_answers:
+            with writing(self.journal.place):
+                self.journal.delete()
         self._objects.delete(_MANIFEST)
         self.log.entries.shorten()
         self._delete_left_behind()
