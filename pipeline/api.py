@@ -60,7 +60,7 @@ class RunResult:
 
     def to_arrow(self) -> pa.Table:
         """Read the labelled table into memory, as a pyarrow Table."""
-        return pq.read_table(self.output, partitioning=None)
+        return _read(self.output)
 
     def to_pandas(self) -> Any:
         """Read the labelled table into memory, as a pandas DataFrame."""
@@ -73,7 +73,7 @@ class RunResult:
         """Count the rows with an error by what their error says, the most frequent first."""
         import pyarrow.dataset as ds
 
-        failed = ds.dataset(self.output, format="parquet").scanner(
+        failed = ds.dataset(self.output.absolute(), format="parquet").scanner(
             columns=[self.error_column], filter=ds.field(self.error_column).is_valid()
         )
         causes: Counter[str] = Counter()
@@ -109,6 +109,11 @@ class RunResult:
             with suppress(OSError, pa.ArrowException, KeyError):
                 causes = self.errors_by_cause()
         return result_html(self.summary, causes)
+
+
+def _read(output: Path, schema: pa.Schema | None = None) -> pa.Table:
+    # A relative path such as `exp:1/out.parquet` would be taken for a URI.
+    return pq.read_table(output.absolute(), schema=schema, partitioning=None)
 
 
 def run(
@@ -238,6 +243,10 @@ class _InMemory:
         if config.limit is not None:
             self._table = self._table.first(config.limit)
         arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
+        # The other columns are only named, so that they may hold anything.
+        others = [pa.field(name, pa.null()) for name in self._table.names]
+        own = set(arrow.column_names)
+        check_columns(pa.schema([*arrow.schema, *(f for f in others if f.name not in own)]), config)
         return Run(
             config,
             source=TableSource(arrow),
@@ -248,9 +257,7 @@ class _InMemory:
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
         schema = pa.schema(result_fields(self._config))
-        return self._table.with_results(
-            pq.read_table(self.output, schema=schema, partitioning=None)
-        )
+        return self._table.with_results(_read(self.output, schema))
 
 
 @contextmanager

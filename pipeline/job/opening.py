@@ -169,6 +169,7 @@ def _decide_run(
             text_columns=[name for name in (config.text, config.text_pair) if name],
             delimiter=config.delimiter,
             encoding=config.encoding,
+            escape=config.csv_escape,
             limit=config.limit,
             earlier=_recorded_input(found) if found else None,
             output=config.output,

@@ -51,6 +51,9 @@ def settle_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputF
     for source, signature in zip(sources, signatures, strict=True):
         with source.unchanged(signature):
             found = read_schema(source)
+            for name, _ in source.keys:  # the folder's value goes first, as in Spark and DuckDB
+                if name in found.names:
+                    found = found.remove(found.get_field_index(name))
             schema = _joined(source, found, sources[0], schema) if schema.names else found
     values: dict[str, tuple[set[Any], list[Any]]] = {
         each.name: (set(), [])
@@ -65,7 +68,9 @@ def settle_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputF
                 rows += batch.num_rows
                 _collect_values(batch, values)
             sha256 = source.sha256()
-        settled.append(InputFile(source.path, rows, sha256=sha256, **signature._asdict()))
+        settled.append(
+            InputFile(source.path, rows, sha256=sha256, **signature._asdict(), keys=source.keys)
+        )
     return _widened(schema, values), tuple(settled)
 
 
@@ -120,7 +125,7 @@ def read_batches(source: SourceFile, schema: pa.Schema, start_row: int) -> Itera
                 # Group by group: pyarrow cannot join nested dictionaries of two in one batch.
                 for decoded in file.iter_batches(_batch_rows(source, file, group), [group]):
                     stop_point()
-                    batch = decoded.slice(start_row)
+                    batch = decoded.select(schema.names).slice(start_row)
                     start_row = max(0, start_row - decoded.num_rows)
                     if batch.num_rows:
                         yield with_schema(batch, schema)
@@ -130,8 +135,9 @@ def read_batches(source: SourceFile, schema: pa.Schema, start_row: int) -> Itera
 
 def _int96_of(by_ns: pq.ParquetFile, schema: pa.Schema) -> str:
     """Return the unit in which to read INT96: columns never get a coarser one otherwise."""
-    kinds = zip(by_ns.schema_arrow.types, schema.types, strict=True)
-    coarser = any("[ns" in str(kind) and "[us" in str(wanted) for kind, wanted in kinds)
+    found = by_ns.schema_arrow
+    kinds = zip(map(found.field, schema.names), schema.types, strict=True)
+    coarser = any("[ns" in str(field.type) and "[us" in str(wanted) for field, wanted in kinds)
     return "us" if coarser else "ns"
 
 

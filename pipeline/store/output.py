@@ -12,7 +12,7 @@ from pipeline.errors import OutputError
 from pipeline.store import disk
 from pipeline.store.memory import MemoryOutput
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, writing
-from pipeline.wording import setting
+from pipeline.wording import is_uri, setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +65,11 @@ class DiskOutput:
                 f"{setting('output')}: {output} would be {output.suffix[1:]}, but the "
                 "output is Parquet.",
                 "Name a .parquet file, or a directory.",
+            )
+        if is_uri(str(output)):
+            raise OutputError(
+                f"{setting('output')}: {output} is an address, and the output is a local file.",
+                "Name a local path, and copy the output from there once it is complete.",
             )
         while not parent.exists():
             parent = parent.parent

@@ -304,3 +304,29 @@ def test_columns_that_cannot_be_told_apart(tmp_path, names, message):
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(InputError, match=message):
         open_source([str(tmp_path)])
+
+
+LONG = "x" * 1_500_000
+BOMBS = {
+    "dictionary": {"use_dictionary": True},
+    "prefixes": {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("in_list", [False, True])
+def test_a_text_that_is_stored_once_for_many_rows_is_not_decoded_for_all(tmp_path, bomb, in_list):
+    """A file of some kB that would take 3 GB."""
+    rows = 2_000
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([LONG]))
+    if bomb == "prefixes":
+        texts = pa.array([LONG] * 100).take(pa.array([0] * 200, pa.int32()))
+        rows = len(texts)
+    if in_list:
+        texts = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), texts)
+    path = tmp_path / "t.parquet"
+    pq.write_table(
+        pa.table({"text": texts}), path, compression="zstd", store_schema=False, **BOMBS[bomb]
+    )
+    assert path.stat().st_size < 100_000
+    assert peak_bytes(path, max_rows=1000) < 100 * len(LONG)

@@ -53,3 +53,21 @@ def test_text_that_is_not_utf8_is_an_error_of_its_row(
     labels = [None if i in (3, 150) else right_answer(f"text {i}")[0]["label"] for i in range(200)]
     assert found.column("label").to_pylist() == labels
     assert len(server.texts) == 198
+
+
+@pytest.mark.parametrize("dedup", [True, False])
+def test_a_long_text_of_a_dictionary_is_held_once(server, label, tmp_path, dedup):
+    """Each row of a chunk has it; decoded, they would take more than 4 GB."""
+    texts = pa.array(["x" * 1_000_000, "not used", "short", "short"])
+    places = pa.array([0, 2, None, 3] * 1_000, pa.int32())
+    column = pa.DictionaryArray.from_arrays(places, texts)
+    pq.write_table(pa.table({"text": column}), tmp_path / "in.parquet")
+    before = pa.default_memory_pool().max_memory()
+    summary = label(
+        tmp_path / "in.parquet", tmp_path / "out.parquet", dedup=dedup, max_errors=5_000,
+        limit=None if dedup else 40,
+    )  # fmt: skip
+    assert summary["errors"] == summary["rows"] // 4
+    assert pa.default_memory_pool().max_memory() < before + 500_000_000
+    if dedup:
+        assert sorted(map(len, server.texts)) == [5, 1_000_000]
