@@ -141,7 +141,7 @@ CHANGED = {
 READING = {
     "delimiter": ({"delimiter": ";"}, "';', was ','"),
     "encoding": ({"encoding": "latin-1"}, "latin-1, was auto"),
-    "csv_escape": ({"csv_escape": "\\"}, "was None"),
+    "csv_escape": ({"csv_escape": "!"}, "'!', was None"),
 }
 
 
