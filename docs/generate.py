@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).parent / "reference"
 # Not in RESULT_SETTINGS, since what is compared is what was read.
-READ = ("input", "delimiter", "encoding")
+READ = ("input", "delimiter", "encoding", "csv_escape")
 
 
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:

@@ -60,7 +60,7 @@ class RunResult:
 
     def to_arrow(self) -> pa.Table:
         """Read the labelled table into memory, as a pyarrow Table."""
-        return pq.read_table(self.output, partitioning=None)
+        return _read(self.output)
 
     def to_pandas(self) -> Any:
         """Read the labelled table into memory, as a pandas DataFrame."""
@@ -73,7 +73,7 @@ class RunResult:
         """Count the rows with an error by what their error says, the most frequent first."""
         import pyarrow.dataset as ds
 
-        failed = ds.dataset(self.output, format="parquet").scanner(
+        failed = ds.dataset(self.output.absolute(), format="parquet").scanner(
             columns=[self.error_column], filter=ds.field(self.error_column).is_valid()
         )
         causes: Counter[str] = Counter()
@@ -111,6 +111,11 @@ class RunResult:
         return result_html(self.summary, causes)
 
 
+def _read(output: Path, schema: pa.Schema | None = None) -> pa.Table:
+    # A relative path such as `exp:1/out.parquet` would be taken for a URI.
+    return pq.read_table(output.absolute(), schema=schema, partitioning=None)
+
+
 def run(
     config: RunConfig,
     *,
@@ -119,11 +124,16 @@ def run(
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
+    ask_again: bool = False,
 ) -> RunResult:
     """Label a table of files, as `classify run` does.
 
     `progress` shows how far the run is: a line below the cell in a notebook, elsewhere a bar or
     lines on stderr. Left out, it is shown in a notebook only.
+
+    `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
+    too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
+    error.
 
     Runs inside a running event loop too (in a thread of its own). Raises an error of the tree in
     `pipeline.errors`; what was committed by then is kept, and the same call continues it.
@@ -131,7 +141,11 @@ def run(
     with _shown(progress) as shown:
         job = Run(config, observers=[*shown, *observers])
         execute = partial(
-            job.execute, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+            job.execute,
+            restart=restart,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            ask_again=ask_again,
         )
         advice = "Run the same command again to continue."
         return RunResult(_blocking(job, execute, advice), config.error_column)
@@ -224,15 +238,17 @@ class _InMemory:
         if config.limit is not None:
             self._table = self._table.first(config.limit)
         arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
+        # The other columns are only named, so that they may hold anything.
+        others = [pa.field(name, pa.null()) for name in self._table.names]
+        own = set(arrow.column_names)
+        check_columns(pa.schema([*arrow.schema, *(f for f in others if f.name not in own)]), config)
         store = LocalStore(output, output.parent)
         self.job = Run(config, source=TableSource(arrow), store=store, observers=observers)
 
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
         schema = pa.schema(result_fields(self._config))
-        return self._table.with_results(
-            pq.read_table(self._output, schema=schema, partitioning=None)
-        )
+        return self._table.with_results(_read(self._output, schema))
 
 
 @contextmanager

@@ -182,6 +182,12 @@ class RunConfig(BaseModel):
         "auto, or a codec name such as latin-1",
         "auto",
     )
+    csv_escape: Annotated[str, Field(min_length=1, max_length=1)] | None = _setting(
+        "character that makes the next one of a CSV file plain text; a backslash in exports of "
+        "Spark and MySQL",
+        Takes("one character", "CHAR"),
+        None,
+    )
     label_column: Name = _setting("output column of the label", _COLUMN, "label")
     score_column: Name = _setting("output column of the score", _COLUMN, "score")
     error_column: Name = _setting("output column of the error", _COLUMN, "error")

@@ -67,23 +67,31 @@ def open_table(table: Any) -> MemoryTable:
 
 
 def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
-    """Return the columns to classify as an Arrow table, in which the others are only named.
+    """Return the columns to classify as an Arrow table; names that the table has not are left out.
 
-    Raises InputError where a column cannot be read.
+    Raises InputError where a column cannot be read, or has the name of another one.
     """
-    columns = []
+    columns = {}
     for position, name in enumerate(table.names):
         if name not in names:
-            columns.append(pa.nulls(table.rows))
             continue
+        if name in columns:
+            raise InputError(f"The table: two columns are named {name!r}.", "Rename one of them.")
         try:
-            columns.append(table.column(position))
+            column = table.column(position)
         except Exception as error:
             raise InputError(
                 f"The column {name!r} cannot be read as text: {_first_line(error)}.",
                 "Convert it to text first.",
             ) from error
-    return pa.table(columns, names=table.names)
+        if column.null_count == len(column):
+            # A DataFrame has some type even for a column without values.
+            column = pa.nulls(len(column), pa.string())
+        elif pa.types.is_dictionary(column.type):
+            # Parquet gives text that is not UTF-8 back only with an index of this width.
+            column = column.cast(pa.dictionary(pa.int32(), column.type.value_type))
+        columns[name] = column
+    return pa.table(columns)
 
 
 def _advice(table: Any) -> str:

@@ -8,7 +8,11 @@ somebody at a terminal; anywhere else it is somebody who writes Python.
 from __future__ import annotations
 
 import re
-from typing import Literal
+import unicodedata
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _MARKED = re.compile("\u27e6(\\w+)(?:=([^\u27e7]*))?\u27e7")
 
@@ -18,6 +22,25 @@ _reader: Literal["python", "terminal"] = "python"
 def setting(name: str, value: str | None = None) -> str:
     """Mark a setting, with a value to give it, inside the words of an error or a notice."""
     return f"\u27e6{name}\u27e7" if value is None else f"\u27e6{name}={value}\u27e7"
+
+
+def is_uri(path: str) -> bool:
+    """Return True for an address such as `s3://bucket/key`, also as pathlib writes it (`s3:/`)."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
+
+
+def alike(name: str, names: Iterable[str]) -> str:
+    """Say which of `names` looks like `name` and differs in invisible ways; "" if none does."""
+    looks = _look(name)
+    found = next((other for other in names if other != name and _look(other) == looks), None)
+    if found is None:
+        return ""
+    return f" It has {found!a}, which looks alike and is not {name!a}."
+
+
+def _look(name: str) -> str:
+    # NFKC makes a no-break space a space, too.
+    return " ".join(unicodedata.normalize("NFKC", name).replace("\u200b", "").split())
 
 
 def shown(words: str) -> str:

@@ -359,6 +359,7 @@ def label(server):
         restart: bool = False,
         overwrite: bool = False,
         retry_failed: bool = False,
+        ask_again: bool = False,
         observers: tuple[Any, ...] = (),
         **settings: Any,
     ) -> dict[str, Any]:
@@ -376,6 +377,7 @@ def label(server):
             restart=restart,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            ask_again=ask_again,
             observers=observers,
         ).summary
 

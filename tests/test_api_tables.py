@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import aclassify, classify
-from pipeline.errors import InputError, ResumeRefused, SettingsError
+from pipeline import RunConfig, aclassify, classify, run
+from pipeline.errors import InputError, OutputError, ResumeRefused, SettingsError
 from pipeline.wording import speak_to
 
 TEXTS = ["good", "bad", None, "good", "fine"]
@@ -214,3 +214,54 @@ def test_an_error_names_settings_as_its_reader_writes_them(cli, tmp_path, settin
         assert ended.stderr.strip() == str(caught.value)
     finally:
         speak_to("python")
+
+
+@pytest.mark.parametrize("checkpoint", [None, "run:1", "exp:1/deep"])
+def test_untouched_columns_may_share_a_name(server, checkpoint, tmp_path, monkeypatch):
+    """A relative checkpoint may look like an address; it is a directory."""
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame([["a", 1, "x"], ["b", 2, "y"]], columns=["text", "c", "c"])
+    labelled = classify(frame, endpoint=server.url, dialect="hf", checkpoint=checkpoint)
+    assert list(labelled.columns) == ["text", "c", "c", "label", "score", "error"]
+    assert labelled.iloc[:, 2].tolist() == ["x", "y"]
+    with pytest.raises(InputError, match="two columns are named 'text'"):
+        classify(frame.set_axis(["text", "text", "c"], axis=1), endpoint=server.url)
+
+
+def test_a_table_without_texts_is_a_table(server):
+    """Whatever type a DataFrame gives such a column."""
+    for frame in (
+        pd.DataFrame({"text": pd.Series([], dtype=float), "n": pd.Series([], dtype=int)}),
+        pd.DataFrame({"text": [float("nan")] * 2}),
+    ):
+        labelled = classify(frame, endpoint=server.url, dialect="hf")
+        assert len(labelled) == len(frame)
+        assert list(labelled.columns) == [*frame.columns, "label", "score", "error"]
+    assert server.requests == []
+
+
+def test_a_name_that_only_looks_like_a_column_is_told(server):
+    with pytest.raises(SettingsError, match=r"'caf\\xe9', which looks alike"):
+        classify(pd.DataFrame({"café": ["a"]}), text="cafe\u0301", endpoint=server.url)
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/out.parquet", "dbfs:/out"])
+def test_an_output_at_an_address_is_refused(server, output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"text": ["a"]}).to_parquet("in.parquet")
+    config = RunConfig(input="in.parquet", output=output, endpoint=server.url)
+    with pytest.raises(OutputError, match="is an address"):
+        run(config)
+    assert server.requests == []
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+def test_an_output_that_looks_like_an_address_is_a_file(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"text": ["a"]}).to_parquet("in.parquet")
+    (tmp_path / "exp:1").mkdir()
+    config = RunConfig(
+        input="in.parquet", output="exp:1/out.parquet", endpoint=server.url, dialect="hf"
+    )
+    assert run(config).to_pandas()["text"].tolist() == ["a"]
+    assert run(config).errors_by_cause() == {}

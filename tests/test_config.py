@@ -83,6 +83,7 @@ EVERY = {
     "limit": 100,
     "delimiter": ";",
     "encoding": "latin-1",
+    "csv_escape": "\\",
     "label_column": "a",
     "score_column": "b",
     "error_column": "c",

@@ -56,7 +56,7 @@ def _columns(ctx: click.Context) -> list[str]:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            return list(pq.read_schema(path).names)
+            return list(pq.read_schema(path.absolute()).names)
     except Exception:  # noqa: BLE001  (whatever is wrong with it, a completion cannot say)
         return []
     return []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"max_content_width": 100})
 @table_arguments()
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
+@click.option("--ask-again", is_flag=True, help="Plan for `classify run --ask-again`.")
 @click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
 @click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
 @click.option("--price-per-request", metavar="X", type=float, help="Price of one request.")

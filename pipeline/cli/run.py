@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"max_content_width": 100})
 @table_arguments()
-@click.option("--restart", is_flag=True, help="Discard an unfinished run and start over.")
+@click.option(
+    "--restart", is_flag=True, help="Discard an unfinished run, but for its answers; start over."
+)
+@click.option(
+    "--ask-again", is_flag=True, help="Discard an unfinished run and its answers; start over."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
 @click.option(
     "--retry-failed", is_flag=True, help="Send the rows of the output that carry an error again."

@@ -50,9 +50,12 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+_EARLIER_RUN = ("restart", "ask_again", "overwrite", "retry_failed")
+
+
 def earlier_run(given: dict[str, Any]) -> dict[str, bool]:
     """Take out of what a command was given what is to be done about an earlier run."""
-    return {flag: given.pop(flag) for flag in ("restart", "overwrite", "retry_failed")}
+    return {flag: given.pop(flag) for flag in _EARLIER_RUN}
 
 
 def load_config(given: dict[str, Any], defaults: dict[str, Any] | None = None) -> RunConfig:

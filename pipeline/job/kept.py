@@ -35,8 +35,9 @@ def basis(
     """Return what the numbers of an attempt depend on, as it reads back from JSON."""
     state, table = opened.state, opened.source.input
     answers_bytes = 0
-    if state is not None or config.cache is not None:
-        answers, earlier = opening.stores(config, store, state)
+    keeps = opened.keeps_answers
+    if keeps or config.cache is not None:
+        answers, earlier = opening.stores(config, store, state, keeps_answers=keeps)
         for file in (answers, *earlier):
             with suppress(OSError):
                 answers_bytes += file.size()

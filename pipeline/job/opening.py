@@ -7,7 +7,7 @@ only tells it.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fresh:
-    """A run begins; whatever is recorded is thrown away."""
+    """A run begins; whatever is recorded is thrown away, but the answers only if they are not kept.
+
+    They are keyed by all that decides them, so what was paid for is not paid for twice.
+    """
 
     source: Source
+    keeps_answers: bool
     state: None = None
 
 
@@ -41,6 +45,7 @@ class Fresh:
 class _Recorded:
     source: Source
     state: RunState
+    keeps_answers: bool = True
 
 
 class Continue(_Recorded):
@@ -104,12 +109,14 @@ def decide(
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
+    ask_again: bool = False,
 ) -> Opening:
     """Read the input and the record of an earlier attempt, and decide what they mean.
 
-    `table` replaces the input files. Raises UsageError for what cannot be labelled, continued or
-    replaced.
+    `table` replaces the input files. `ask_again` is a restart without the stored answers. Raises
+    UsageError for what cannot be labelled, continued or replaced.
     """
+    restart = restart or ask_again
     found = store.load(restart=restart, overwrite=overwrite)
     place = _place(config, store, found)
     if restart and found is not None and found.complete is None and place != "standing":
@@ -117,26 +124,10 @@ def decide(
         place = _place(config, store, found)
     retries = retry_failed and (found is None or found.complete is not None)
     if retries or (found is not None and found.retry_of is not None):
-        return _decide_retry(config, store, found, place)
-    source, state = table, found
-    if (
-        source is None
-        and found is not None
-        and place != "elsewhere"
-        and store.output.replaces(config.input)
-        and found.run.settings == config.result_settings()
-    ):
-        # This very run has replaced the input by its output.
-        source = FileSource(_recorded_input(found))
+        opened = _decide_retry(config, store, found, place)
     else:
-        source = source or _open_input(config, found)
-        state = _same_run(config, store, found, source.input, overwrite=overwrite)
-        check_columns(source.input.schema, config)
-    if state is None:
-        return Fresh(source)
-    if state.complete is not None:
-        return Complete(source, state)
-    return Standing(source, state) if place == "standing" else Continue(source, state)
+        opened = _decide_run(config, store, found, place, table, overwrite=overwrite)
+    return replace(opened, keeps_answers=False) if ask_again else opened
 
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
@@ -144,8 +135,9 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
     match found:
         case Fresh(source):
             settings, table = config.result_settings(), source.input.to_json()
+            record = RunRecord(f"classify-pipeline {__version__}", settings, table)
             store.output.check_rename()
-            store.begin(RunRecord(f"classify-pipeline {__version__}", settings, table))
+            store.begin(record, keep_answers=found.keeps_answers)
         case Continue():
             store.output.check_rename()
             return store.repair()
@@ -157,7 +149,8 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
             if store.log.run.retry_of is not None:
                 store.log.drop_retry()
             with suppress(StoppedEarly):
-                store.clear()  # a kill may have come between completion and tidying up
+                # A kill may have come between completion and tidying up.
+                store.clear(keep_answers=isinstance(found, Retry) and found.keeps_answers)
             if isinstance(found, Retry):
                 store.log.begin_retry()
     return 0
@@ -180,10 +173,41 @@ def _open_input(config: RunConfig, found: RunState | None) -> Source:
         text_columns=[name for name in (config.text, config.text_pair) if name],
         delimiter=config.delimiter,
         encoding=config.encoding,
+        escape=config.csv_escape,
         limit=config.limit,
         earlier=_recorded_input(found) if found else None,
         output=config.output,
     )
+
+
+def _decide_run(
+    config: RunConfig,
+    store: RunStore,
+    found: RunState | None,
+    place: Place,
+    table: Source | None,
+    *,
+    overwrite: bool,
+) -> Opening:
+    source, state = table, found
+    if (
+        source is None
+        and found is not None
+        and place != "elsewhere"
+        and store.output.replaces(config.input)
+        and found.run.settings == config.result_settings()
+    ):
+        # This very run has replaced the input by its output.
+        source = FileSource(_recorded_input(found))
+    else:
+        source = source or _open_input(config, found)
+        state = _same_run(config, store, found, source.input, overwrite=overwrite)
+        check_columns(source.input.schema, config)
+    if state is None:
+        return Fresh(source, keeps_answers=found is None or found.complete is None)
+    if state.complete is not None:
+        return Complete(source, state)
+    return Standing(source, state) if place == "standing" else Continue(source, state)
 
 
 def _decide_retry(
@@ -324,18 +348,15 @@ def _recorded_input(state: RunState) -> InputTable:
 
 
 def stores(
-    config: RunConfig, store: RunStore, state: RunState | None
+    config: RunConfig, store: RunStore, state: RunState | None, *, keeps_answers: bool = True
 ) -> tuple[GrowingFile, list[GrowingFile]]:
-    """Return where this attempt's answers go, and what else holds answers of earlier attempts.
-
-    A run that begins has none of its own yet.
-    """
+    """Return where this attempt's answers go, and what else holds answers of earlier attempts."""
     cache = None if config.cache is None else str(config.cache.absolute())
     caches = [] if state is None else [path for path in state.caches if path != cache]
     earlier: list[GrowingFile] = [DiskFile.journal(Path(path)) for path in caches]
     if cache is None:
         return store.journal, earlier
-    return DiskFile.journal(Path(cache)), [*([store.journal] if state else []), *earlier]
+    return DiskFile.journal(Path(cache)), [*([store.journal] if keeps_answers else []), *earlier]
 
 
 def revision(state: RunState | None) -> Revision:

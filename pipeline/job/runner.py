@@ -103,7 +103,12 @@ class Run:
             self._task.cancel()
 
     async def execute(
-        self, *, restart: bool = False, overwrite: bool = False, retry_failed: bool = False
+        self,
+        *,
+        restart: bool = False,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        ask_again: bool = False,
     ) -> dict[str, Any]:
         """Run to the end. Return the summary.
 
@@ -121,7 +126,12 @@ class Run:
             if self._metrics_file is not None:
                 leaving.push_async_callback(self._metrics_file.close)
             open_ = partial(
-                self._open, leaving, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+                self._open,
+                leaving,
+                restart=restart,
+                overwrite=overwrite,
+                retry_failed=retry_failed,
+                ask_again=ask_again,
             )
             return await self._attempt(started, open_, retry_failed=retry_failed)
 

@@ -98,6 +98,7 @@ def forecast(
     restart: bool = False,
     overwrite: bool = False,
     retry_failed: bool = False,
+    ask_again: bool = False,
     price: Price | None = None,
     measure: Callable[[list[Item]], Probe] | None = None,
 ) -> Forecast:
@@ -115,7 +116,12 @@ def forecast(
     if (holder := store.lease.holder()) is not None:
         raise busy(store.place, holder)
     opened = opening.decide(
-        config, store, restart=restart, overwrite=overwrite, retry_failed=retry_failed
+        config,
+        store,
+        restart=restart,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        ask_again=ask_again,
     )
     first_row = _first_row(opened, store)
     begins = first_row < opened.source.input.rows
@@ -176,12 +182,11 @@ class _Count:
 
     def go_through(self, store: RunStore) -> None:
         """Count what the rows would take, with the answers that are stored."""
-        state = self.opened.state
-        if state is None and self.config.cache is None:
-            # What is stored is of a run that is thrown away.
+        opened, keeps = self.opened, self.opened.keeps_answers
+        if not keeps and self.config.cache is None:
             self._go_through(None)
             return
-        answers, earlier = opening.stores(self.config, store, state)
+        answers, earlier = opening.stores(self.config, store, opened.state, keeps_answers=keeps)
         with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
             self._go_through(stores)
             self.notices += [notice(AnswersPassedOver(why)) for why in stores.passed_over]

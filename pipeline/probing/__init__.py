@@ -60,6 +60,7 @@ def first_texts(config: RunConfig, tables: Iterable[pa.Table] | None = None) -> 
             max_bytes=stream.CHUNK_BYTES,
             delimiter=config.delimiter,
             encoding=config.encoding,
+            escape=config.csv_escape,
             output=config.output,
         )
         check_columns(first.schema, config)

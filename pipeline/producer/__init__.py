@@ -3,9 +3,10 @@
     open_source(inputs) ──► Source.input         schema, row count, identity; before any request
                             Source.chunks(n)     rows n, n + 1, ... with bounded memory
 
-`files` finds and watches the input files, `csv_files` and `parquet_files` read them, `csv_types`
-settles what the columns of a CSV hold, `storable` whether the output can hold them, `chunks` cuts
-the rows, `sources` ties these together.
+`files` finds and watches the input files, `folders` knows what their folders say, `csv_files` (over
+`csv_bytes`) and `parquet_files` read them. `csv_types` settles what the columns of a CSV hold,
+`parquet_types` what those of several files hold, `storable` whether the output can hold them.
+`chunks` cuts the rows, `sources` ties these together.
 """
 
 from pipeline.producer.files import SourceFile

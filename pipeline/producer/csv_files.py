@@ -3,14 +3,18 @@
 The rules:
 
 - Quotes follow RFC 4180 strictly; line breaks of every kind inside quotes belong to the cell.
-- The first line that is not blank is the header. Blank lines are skipped everywhere.
+- The first line that is not blank is the header, after Excel's `sep=;`, whose delimiter holds for
+  the file. Blank lines are skipped everywhere. A first column without a name, as pandas and R write
+  the index, is `Unnamed: 0`.
 - An empty cell, quoted or not, is null. Every other spelling (`NA`, `null`, `None`, blanks) is
   text, and NUL is a character like any other.
+- With `escape`, that character makes the next one plain text, and an unquoted `N` after it is null.
 - A row with too many or too few cells, an open quote, or a byte that the encoding does not know
   is an error with its line; nothing is repaired or dropped.
 - Encoding `auto` is UTF-8 unless a byte order mark says UTF-16 or UTF-32. The mark is never part
   of the first column's name.
 - `.gz` and `.zst` are decompressed while reading; a file that ends early is an error.
+- A file without a byte has no rows, beside others; a row of more than ROW_BYTES is an error.
 
 pyarrow's own CSV reader is not used: it loses bytes where a quoted CRLF meets a block border
 (apache/arrow#51368) and settles types on the first block.
@@ -23,10 +27,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import hashlib
 import io
 import itertools
+import re
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -35,6 +39,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
+from pipeline.producer.csv_bytes import READ_BYTES, ROW_BYTES, RowTooLong, Tap, open_bytes, start_of
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.input_table import InputFile
 from pipeline.system.threads import stop_point
@@ -54,7 +59,8 @@ csv.field_size_limit(CELL_LIMIT_CHARACTERS)
 BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
 
-_READ_BYTES = 256 << 10
+_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+_UNNAMED = "Unnamed: 0"
 
 # Puts a character that no text has in the place of bytes that do not decode.
 _MARK, _MARKING = "\udcff", "pipeline.producer.csv_files"
@@ -78,6 +84,12 @@ def check_format(csv_format: CsvFormat) -> None:
             "It must be one character, and neither a quote, a line break nor NUL; in a shell, "
             "write a tab as $'\\t'.",
         )
+    if csv_format.escape is not None and csv_format.escape in f'"\r\n\0{delimiter}':
+        raise SettingsError(
+            f"{setting('csv_escape')}: {csv_format.escape!r} cannot escape characters.",
+            "It must be neither the delimiter, a quote, a line break nor NUL. A quote in a quoted "
+            "cell that is doubled needs no setting.",
+        )
     if encoding == "auto":
         return
     try:
@@ -99,23 +111,34 @@ def settle_files(
     header: list[str] = []
     types = ColumnTypes(0)
     settled = []
+    first = sources[0]
     for source in sources:
         signature = source.signature()
         digest = hashlib.sha256()
         rows = 0
         with source.unchanged(signature), _open_cells(source, csv_format, digest) as cells:
-            if not header:
+            if cells.header and not header:
                 header = cells.header
                 text = [i for i, name in enumerate(header) if name in csv_format.text_columns]
                 types = ColumnTypes(len(header), text)
-            files.check_same_columns(source, cells.header, sources[0], header)
+                first = source
+            if cells.header:
+                files.check_same_columns(source, cells.header, first, header)
             for block in cells.blocks():
                 rows += len(block)
                 _check_unicode(itertools.chain.from_iterable(block))
                 types.observe(block)
         settled.append(
-            InputFile(source.path, rows, sha256=digest.hexdigest(), **signature._asdict())
+            InputFile(
+                source.path,
+                rows,
+                sha256=digest.hexdigest(),
+                **signature._asdict(),
+                keys=source.keys,
+            )
         )
+    if not header:
+        raise _no_header(first)
     return pa.schema(list(zip(header, types.types(), strict=True))), tuple(settled)
 
 
@@ -150,20 +173,33 @@ class _Cells:
     """The records of one open file: its header, then blocks of rows of equal length."""
 
     def __init__(
-        self, source: SourceFile, text: io.TextIOWrapper, tap: _Tap, delimiter: str
+        self, source: SourceFile, text: io.TextIOWrapper, tap: Tap, csv_format: CsvFormat
     ) -> None:
         self._source = source
         self._tap = tap
+        self._lines_before = 0
+        delimiter, escape = csv_format.delimiter, csv_format.escape
         first = text.readline().removeprefix("\ufeff")
-        self._reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
-        self.header = self._read_header()
+        if separator := _SEPARATOR.fullmatch(first):
+            delimiter, first, self._lines_before = separator[1], text.readline(), 1
+        lines: Iterator[str] = itertools.chain([first], text)
+        if escape is not None:
+            lines = _without_null_marks(lines, delimiter, escape)
+        self._reader = csv.reader(lines, delimiter=delimiter, escapechar=escape, strict=True)
+        # Also a compressed file may hold nothing.
+        self.header = self._read_header() if first else []
+
+    @property
+    def line(self) -> int:
+        """The line that was read last."""
+        return self._lines_before + self._reader.line_num
 
     def blocks(self) -> Iterator[list[list[str]]]:
         """Yield the rows after the header, at most BLOCK_ROWS and about BLOCK_BYTES at a time."""
         columns = len(self.header)
-        while True:
+        while columns:
             stop_point()
-            first_line = self._reader.line_num + 1
+            first_line = self.line + 1
             block = self._take(BLOCK_ROWS)
             if not block:
                 return
@@ -177,16 +213,20 @@ class _Cells:
 
     def _take(self, rows: int) -> list[list[str]]:
         block: list[list[str]] = []
-        first_line = self._reader.line_num + 1
+        first_line = self.line + 1
         tap = self._tap
         full_at = tap.position + BLOCK_BYTES
         try:
             for row in self._reader:
                 block.append(row)
+                tap.row_begins = tap.position
                 if len(block) >= rows or tap.position >= full_at:
                     break
-        except csv.Error as error:
-            raise self._malformed(error, first_line + sum(map(_lines, block))) from error
+        except (csv.Error, RowTooLong) as error:
+            line = first_line + sum(map(_lines, block))
+            if isinstance(error, RowTooLong):
+                raise _too_long(self._source, line) from error
+            raise self._malformed(error, line) from error
         return block
 
     def _read_header(self) -> list[str]:
@@ -194,21 +234,22 @@ class _Cells:
         while not header and (block := self._take(1)):
             header = block[0]
         if not header:
-            raise InputError(
-                f"{self._source} has no header: it holds nothing but blank lines.",
-                "Its first line must name the columns.",
-            )
+            raise _no_header(self._source)
         _check_unicode(header)
+        if len(header) > 1 and not header[0].strip() and _UNNAMED not in header:
+            header[0] = _UNNAMED
+        seen: set[str] = set()
         for position, name in enumerate(header, start=1):
             if not name.strip():
                 raise InputError(
                     f"{self._source}: column {position} of {len(header)} has no name.",
                     "Name every column in the header.",
                 )
-            if name in header[: position - 1]:
+            if name in seen:
                 raise InputError(
                     f"{self._source}: two columns are named {name!r}.", "Rename one in the header."
                 )
+            seen.add(name)
         return header
 
     def _ragged(self, block: list[list[str]], first_line: int) -> InputError:
@@ -230,7 +271,7 @@ class _Cells:
                 "closed.",
                 "Close it, or double a quote that belongs to the text.",
             )
-        line = self._reader.line_num
+        line = self.line
         since = "" if line == record_line else f" (the record begins at line {record_line})"
         return InputError(
             f"{self._source} line {line}{since}: {error}.",
@@ -252,24 +293,21 @@ def _lines(row: list[str]) -> int:
     )
 
 
-class _Tap(io.RawIOBase):
-    """Passes bytes on, counting and optionally hashing them."""
+def _without_null_marks(lines: Iterable[str], delimiter: str, escape: str) -> Iterator[str]:
+    r"""Empty the cells that are `\N` and not quoted, as MySQL writes null."""
+    between, escaped = re.escape(delimiter), re.escape(escape)
+    token = re.compile(
+        rf'(?P<null>(?:^|(?<={between})){escaped}N(?=[{between}\r\n]|$))|{escaped}.|"', re.DOTALL
+    )
+    quoted = False
 
-    def __init__(self, source: Any, digest: Any = None) -> None:
-        super().__init__()
-        self._source = source
-        self._digest = digest
-        self.position = 0
+    def emptied(found: re.Match[str]) -> str:
+        nonlocal quoted
+        quoted ^= found[0] == '"'
+        return "" if found["null"] and not quoted else found[0]
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count: int = self._source.readinto(buffer)
-        self.position += count
-        if self._digest is not None:
-            self._digest.update(memoryview(buffer)[:count])
-        return count
+    for line in lines:
+        yield token.sub(emptied, line)
 
 
 @contextmanager
@@ -277,13 +315,16 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
     """Open a file for reading cells; what goes wrong underneath becomes an InputError."""
     encoding = csv_format.encoding
     try:
+        start = start_of(source)
         if encoding == "auto":
-            encoding = _detect_encoding(source)
+            encoding = next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
         with ExitStack() as stack:
-            tap = _open_bytes(source, stack, digest)
-            buffered = io.BufferedReader(tap, _READ_BYTES)
+            tap = open_bytes(source, stack, digest)
+            buffered = io.BufferedReader(tap, READ_BYTES)
             text = stack.enter_context(io.TextIOWrapper(buffered, encoding, newline=""))
-            yield _Cells(source, text, tap, csv_format.delimiter)
+            yield _Cells(source, text, tap, csv_format)
+    except RowTooLong as error:
+        raise _too_long(source, 1) from error
     except UnicodeEncodeError as error:
         raise InputError(
             f"{source} holds characters that are not Unicode text (lone surrogates) when it is "
@@ -301,22 +342,18 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
         raise files.unreadable(source.path, error) from error
 
 
-def _open_bytes(source: SourceFile, stack: ExitStack, digest: Any = None) -> _Tap:
-    """Open the decompressed bytes; `digest` sees the raw ones."""
-    raw = _Tap(stack.enter_context(source.open()), digest)
-    name = source.path.lower()
-    if name.endswith(".gz"):
-        buffered = io.BufferedReader(raw, _READ_BYTES)
-        return _Tap(stack.enter_context(gzip.GzipFile(fileobj=buffered, mode="rb")))
-    if name.endswith(".zst"):
-        return _Tap(stack.enter_context(pa.CompressedInputStream(raw, "zstd")))
-    return raw
+def _too_long(source: SourceFile, line: int) -> InputError:
+    return InputError(
+        f"{source} line {line}: the row that begins here takes more than {ROW_BYTES >> 20} MiB.",
+        "Shorten it, or close a quote that is left open.",
+    )
 
 
-def _detect_encoding(source: SourceFile) -> str:
-    with ExitStack() as stack:
-        start = io.BufferedReader(_open_bytes(source, stack)).read(4)
-    return next((encoding for bom, encoding in _BOMS if start.startswith(bom)), "utf-8")
+def _no_header(source: SourceFile) -> InputError:
+    return InputError(
+        f"{source} has no header: it holds nothing but blank lines.",
+        "Its first line must name the columns.",
+    )
 
 
 def _not_decompressed(source: SourceFile, error: Exception) -> InputError:
@@ -341,9 +378,11 @@ def _bad_line(source: SourceFile, encoding: str) -> int:
     """Decode the file again, and return the line of the first byte that does not decode."""
     line = 0
     # Some codecs refuse whatever the handler says.
-    with ExitStack() as stack, suppress(UnicodeError):
-        buffered = io.BufferedReader(_open_bytes(source, stack), _READ_BYTES)
+    with ExitStack() as stack, suppress(UnicodeError, RowTooLong):
+        tap = open_bytes(source, stack)
+        buffered = io.BufferedReader(tap, READ_BYTES)
         for text in io.TextIOWrapper(buffered, encoding, _MARKING, newline=""):
+            tap.row_begins = tap.position
             if _MARK in text:
                 break
             line += 1

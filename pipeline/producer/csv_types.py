@@ -8,6 +8,7 @@ a double would print the first as `1.0`. A column without a non-empty cell is te
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -49,10 +50,13 @@ class ColumnTypes:
             cells = strings([cell for row in rows if (cell := row[column])])
             if len(cells) == 0:
                 continue
+            one = cells[0].as_py()
             self._candidates[column] = tuple(
                 (kind, pattern)
                 for kind, pattern in candidates
-                if pc.all(pc.match_substring_regex(cells, pattern)).as_py()
+                # Most columns fail by one cell, which saves Arrow from compiling the pattern.
+                if re.match(pattern, one)
+                and pc.all(pc.match_substring_regex(cells, pattern)).as_py()
             )
             if not self._candidates[column]:
                 del self._candidates[column]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
-import os
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.producer import folders
 from pipeline.producer.input_table import Signature
 from pipeline.system.threads import stop_point
+from pipeline.wording import alike, is_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from pipeline.producer.folders import Keys
 
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 PARQUET_SUFFIX = ".parquet"
@@ -33,9 +36,13 @@ _SAME_COLUMNS = "All files of one input must have the same columns in the same o
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The bytes of one input file, which readers get from here alone; as a string, its path."""
+    """The bytes of one input file, which readers get from here alone; as a string, its path.
+
+    `keys` are the columns that its folders give, and their values.
+    """
 
     path: str
+    keys: Keys = ()
 
     def __str__(self) -> str:
         return self.path
@@ -92,7 +99,7 @@ class SourceFile:
         self.check_unchanged(known)
 
 
-def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str]:
+def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[SourceFile]:
     """Resolve files, globs and directories to the files to read, in reading order.
 
     Inputs keep the order given; what a glob or a directory (searched recursively) yields is
@@ -100,12 +107,13 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
     (`*.run`) and what `output` holds are passed over; a file named outright must be readable as a
     table.
 
-    Raises InputError for what is missing, empty, of an unknown kind, named twice, or a mixture
-    of CSV and Parquet.
+    Raises InputError for what is missing, empty, of an unknown kind, named twice, a mixture of CSV
+    and Parquet, or a table of another format, and where folders give some files other columns.
     """
     if not inputs:
         raise InputError("No input is given.", "Name one or more files, globs or directories.")
     found: list[str] = []
+    keys: list[Keys] = []
     named_by: dict[str, str] = {}
     for name in inputs:
         for path in _expand(name, output):
@@ -117,6 +125,8 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
                 )
             named_by[real] = name
             found.append(path)
+            root = folders.root_of(name)
+            keys.append(() if root == Path(path) else folders.keys_of(path, root))
     for path in found:
         try:
             path.encode()
@@ -126,17 +136,21 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[str
                 "run.",
                 "Rename the file.",
             ) from error
-        if SourceFile(path).signature().size_bytes == 0:
-            raise InputError(
-                f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
-            )
     csv = next((path for path in found if is_csv(path)), None)
     parquet = next((path for path in found if not is_csv(path)), None)
     if csv is not None and parquet is not None:
         raise InputError(
             f"The input mixes CSV ({csv}) with Parquet ({parquet}).", "Run each kind by itself."
         )
-    return found
+    sizes = [SourceFile(path).signature().size_bytes for path in found]
+    for path, size_bytes in zip(found, sizes, strict=True):
+        # Exporters write an empty CSV file where a partition has no rows.
+        if size_bytes == 0 and (parquet is not None or not any(sizes)):
+            raise InputError(
+                f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
+            )
+    folders.check_keys(found, keys)
+    return list(map(SourceFile, found, keys))
 
 
 def is_csv(path: str) -> bool:
@@ -170,11 +184,15 @@ def check_same_columns(
     """Raise InputError, naming the column, unless `names` are those of the first file."""
     if names == expected:
         return
+    here, there = set(names), set(expected)
     for name in expected:
-        if name not in names:
-            raise InputError(f"{path} has no column {name!r}, but {first} has.", _SAME_COLUMNS)
+        if name not in here:
+            raise InputError(
+                f"{path} has no column {name!r}, but {first} has.{alike(name, names)}",
+                _SAME_COLUMNS,
+            )
     for name in names:
-        if name not in expected:
+        if name not in there:
             raise InputError(f"{path} has a column {name!r} that {first} has not.", _SAME_COLUMNS)
     at = next(i for i, name in enumerate(expected) if names[i] != name)
     raise InputError(
@@ -189,6 +207,10 @@ def _expand(name: str, output: Path | None) -> list[str]:
     try:
         path.stat()
     except FileNotFoundError as error:
+        if is_uri(name):
+            raise InputError(
+                f"{name} is an address, and the input is local files.", "Copy it to a file first."
+            ) from error
         # A file whose own name holds brackets is found above, so only what is missing is a glob.
         if not glob.has_magic(name):
             raise unreadable(str(path), error) from error
@@ -214,39 +236,45 @@ def _expand(name: str, output: Path | None) -> list[str]:
 
 
 def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[str]:
-    # A recursive glob yields a directory and the files inside it: the set joins them.
-    found: set[str] = set()
-    for path in paths:
-        if path.is_dir():
-            found.update(_walk(path))
-        elif _is_table(path.name):
-            found.add(str(path))
-    written = None if output is None else output.resolve()
-    named = Path(name).expanduser().parts
-    found = {
-        path
-        for path in found
-        if not any(part.endswith(RUN_SUFFIX) and part not in named for part in Path(path).parts)
-        and (written is None or not Path(path).resolve().is_relative_to(written))
-    }
-    if not found:
-        raise InputError(f"{name} holds no table.", f"Readable are files that end in {_READABLE}.")
-    return sorted(found)
-
-
-def _walk(directory: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise unreadable(str(error.filename), error) from error
 
-    found = []
-    for folder, subfolders, names in os.walk(directory, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith((".", "_"))]
-        found += [str(Path(folder, name)) for name in names if _is_table(name)]
-    return found
+    # A recursive glob yields a directory and the files inside it: the set joins them.
+    found: set[Path] = set()
+    for path in paths:
+        found.update(folders.walk(path, refuse) if path.is_dir() else [path])
+    written = None if output is None else output.resolve()
+    root, named = folders.root_of(name), set(Path(name).expanduser().parts)
+    kept: dict[Path, bool] = {}
+    tables = []
+    for path in sorted(filter(_is_table, found), key=str):
+        folder = path.parent
+        if folder not in kept:
+            kept[folder] = not _is_passed_over(folder, root, named)
+        if kept[folder] and (written is None or not path.resolve().is_relative_to(written)):
+            tables.append(path)
+    if not tables:
+        raise InputError(f"{name} holds no table.", f"Readable are files that end in {_READABLE}.")
+    folders.check_format({path.parent for path in tables})
+    return list(map(str, tables))
 
 
-def _is_table(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith((".", "_"))
+def _is_passed_over(folder: Path, root: Path, named: set[str]) -> bool:
+    """Return True if a folder below `root` is hidden, of a run, or a link that leads around."""
+    below = [folder, *folder.parents]
+    below = below[: below.index(root)] if root in below else below
+    return any(
+        (
+            each.name not in named
+            and (each.name.startswith((".", "_")) or each.name.endswith(RUN_SUFFIX))
+        )
+        or folders.is_loop(each)
+        for each in below
+    )
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith((".", "_"))
 
 
 def _nearest(path: str) -> str:

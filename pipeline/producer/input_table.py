@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from pipeline.producer.folders import Keys
 
 
 class Signature(NamedTuple):
@@ -24,7 +27,8 @@ class InputFile:
     """One input file as it was when the input was settled.
 
     `rows` is what the whole file holds, also if a limit takes fewer. `sha256` is of the raw
-    bytes, before decompression. Times are nanoseconds since the epoch.
+    bytes, before decompression. Times are nanoseconds since the epoch. `keys` are the columns that
+    its folders give, which come after its own.
     """
 
     path: str
@@ -34,6 +38,11 @@ class InputFile:
     mtime_ns: int
     ctime_ns: int
     inode: int
+    keys: Keys = ()
+
+    def __post_init__(self) -> None:
+        # JSON knows lists only.
+        object.__setattr__(self, "keys", tuple((name, value) for name, value in self.keys))
 
     @property
     def signature(self) -> Signature:
@@ -45,6 +54,8 @@ class InputFile:
 class CsvFormat:
     """How CSV bytes become cells: one delimiter character; `auto` or a Python codec name.
 
+    `escape` is the character that makes the next one plain text; None if there is no such.
+
     `text_columns` stay text whatever they hold: a column to classify is no number, even where
     all its texts happen to be digits.
     """
@@ -52,6 +63,7 @@ class CsvFormat:
     delimiter: str = ","
     encoding: str = "auto"
     text_columns: tuple[str, ...] = ()
+    escape: str | None = None
 
     def __post_init__(self) -> None:
         # JSON knows lists only.
@@ -112,6 +124,8 @@ def _format_differences(now: CsvFormat | None, was: CsvFormat | None) -> list[st
     found = []
     if now.delimiter != was.delimiter:
         found.append(f"delimiter: {now.delimiter!r}, was {was.delimiter!r}")
+    if now.escape != was.escape:
+        found.append(f"csv_escape: {now.escape!r}, was {was.escape!r}")
     if now.encoding != was.encoding:
         found.append(f"encoding: {now.encoding}, was {was.encoding}")
     return found
@@ -147,11 +161,16 @@ def _nullable(field: pa.Field) -> str:
 def _file_differences(now: tuple[InputFile, ...], was: tuple[InputFile, ...]) -> list[str]:
     if len(now) != len(was):
         return [f"{len(now)} file{'' if len(now) == 1 else 's'}, was {len(was)}"]
-    contents_now = [(file.size_bytes, file.sha256) for file in now]
-    contents_was = [(file.size_bytes, file.sha256) for file in was]
+    contents_now = [(file.size_bytes, file.sha256, file.keys) for file in now]
+    contents_was = [(file.size_bytes, file.sha256, file.keys) for file in was]
     if contents_now != contents_was and Counter(contents_now) == Counter(contents_was):
         return ["the same files in another order"]
-    return [
+    moved = [
+        f"{file.path}: its folders give {dict(file.keys)}, gave {dict(before.keys)}"
+        for file, before in zip(now, was, strict=True)
+        if file.keys != before.keys
+    ]
+    return moved + [
         f"{file.path}: content changed ({file.size_bytes:,} bytes, "
         + ("as before)" if file.size_bytes == before.size_bytes else f"was {before.size_bytes:,})")
         for file, before in zip(now, was, strict=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from pipeline.errors import InputError, SettingsError
-from pipeline.producer import csv_files, files, parquet_files
+from pipeline.producer import csv_files, files, folders, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.files import SourceFile
 from pipeline.producer.input_table import CsvFormat, InputFile, InputTable, Signature
@@ -65,6 +65,7 @@ def open_source(
     text_columns: Sequence[str] = (),
     delimiter: str = ",",
     encoding: str = "auto",
+    escape: str | None = None,
     limit: int | None = None,
     earlier: InputTable | None = None,
     output: Path | None = None,
@@ -77,17 +78,17 @@ def open_source(
     compares the two. Directories and globs pass over `output`, which may lie there.
 
     Raises InputError for files that are not one table, SettingsError for an impossible
-    `delimiter`, `encoding` or `limit`.
+    `delimiter`, `encoding`, `escape` or `limit`.
     """
     if limit is not None and limit < 1:
         raise SettingsError(
             f"{setting('limit')}: {limit} takes no rows.", "It must be at least 1, or be left out."
         )
-    csv_format = CsvFormat(delimiter, encoding, tuple(text_columns))
+    csv_format = CsvFormat(delimiter, encoding, tuple(text_columns), escape)
     csv_files.check_format(csv_format)
-    paths = files.find_files(inputs, output=output)
-    known = None if earlier is None else _still_valid(earlier, paths, csv_format)
-    settled = known or _settle(paths, csv_format)
+    sources = files.find_files(inputs, output=output)
+    known = None if earlier is None else _still_valid(earlier, sources, csv_format)
+    settled = known or _settle(sources, csv_format)
     return FileSource(replace(settled, rows=_limited(settled.files, limit)))
 
 
@@ -98,18 +99,18 @@ def first_rows(
     max_bytes: int,
     delimiter: str = ",",
     encoding: str = "auto",
+    escape: str | None = None,
     output: Path | None = None,
 ) -> pa.Table:
     """Read the first rows of an input and nothing after them, so what is wrong there stays unseen.
 
     They are of one file; of a CSV all columns are text. Raises as `open_source` does.
     """
-    csv_format = CsvFormat(delimiter, encoding)
+    csv_format = CsvFormat(delimiter, encoding, escape=escape)
     csv_files.check_format(csv_format)
     table = pa.table({})
-    for path in files.find_files(inputs, output=output):
-        source = SourceFile(path)
-        if files.is_csv(path):
+    for source in files.find_files(inputs, output=output):
+        if files.is_csv(source.path):
             schema = csv_files.read_schema(source, csv_format)
             batches = csv_files.read_batches(source, csv_format, schema, 0)
         else:
@@ -124,27 +125,32 @@ def first_rows(
     return table
 
 
-def _settle(paths: list[str], csv_format: CsvFormat) -> InputTable:
-    sources = list(map(SourceFile, paths))
-    is_csv = files.is_csv(paths[0])
+def _settle(sources: list[SourceFile], csv_format: CsvFormat) -> InputTable:
+    is_csv = files.is_csv(sources[0].path)
     schema, settled = (
         csv_files.settle_files(sources, csv_format)
         if is_csv
         else parquet_files.settle_files(sources)
     )
-    check_storable(paths[0], schema)
+    schema = pa.schema(
+        [*schema, *folders.key_fields([source.keys for source in sources])], schema.metadata
+    )
+    parquet_files.check_columns(sources[0].path, schema)
+    check_storable(sources[0].path, schema)
     return InputTable(schema, _limited(settled, None), settled, csv_format if is_csv else None)
 
 
-def _still_valid(earlier: InputTable, paths: list[str], csv_format: CsvFormat) -> InputTable | None:
+def _still_valid(
+    earlier: InputTable, sources: list[SourceFile], csv_format: CsvFormat
+) -> InputTable | None:
     """Return the earlier input with today's paths, if no file was written to since."""
-    if earlier.csv_format != (csv_format if files.is_csv(paths[0]) else None):
+    if earlier.csv_format != (csv_format if files.is_csv(sources[0].path) else None):
         return None
-    now = [SourceFile(path).signature() for path in paths]
-    if now != [file.signature for file in earlier.files]:
+    now = [(source.signature(), source.keys) for source in sources]
+    if now != [(file.signature, file.keys) for file in earlier.files]:
         return None
-    moved = zip(earlier.files, paths, strict=True)
-    return replace(earlier, files=tuple(replace(file, path=path) for file, path in moved))
+    moved = zip(earlier.files, sources, strict=True)
+    return replace(earlier, files=tuple(replace(file, path=source.path) for file, source in moved))
 
 
 def _limited(settled: Iterable[InputFile], limit: int | None) -> int:
@@ -174,7 +180,7 @@ class FileSource(Source):
                 continue
             rows = start_row
             with source.unchanged(file.signature):
-                for batch in self._read(source, start_row):
+                for batch in self._read(source, file.keys, start_row):
                     rows += batch.num_rows
                     source.check_unchanged(file.signature)
                     if rows > file.rows:
@@ -187,10 +193,16 @@ class FileSource(Source):
                 )
             start_row = 0
 
-    def _read(self, source: SourceFile, start_row: int) -> Iterator[pa.RecordBatch]:
-        if self.input.csv_format is None:
-            return parquet_files.read_batches(source, self.input.schema, start_row)
-        return csv_files.read_batches(source, self.input.csv_format, self.input.schema, start_row)
+    def _read(
+        self, source: SourceFile, keys: folders.Keys, start_row: int
+    ) -> Iterator[pa.RecordBatch]:
+        schema, csv_format = self.input.schema, self.input.csv_format
+        own = pa.schema(list(schema)[: len(schema) - len(keys)], schema.metadata)
+        if csv_format is None:
+            batches = parquet_files.read_batches(source, own, start_row)
+        else:
+            batches = csv_files.read_batches(source, csv_format, own, start_row)
+        return (folders.with_keys(batch, keys, schema) for batch in batches)
 
 
 class TableSource(Source):

@@ -76,11 +76,22 @@ def prepare(table: pa.Table, config: RunConfig, keys: Keys, first_row: int) -> P
 
 
 def _sendable(column: pa.ChunkedArray, name: str) -> tuple[pa.Array, pa.Array]:
-    """Return a column as plain strings, null if a row cannot be sent, and why it cannot."""
+    """Return a column of strings, null if a row cannot be sent, and why it cannot.
+
+    A dictionary stays one: decoded, a long value would be there once for each row that has it.
+    """
     values = column.combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    values = values.cast(pa.large_string())
+    if not pa.types.is_dictionary(values.type):
+        return _sendable_values(values.cast(pa.large_string()), name)
+    texts, why = _sendable_values(values.dictionary.cast(pa.large_string()), name)
+    error = why.take(values.indices)
+    if values.indices.null_count:
+        null = pc.is_null(values.indices)
+        error = pc.if_else(null, strings([f"null {name}"])[0], error)
+    return pa.DictionaryArray.from_arrays(values.indices, texts), error
+
+
+def _sendable_values(values: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     error = pa.nulls(len(values), pa.string())
     if values.null_count:
         error = pc.if_else(pc.is_null(values), strings([f"null {name}"])[0], error)
@@ -112,7 +123,7 @@ def _is_utf8(value: pa.Scalar) -> bool:
 
 def _distinct(columns: list[pa.Array]) -> tuple[list[Item], pa.Array]:
     """Return the distinct inputs in order of appearance, and each row's position among them."""
-    encoded = [column.dictionary_encode() for column in columns]
+    encoded = list(map(_encoded, columns))
     if len(encoded) == 1:
         return encoded[0].dictionary.to_pylist(), encoded[0].indices
     width = max(len(encoded[1].dictionary), 1)
@@ -126,8 +137,21 @@ def _distinct(columns: list[pa.Array]) -> tuple[list[Item], pa.Array]:
     return items, both.indices
 
 
+def _encoded(column: pa.Array) -> pa.DictionaryArray:
+    """Encode a column as the values that it has, each once, in order of appearance."""
+    if not pa.types.is_dictionary(column.type):
+        return column.dictionary_encode()
+    values = column.dictionary.dictionary_encode()
+    used = values.indices.take(column.indices).dictionary_encode()
+    texts = values.dictionary.take(used.dictionary)
+    return pa.DictionaryArray.from_arrays(used.indices, texts)
+
+
 def _as_items(columns: list[pa.Array]) -> list[Item]:
-    values: list[list[Any]] = [column.to_pylist() for column in columns]
+    values: list[list[Any]] = []
+    for column in map(_encoded, columns):
+        texts = column.dictionary.to_pylist()
+        values.append([texts[place] for place in column.indices.to_pylist()])
     return values[0] if len(values) == 1 else list(zip(*values, strict=True))
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.errors import OutputError
 from pipeline.store import disk, ownership
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
-from pipeline.wording import setting
+from pipeline.wording import is_uri, setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,11 @@ class DiskOutput:
                 f"{setting('output')}: {output} would be {output.suffix[1:]}, but the "
                 "output is Parquet.",
                 "Name a .parquet file, or a directory.",
+            )
+        if is_uri(str(output)):
+            raise OutputError(
+                f"{setting('output')}: {output} is an address, and the output is a local file.",
+                "Name a local path, and copy the output from there once it is complete.",
             )
         while not parent.exists():
             parent = parent.parent

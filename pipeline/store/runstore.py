@@ -123,12 +123,12 @@ class RunStore:
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
-    def begin(self, run: RunRecord) -> None:
+    def begin(self, run: RunRecord, *, keep_answers: bool = False) -> None:
         """Begin a run; what was recorded before is thrown away, as far as it is of a run."""
         if self.log.entries.exists() or self._manifest() is not None:
             self.log.abandon()
             failpoint("begin.abandoned")
-            self.clear()
+            self.clear(keep_answers=keep_answers)
             failpoint("begin.cleared")
         self.log.begin(run)
         self.log.entries.shorten()
@@ -160,15 +160,16 @@ class RunStore:
             self._objects.delete(_PLAN)
         failpoint("finish.cleared")
 
-    def clear(self) -> None:
+    def clear(self, *, keep_answers: bool = False) -> None:
         """Remove all that a finished or discarded run leaves, but for its log, lock and plan."""
         for name in self._parts():
             self._objects.delete(name)
         self._objects.delete(_PARTS)  # a power cut may have kept it, but none of the parts
         failpoint("clear.parts removed")
         self.output.clear()
-        with writing(self.journal.place):
-            self.journal.delete()
+        if not keep_answers:
+            with writing(self.journal.place):
+                self.journal.delete()
         if self._manifest() is not None:
             self._objects.delete(MANIFEST)
         self.log.entries.shorten()

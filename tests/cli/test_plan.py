@@ -28,12 +28,12 @@ def plan(server, listing):
     """Plan a job against the scripted server, with nothing sent and nothing written."""
 
     def run(source, output, *, price=None, restart=False, overwrite=False, retry_failed=False,
-            **settings):  # fmt: skip
+            ask_again=False, **settings):  # fmt: skip
         given = {"input": str(source), "output": output, "endpoint": server.url, "dialect": "hf"}
         before, sent = listing(), len(server.requests)
         found = planning.forecast(
             RunConfig(**{**given, **settings}), price=price, restart=restart, overwrite=overwrite,
-            retry_failed=retry_failed,
+            retry_failed=retry_failed, ask_again=ask_again,
         )  # fmt: skip
         assert (listing(), len(server.requests)) == (before, sent)
         return found
@@ -133,6 +133,10 @@ def test_of_a_stopped_run_that_is_thrown_away_all(same, label, write_csv, tmp_pa
     with pytest.raises(StoppedEarly):
         label(source, output, batch_size=5, max_requests=3)
     found, _ = same(source, output, restart=True)
+    assert (found.resumed_rows, found.cache_hits) == (0, 15)
+    with pytest.raises(StoppedEarly):
+        label(source, output, batch_size=5, max_requests=3, overwrite=True)
+    found, _ = same(source, output, ask_again=True, overwrite=True)
     assert (found.resumed_rows, found.cache_hits) == (0, 0)
 
 
@@ -440,7 +444,15 @@ def test_a_run_that_is_thrown_away_has_the_plan_for_that(kept, label, write_csv,
     with pytest.raises(StoppedEarly):
         label(source, output, max_requests=1)
     kept(source, output, restart=True)
-    assert label(source, output, restart=True)["plan"]["requests"] == 4
+    assert label(source, output, restart=True)["plan"]["requests"] == 3
+
+
+def test_a_run_that_asks_again_has_the_plan_for_that(kept, label, write_csv, tmp_path):
+    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, max_requests=1)
+    kept(source, output, ask_again=True)
+    assert label(source, output, ask_again=True)["plan"]["requests"] == 4
 
 
 def test_a_retry_has_the_plan_of_a_retry(kept, label, server, write_csv, tmp_path):

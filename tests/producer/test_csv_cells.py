@@ -100,7 +100,7 @@ def test_every_cell_is_read_as_it_was_written(
     path.write_bytes(out.getvalue().encode(encoding))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_files, "BLOCK_ROWS", block_rows)
-        patch.setattr(csv_files, "_READ_BYTES", read_bytes)
+        patch.setattr(csv_files, "READ_BYTES", read_bytes)
         source = open_source([str(path)], encoding=ENCODINGS[encoding])
         assert source.input.schema.names == header
         assert source.input.rows == len(table)

@@ -199,7 +199,7 @@ def test_a_type_that_flips_late_leaves_every_text_as_it_is(table, tmp_path, flip
 
 
 def test_a_gzip_file_that_is_not_called_so_is_refused(table, server):
-    with pytest.raises(InputError, match="line 1: not valid utf-8"):
+    with pytest.raises(InputError, match="is compressed by gzip, not CSV"):
         table(gzip.compress(b"text\na\n"))
     assert server.requests == []
 

@@ -227,26 +227,44 @@ def test_any_damaged_byte_is_an_input_error_or_does_no_harm(tmp_path):
         read_or_refused(path)
 
 
-def test_damaged_pages_are_refused_while_reading(tmp_path, table):
-    """The footer reads, the data does not: the error names the file, and no row is made up."""
+@pytest.mark.parametrize("name", ["id", "text", "d"])
+def test_damaged_pages_are_refused_before_anything_is_read(tmp_path, table, name):
+    """The footer reads, the data does not: the error says where, in whichever column it is."""
     path = tmp_path / "t.parquet"
-    pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
-    column = pq.ParquetFile(path).metadata.row_group(0).column(1)
-    middle = column.data_page_offset + column.total_compressed_size // 2
+    pq.write_table(table, path, write_page_checksum=True, compression="none", row_group_size=100)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(table.schema.names.index(name))
     data = bytearray(path.read_bytes())
-    data[middle] ^= 1  # still a letter: only the checksum can tell
+    data[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
-    source = open_source([str(path)])
-    with pytest.raises(InputError, match=r"t\.parquet cannot be read as Parquet"):
-        list(source.chunks(0, max_rows=10, max_bytes=1 << 20))
+    with pytest.raises(InputError, match=rf"t\.parquet, row group 1, column '{name}' cannot"):
+        open_source([str(path)])
 
 
-def test_text_that_is_not_utf8_is_refused_while_reading(tmp_path):
+def test_text_that_is_not_utf8_passes_as_it_is(tmp_path):
+    """Other writers leave such bytes in their columns of text, and rows decide on them."""
+    damaged = pa.array([b"fine", None, b"VA\xffID", b"\xc3"] * 9)
+    text = damaged.view(pa.string())
+    columns = {
+        "text": text,
+        "large": damaged.cast(pa.large_binary()).view(pa.large_string()),
+        "view": damaged.cast(pa.binary_view()).view(pa.string_view()),
+        "list": pa.ListArray.from_arrays(pa.array(range(37), pa.int32()), text),
+        "struct": pa.StructArray.from_arrays([text], ["of"]),
+        "dictionary": text.dictionary_encode(),
+    }
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"text": ["VALID"] * 3}), path, compression="none")
-    path.write_bytes(path.read_bytes().replace(b"VALID", b"VA\xffID"))
-    with pytest.raises(InputError, match=r"t\.parquet cannot be read as Parquet.*UTF8"):
-        list(open_source([str(path)]).chunks(0, max_rows=10, max_bytes=1 << 20))
+    pq.write_table(pa.table(columns), path, row_group_size=10)
+    source = open_source([str(path)])
+    chunks = list(source.chunks(0, max_rows=7, max_bytes=1 << 20))
+    found = pa.concat_tables([chunk.table for chunk in chunks]).combine_chunks()
+    for name in ("text", "large", "view", "dictionary"):
+        column = found.column(name).chunk(0)
+        if name == "dictionary":
+            column = column.dictionary_decode()
+        assert column.cast(pa.large_binary()).to_pylist() == damaged.to_pylist(), name
+    inside = found.column("list").chunk(0).flatten()
+    assert inside.cast(pa.binary()).to_pylist() == damaged.to_pylist()
+    assert found.column("struct").chunk(0).field(0).cast(pa.binary()).equals(damaged)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +304,29 @@ def test_columns_that_cannot_be_told_apart(tmp_path, names, message):
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(InputError, match=message):
         open_source([str(tmp_path)])
+
+
+LONG = "x" * 1_500_000
+BOMBS = {
+    "dictionary": {"use_dictionary": True},
+    "prefixes": {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("in_list", [False, True])
+def test_a_text_that_is_stored_once_for_many_rows_is_not_decoded_for_all(tmp_path, bomb, in_list):
+    """A file of some kB that would take 3 GB."""
+    rows = 2_000
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([LONG]))
+    if bomb == "prefixes":
+        texts = pa.array([LONG] * 100).take(pa.array([0] * 200, pa.int32()))
+        rows = len(texts)
+    if in_list:
+        texts = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), texts)
+    path = tmp_path / "t.parquet"
+    pq.write_table(
+        pa.table({"text": texts}), path, compression="zstd", store_schema=False, **BOMBS[bomb]
+    )
+    assert path.stat().st_size < 100_000
+    assert peak_bytes(path, max_rows=1000) < 100 * len(LONG)

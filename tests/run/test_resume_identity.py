@@ -141,6 +141,7 @@ CHANGED = {
 READING = {
     "delimiter": ({"delimiter": ";"}, "';', was ','"),
     "encoding": ({"encoding": "latin-1"}, "latin-1, was auto"),
+    "csv_escape": ({"csv_escape": "!"}, "'!', was None"),
 }
 
 
@@ -306,6 +307,29 @@ def test_restart_throws_away_what_was_done(label, server, source, output, stop_h
     assert (summary["state"], summary["resumed_rows"], summary["labelled"]) == ("complete", 0, 100)
     assert sorted(server.texts) == sorted(TEXTS)
     assert "predictions" in pq.read_schema(output).names
+
+
+def test_restart_keeps_the_answers_and_ask_again_throws_them_away(
+    label, server, source, output, stop_halfway
+):
+    """What was paid for is not paid for twice, unless that is what is wanted."""
+    stop_halfway()
+    answered = server.answered_texts
+    server.reset()
+    with pytest.raises(StoppedEarly):
+        label(source, output, restart=True, max_requests=1)
+    assert answered
+    assert not answered & set(server.texts)
+    label(source, output, restart=True)
+    assert server.sent_twice() == set()
+    assert sorted([*answered, *server.texts]) == sorted(TEXTS)
+
+
+def test_ask_again_sends_everything(label, server, source, output, stop_halfway):
+    stop_halfway()
+    server.reset()
+    assert label(source, output, ask_again=True)["resumed_rows"] == 0
+    assert sorted(server.texts) == sorted(TEXTS)
 
 
 def test_restart_leaves_a_complete_output_alone(label, server, source, output):

@@ -40,7 +40,7 @@ def store(request, output):
 def attempt(server, write_csv, output, store):
     source = write_csv("in.csv", TEXTS)
 
-    def run(*, texts=None, restart=False, overwrite=False, **settings):
+    def run(*, texts=None, restart=False, ask_again=False, overwrite=False, **settings):
         if texts is not None:
             write_csv("in.csv", texts)
         config = RunConfig(
@@ -48,7 +48,7 @@ def attempt(server, write_csv, output, store):
             concurrency=1, **settings,
         )  # fmt: skip
         job = Run(config, store=store())
-        return asyncio.run(job.execute(restart=restart, overwrite=overwrite))
+        return asyncio.run(job.execute(restart=restart, ask_again=ask_again, overwrite=overwrite))
 
     return run
 
@@ -123,9 +123,12 @@ def test_killed_around_a_record(attempt, server, store, expected, monkeypatch, n
 def test_thrown_away(attempt, server, store, expected):
     with pytest.raises(StoppedEarly):
         attempt(max_requests=9)
-    assert attempt(restart=True)["resumed_rows"] == 0
+    with pytest.raises(StoppedEarly):
+        attempt(restart=True, max_requests=1)
+    assert server.sent_twice() == set()
+    assert attempt(ask_again=True)["resumed_rows"] == 0
     assert _bytes(store()) == expected
-    assert len(server.sent_twice()) == 9 * 4
+    assert len(server.sent_twice()) == 10 * 4
     assert len(_left(store())) == 1
 
 
