@@ -36,7 +36,7 @@ def check_kept(source: SourceFile, file: pq.ParquetFile) -> None:
     """
     sink = pa.BufferOutputStream()
     try:
-        pq.write_table(file.schema_arrow.empty_table(), sink)
+        pq.ParquetWriter(sink, file.schema_arrow).close()
     except pa.ArrowException:
         return  # Parquet cannot hold it at all, which `check_storable` says
     with pq.ParquetFile(pa.BufferReader(sink.getvalue())) as written:

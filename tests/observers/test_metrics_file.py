@@ -114,7 +114,8 @@ def test_it_is_written_at_the_end_whatever_the_end_was(
     before = numbers(path)
     server.reset()
     if status:
-        server.script = lambda _: server.reply(status, {"error": "no"})
+        refused = server.reply(status, {"error": "no"})
+        server.script = lambda each: None if each.texts == ["Good."] else refused
     if number:
         server.script = lambda each: server.reply(hold=True) if each.number >= 5 else None
     inputs = [] if "missing.csv" in more else [source]
