@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from pipeline.foreign import safe
+
 _MARKED = re.compile("\u27e6(\\w+)(?:=([^\u27e7]*))?\u27e7")
 
 _reader: Literal["python", "terminal"] = "python"
@@ -21,8 +23,12 @@ def setting(name: str, value: str | None = None) -> str:
 
 
 def shown(words: str) -> str:
-    """Return the words with each marked setting as the reader of this process writes it."""
-    return _MARKED.sub(_flag if _reader == "terminal" else _keyword, words)
+    """Return the words with each marked setting as the reader of this process writes it.
+
+    Whatever they repeat of a server or a file, they hold no secret and do nothing to a terminal.
+    """
+    marked = _flag if _reader == "terminal" else _keyword
+    return safe(_MARKED.sub(marked, words))
 
 
 def speak_to(reader: Literal["python", "terminal"]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.output import counts, failing, print_json
+from pipeline.cli.output import counts, failing, print_json, say
 from pipeline.errors import OutputError
 from pipeline.observers.words import duration
 
@@ -44,7 +44,7 @@ def status(output: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
     else:
-        click.echo("\n".join(_lines(found, time.time())))
+        say("\n".join(_lines(found, time.time())))
 
 
 def _nothing(output: Path) -> OutputError:

@@ -81,7 +81,7 @@ def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:
         "errors": done.errors,
         "labels": done.labels,
         "output": str(config.output),
-        "endpoint": config.endpoint,
+        "endpoint": config.public_endpoint,
         "model": config.model_id,
         "model_revision": done.latest_revision,
     }

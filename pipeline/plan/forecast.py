@@ -276,7 +276,7 @@ def _forecast(
         seconds_are=seconds_are,
         cost=cost,
         output=str(config.output),
-        endpoint=config.endpoint,
+        endpoint=config.public_endpoint,
         model=config.model_id,
         notices=tuple(notices),
         probe=None if probe is None else {name: getattr(probe, name) for name in _MEASURED},

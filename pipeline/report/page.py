@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
+from pipeline.foreign import visible
 from pipeline.observers.words import against_plan, counted, duration
 from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
-from pipeline.report.text import clock, number, visible
+from pipeline.report.text import clock, number
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
