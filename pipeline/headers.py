@@ -35,7 +35,9 @@ def parsed(given: Any) -> dict[str, str] | None:
     for name, place in _pairs(given):
         kind, _, where = place.partition(":")
         if not _NAME.fullmatch(name) or not place:
-            raise SettingsError(f"{setting('header_from')}: no header and its place.", _FIX)
+            raise SettingsError(
+                f"{setting('header_from')}: no name of a header with a place.", _FIX
+            )
         what = f"{setting('header_from')}: {name!r}"
         if name.lower() in _RESERVED:
             fix = "Leave it out."
