@@ -1,11 +1,12 @@
-"""Addresses and model ids, as people paste them."""
+"""Addresses and model ids, as people paste them.
+
+yarl is imported where it is needed: `classify --help` does without.
+"""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import urlsplit
-
-from yarl import URL
 
 from pipeline.errors import SettingsError
 from pipeline.foreign import keep_secret
@@ -25,6 +26,8 @@ def public(address: str) -> str:
     """
     if "?" not in address or not address.startswith("http"):
         return address
+    from yarl import URL
+
     url = URL(address)
     kept = [(name, value) for name, value in url.query.items() if not _is_secret(name)]
     for name, value in url.query.items():
@@ -43,6 +46,8 @@ def beside(address: str, page: str) -> str:
 
     The query stays: it may hold the key.
     """
+    from yarl import URL
+
     url = URL(address)
     path = url.raw_path.removesuffix("/").removesuffix("/predict")
     return str(url.with_path(f"{path}/{page}", encoded=True, keep_query=True))
@@ -71,12 +76,10 @@ def check_model_id(model: str) -> None:
     raise SettingsError(f"{setting('model')}: {model!r} is no model id.", fix)
 
 
-def _is_secret(name: str) -> bool:
-    return _SECRET.fullmatch(re.sub(r"[^a-z0-9]", "", name.lower())) is not None
-
-
 def check_address(address: str) -> None:
     """Raise SettingsError for what no request can be sent to."""
+    from yarl import URL
+
     try:
         parts = urlsplit(address)
         _ = parts.port
@@ -92,3 +95,7 @@ def check_address(address: str) -> None:
             "logs and in the output.",
             "Put a token into HF_TOKEN instead.",
         )
+
+
+def _is_secret(name: str) -> bool:
+    return _SECRET.fullmatch(re.sub(r"[^a-z0-9]", "", name.lower())) is not None

@@ -22,6 +22,8 @@ SHORTEST_SECRET = 6
 _ESCAPES = (b"\\", b"%", b"&#")
 
 _secrets: set[str] = set()
+# One of these is in all text that repeats a secret, in lower case.
+_signs: tuple[bytes, ...] = ()
 _found = re.compile(r"(?!)")
 
 
@@ -30,9 +32,10 @@ def keep_secret(value: str) -> None:
 
     One of fewer than 6 characters is not looked for.
     """
-    global _found  # noqa: PLW0603 - one process has one set of secrets
+    global _found, _signs  # noqa: PLW0603 - one process has one set of secrets
     if len(value) >= SHORTEST_SECRET and value not in _secrets:
         _secrets.add(value)
+        _signs = (*_ESCAPES, *(each.lower().encode("utf-8", "replace") for each in _secrets))
         # The longest first: one may be the beginning of another.
         flags = re.IGNORECASE  # the host of an address is in lower case, whatever was written
         longest_first = sorted(_secrets, key=len, reverse=True)
@@ -70,12 +73,11 @@ def safe_json(content: bytes) -> str:
 
 def _may_hold_one(content: bytes) -> bool:
     """Tell quickly of nearly all texts that they hold no secret."""
-    if not _secrets:
-        return False
     lower = content.lower()
-    return any(sign in lower for sign in _ESCAPES) or any(
-        secret.lower().encode("utf-8", "replace") in lower for secret in _secrets
-    )
+    for sign in _signs:  # noqa: SIM110  (a generator takes three times as long, at each answer)
+        if sign in lower:
+            return True
+    return False
 
 
 def _forms(character: str) -> str:

@@ -69,11 +69,14 @@ class Client:
         self._looked_for: str | None = None
         if target.token:
             keep_secret(target.token)
+            self._headers["Authorization"] = f"Bearer {target.token}"
         self._renewing = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = open_session(self._target, self._headers)
+        # aiohttp tells a proxy the headers of a session, which would be the secrets among them.
+        shared = {} if self._target.proxy else self._headers
+        self._session = open_session(self._target, shared)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -162,7 +165,8 @@ class Client:
     ) -> Told:
         """Send and receive; see `wire.exchange`."""
         assert self._session is not None
-        headers = {**self._asking(), **(headers or {})}
+        if self._target.proxy is not None:
+            headers = {**self._headers, **(headers or {})}
         try:
             return await exchange(
                 self._session, self._target, method, url, body, headers=headers, timeout=timeout
@@ -172,10 +176,6 @@ class Client:
                 Cause.TIMEOUT,
                 f"no answer within {timeout.total or self._config.timeout_s:g} s (timeout_s)",
             ) from None
-
-    def _asking(self) -> dict[str, str]:
-        """Return the header that says who asks."""
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     async def _has_new_token(self, refused: str | None) -> bool:
         """Return True if there is another token than the one that was refused.
@@ -189,6 +189,9 @@ class Client:
                 with suppress(SettingsError):
                     found = await asyncio.to_thread(find_token, self._config.token_file)
                     self._token = found.value or refused
+                    self._headers["Authorization"] = f"Bearer {self._token}"
+                    if self._session is not None and self._target.proxy is None:
+                        self._session.headers.update(self._headers)
         return self._token != refused
 
 

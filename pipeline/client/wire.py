@@ -94,7 +94,7 @@ async def exchange(
     url: URL,
     body: bytes | None,
     *,
-    headers: Mapping[str, str],
+    headers: Mapping[str, str] | None,
     timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  (aiohttp enforces it)
 ) -> Told:
     """Send and receive. Raises Retryable or EndpointRefused if no answer came.
@@ -158,8 +158,8 @@ def _words_of(error: BaseException) -> str:
 
 def _readable(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return headers without secrets, and with each byte that is no text replaced."""
-    values = "\n".join(headers.values())
-    if values.isascii() and redacted(values) == values:
+    values = "\n".join(headers.values()).encode("utf-8", "surrogateescape")
+    if values.isascii() and redacted_bytes(values) is values:
         return headers
     return CIMultiDict(
         (name, redacted(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")))

@@ -96,6 +96,7 @@ def raw_server():
 def _no_secrets(monkeypatch):
     """A secret of one test is none of the next."""
     monkeypatch.setattr(foreign, "_secrets", set())
+    monkeypatch.setattr(foreign, "_signs", ())
     monkeypatch.setattr(foreign, "_found", re.compile(r"(?!)"))
 
 

@@ -147,6 +147,26 @@ async def test_a_label_or_a_revision_that_echoes_the_token_is_kept_without_it(ra
     assert found.revision == "***"
 
 
+async def test_headers_without_an_end_are_cut_off(raw_server):
+    """Each of them is small, and all together would fill the memory."""
+    most, sent = 256 << 20, 0
+
+    def answer(_):
+        nonlocal sent
+        connection, lines = raw_server.connections[-1], b"X-Header: more and more\r\n" * 1000
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        try:
+            while sent < most:
+                connection.sendall(lines)
+                sent += len(lines)
+        except OSError:  # the client has hung up
+            pass
+
+    raw_server.answer = answer
+    assert isinstance(await asked(raw_server.url), Retryable)
+    assert sent < most / 8
+
+
 @pytest.mark.parametrize("seen", [False, True], ids=["in the kernel", "in the client"])
 async def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again(raw_server, seen):
     """A second copy of an answer would be taken for the next one."""

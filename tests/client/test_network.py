@@ -36,10 +36,13 @@ def test_https_goes_through_the_proxy_of_the_environment(cli, job, gateway, prox
     """By CONNECT, so that the proxy reads nothing; it may be named without http://."""
     proxy.behind = gateway
     environ = {"SSL_CERT_FILE": "", name: proxy.address, trust: str(GATEWAY)}
-    done = cli(*job, "--endpoint", "https://gateway.test/", HF_TOKEN="hf_secretsecret", **environ)
+    environ |= {"HF_TOKEN": "hf_secretsecret", "GATEWAY_KEY": KEY}
+    flags = ("--header-from", "x-api-key=env:GATEWAY_KEY")
+    done = cli(*job, "--endpoint", "https://gateway.test/", *flags, **environ)
     assert (done.code, sum(map(len, gateway.texts))) == (0, 40), done.stderr
     assert {head.partition(" HTTP")[0] for head in proxy.heads} == {"CONNECT gateway.test:443"}
-    assert "hf_secretsecret" not in "".join(proxy.heads)
+    assert not any(secret in "".join(proxy.heads) for secret in ("hf_secretsecret", KEY))
+    assert f"x-api-key: {KEY}" in gateway.heads[0]
     assert "Authorization: Bearer hf_secretsecret" in gateway.heads[0]
 
 
