@@ -8,10 +8,11 @@ TORCH ?= torch==2.13.0
 # Stamps: what `make run` needs is installed, and on top of it what the other targets need.
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.installed-dev
+LOWEST := .venv-lowest
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-transformers bench bench-peers lint docs images format pins clean
+.PHONY: help setup run test test-faults test-lowest test-transformers bench bench-peers lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,14 @@ test: $(DEVELOP) ## run the tests; installs Chromium where it can
 
 test-faults: $(DEVELOP) ## kill, crash and cut the power many times, and report fault by fault
 	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m fault
+
+test-lowest: ## install the oldest versions that pyproject.toml allows, and run tests with them
+	rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[local,dev]' \
+	  $$($(LOWEST)/bin/python -c "import tomllib; print(*(each.replace('>=', '==') for each in \
+	  tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))")
+	$(LOWEST)/bin/python -m pytest -n 2 tests/client tests/pool tests/run tests/observers \
+	  tests/producer tests/writer tests/test_config.py tests/test_api_tables.py
 
 test-transformers: $(DEVELOP) ## install torch and transformers, and run the tests that need them
 	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
@@ -84,4 +93,4 @@ pins: ## rewrite constraints.txt with the newest versions that fit
 	@touch $(INSTALLED) $(DEVELOP)
 
 clean: ## remove .venv, caches and output/
-	rm -rf $(VENV) output build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) output build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

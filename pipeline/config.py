@@ -11,12 +11,12 @@ import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from pipeline import addresses, headers
 from pipeline.errors import SettingsError
 from pipeline.wording import setting
 
@@ -86,6 +86,7 @@ Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 PerSecond = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+HeaderPlaces = Annotated[dict[str, str] | None, BeforeValidator(headers.parsed)]
 PromFile = Annotated[Path, AfterValidator(_prom_file)]
 MaxErrors = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="%$")],
@@ -134,6 +135,11 @@ class RunConfig(BaseModel):
     bill_to: Name | None = _setting("organisation that pays", "an organisation's name", None)
     token_file: Path | None = _setting(
         "file that holds the token, where HF_TOKEN does not", _PATH, None
+    )
+    header_from: HeaderPlaces = _setting(
+        "headers that a gateway wants, each with the place of its secret value",
+        Takes("NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these", "NAME=PLACE"),
+        None,
     )
     allow_drift: bool = _setting("go on where the model's revision changes", _SWITCH, default=False)
     truncate: bool = _setting(
@@ -207,6 +213,9 @@ class RunConfig(BaseModel):
         for key in settings:
             if key not in type(self).model_fields:
                 raise _unknown(key)
+        if settings.get("endpoint", "hf") == "hf" and isinstance(settings.get("model"), str):
+            # Before anything reads it, so that the same model is always the same run.
+            settings["model"] = addresses.plain_model_id(settings["model"])
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -220,19 +229,9 @@ class RunConfig(BaseModel):
                 f"Name one ({setting('model', 'org/name')}), or try without an account: "
                 f"{setting('endpoint', 'local')} and {setting('model', 'sentiment')}.",
             )
-        try:
-            address = urlsplit(self.endpoint)
-            _ = address.port
-        except ValueError as error:
-            raise SettingsError(
-                f"{setting('endpoint')}: {self.endpoint} is no address: {error}."
-            ) from None
-        if "@" in address.netloc:
-            raise SettingsError(
-                f"{setting('endpoint')}: the address holds a user or a password, which would end "
-                "up in logs and in the output.",
-                "Put a token into HF_TOKEN instead.",
-            )
+        if self.endpoint == "hf" and self.model is not None:
+            addresses.check_model_id(self.model)
+        addresses.check_address(self.endpoint)
         if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
             raise SettingsError(
                 f"{setting('bill_to')}: {self.bill_to!r} is not allowed.", "It takes a plain name."
@@ -268,6 +267,11 @@ class RunConfig(BaseModel):
         return self.model or ("sentiment" if self.endpoint == "local" else None)
 
     @property
+    def public_endpoint(self) -> str:
+        """The endpoint without the keys in its query: what is shown, recorded and compared."""
+        return addresses.public(self.endpoint)
+
+    @property
     def texts_per_request(self) -> int:
         """`batch_size` as a number; TEI's own maximum, 32, is the `auto` that suits all servers."""
         return 32 if self.batch_size == "auto" else self.batch_size
@@ -275,7 +279,7 @@ class RunConfig(BaseModel):
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
-        return {**dumped, "model": self.model_id}
+        return {**dumped, "endpoint": self.public_endpoint, "model": self.model_id}
 
     def allowed_errors(self, rows: int) -> int | None:
         """How many of `rows` may fail; None for any number."""
@@ -337,7 +341,10 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
         if problem["type"] == "missing":
             found[key] = (f"{setting(key)}: required.", f"Give {takes(key).words}.")
         else:
-            what = f"{setting(key)}: {settings[key]!r} is not allowed."
+            given = settings[key]
+            if key == "endpoint":  # its query may hold a key
+                given = addresses.without_query(str(given))
+            what = f"{setting(key)}: {given!r} is not allowed."
             found[key] = (what, f"It takes {takes(key).words}.")
     if len(found) == 1:
         return SettingsError(*found.popitem()[1])

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+from pipeline.foreign import safe
+
 _MARKED = re.compile("\u27e6(\\w+)(?:=([^\u27e7]*))?\u27e7")
 
 _reader: Literal["python", "terminal"] = "python"
@@ -44,8 +46,12 @@ def _look(name: str) -> str:
 
 
 def shown(words: str) -> str:
-    """Return the words with each marked setting as the reader of this process writes it."""
-    return _MARKED.sub(_flag if _reader == "terminal" else _keyword, words)
+    """Return the words with each marked setting as the reader of this process writes it.
+
+    Whatever they repeat of a server or a file, they hold no secret and do nothing to a terminal.
+    """
+    marked = _flag if _reader == "terminal" else _keyword
+    return safe(_MARKED.sub(marked, words))
 
 
 def speak_to(reader: Literal["python", "terminal"]) -> None:

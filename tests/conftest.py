@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub.constants
 import pytest
 from aiohttp import web
 
@@ -249,11 +250,14 @@ def right_answer():
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path_factory):
-    """Neither settings nor a token of whoever runs the tests reach a run."""
+    """Neither settings nor a token or a proxy of whoever runs the tests reach a run."""
     for name in list(os.environ):
-        if name.startswith(("CLASSIFY_", "HF_")):
+        if name.startswith(("CLASSIFY_", "HF_")) or name.lower().endswith(("_proxy", "_ca_bundle")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "no-hugging-face-login"))
+    login = tmp_path_factory.getbasetemp() / "no-hugging-face-login"
+    monkeypatch.setenv("HF_HOME", str(login))
+    # It reads the environment once, when it is imported.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(login / "token"))
     monkeypatch.setenv("NO_COLOR", "1")
 
 

@@ -64,6 +64,7 @@ EVERY = {
     "function_to_apply": "sigmoid",
     "bill_to": "org",
     "token_file": "secrets/token",
+    "header_from": "x-api-key=env:GATEWAY_KEY, x-team=file:team",
     "allow_drift": True,
     "truncate": True,
     "server_cache": False,

@@ -13,6 +13,7 @@ import orjson
 
 from pipeline.errors import ClassifyError
 from pipeline.events import RunEnded, Waiting
+from pipeline.foreign import safe, safe_json
 from pipeline.observers.progress import JsonProgress
 from pipeline.observers.words import Wait
 
@@ -28,7 +29,12 @@ MOST_COUNTS = 10
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+    click.echo(safe_json(orjson.dumps(content, option=orjson.OPT_INDENT_2)))
+
+
+def say(text: str, colour: str | None = None, *, err: bool = False) -> None:
+    """Print text that may repeat what a server or a file says; it does nothing to a terminal."""
+    click.secho(safe(text), fg=colour, err=err)
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def failing(*, as_json: bool = False, progress: Progress | None = None) -> Itera
         if isinstance(progress, JsonProgress):
             progress(ended)
         else:
-            click.secho(str(error), fg="red", err=True)
+            say(str(error), "red", err=True)
         if as_json:
             print_json(error.summary or asdict(ended))
         sys.exit(error.exit_code)
@@ -58,7 +64,7 @@ class WaitPrinter:
         if isinstance(event, Waiting):
             now = time.monotonic()
             self._wait = Wait.of(event, now, self._wait)
-            click.echo(f"waiting: {self._wait.announcement(now)}", err=True)
+            say(f"waiting: {self._wait.announcement(now)}", err=True)
 
 
 def counts(found: dict[str, int]) -> str:

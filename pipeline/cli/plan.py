@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import WaitPrinter, counts, failing, print_json
+from pipeline.cli.output import WaitPrinter, counts, failing, print_json, say
 from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.errors import SettingsError
 from pipeline.observers.words import span
@@ -82,11 +82,11 @@ def plan(
         if found.resumed_rows < found.rows:
             notice = kept.keep(config.output, found.made_for, found.to_json())
             if notice is not None:
-                click.echo(notice, err=True)
+                say(notice, err=True)
     if as_json:
         print_json(found.to_json())
     else:
-        click.echo("\n".join(_lines(found)))
+        say("\n".join(_lines(found)))
 
 
 def _price(per_request: float | None, per_thousand: float | None) -> Price | None:

@@ -11,6 +11,7 @@ import click
 
 from pipeline.cli.output import WaitPrinter, failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
+from pipeline.foreign import safe
 from pipeline.observers.words import counted
 from pipeline.system import process
 
@@ -67,7 +68,7 @@ def probe(*, as_json: bool, **given: Any) -> None:
 
 def _lines(found: Probe) -> Iterator[str]:
     model = f", model {found.model}" if found.model else ""
-    yield f"{found.url}{model}"
+    yield safe(f"{found.url}{model}")
     indent = " " * 22
     room = min(shutil.get_terminal_size().columns, _WIDEST) - len(indent)
     for verdict, name, seen, fix in _grouped(found.checks):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.output import failing
+from pipeline.cli.output import failing, say
 from pipeline.system import process
 
 
@@ -40,4 +40,4 @@ def report(output: Path, page: Path | None) -> None:
         from pipeline.report import write_report
 
         written = write_report(output, page)
-    click.echo(f"The report is in {written}")
+    say(f"The report is in {written}")

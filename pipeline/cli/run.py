@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import failing, print_json
+from pipeline.cli.output import failing, print_json, say
 from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
@@ -73,12 +73,12 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     if as_json:
         print_json(result.summary)
     else:
-        click.echo(str(result))
+        say(str(result))
         if result.summary["plan"] is not None:
-            click.echo("\n".join(_side_by_side(result.summary)))
+            say("\n".join(_side_by_side(result.summary)))
         if result.summary["errors"]:
             column = config.error_column
-            click.echo(f"The column {column!r} says why, row by row.")
+            say(f"The column {column!r} says why, row by row.")
     sys.exit(result.exit_code)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Given as an argument and as -o.
 _ELSEWHERE = {"input", "output"}
+# May be given several times.
+_REPEATED = {"header_from"}
 
 
 def table_arguments(
@@ -39,7 +41,11 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option = click.option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning)
         else:
             option = click.option(
-                flag, metavar=takes(key).metavar, help=meaning, shell_complete=complete.values
+                flag,
+                metavar=takes(key).metavar,
+                help=meaning,
+                shell_complete=complete.values,
+                multiple=key in _REPEATED,
             )
         command = option(command)
     return click.option(

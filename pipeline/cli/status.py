@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.output import counts, failing, print_json
+from pipeline.cli.output import counts, failing, print_json, say
 from pipeline.errors import OutputError
 from pipeline.observers.words import duration
 
@@ -45,7 +45,7 @@ def status(output: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
     else:
-        click.echo("\n".join(_lines(found, time.time())))
+        say("\n".join(_lines(found, time.time())))
 
 
 def _nothing(output: Path) -> OutputError:

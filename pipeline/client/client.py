@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import math
-import ssl
+from contextlib import suppress
 from functools import lru_cache
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-from aiohttp.payload import BytesPayload
 from yarl import URL
 
-from pipeline.client.answers import read_object, unreadable
+from pipeline.addresses import beside
+from pipeline.client.answers import read_object
 from pipeline.client.dialects import Single, Tei, dialect_of
 from pipeline.client.statuses import binding_hint_s, error_of
 from pipeline.client.target import ROUTER
-from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError, Unreachable
+from pipeline.client.token import find_token
+from pipeline.client.wire import NO_TIMEOUT, exchange, open_session
+from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
+from pipeline.foreign import keep_secret
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pipeline.client.dialects import Dialect
     from pipeline.client.target import Target
+    from pipeline.client.wire import Told
     from pipeline.config import RunConfig
     from pipeline.outcomes import Item, Outcome
 
-# An answer of all labels to a large batch stays far below; what is larger is no answer.
-MAX_ANSWER_BYTES = 64 << 20
-# What aiohttp writes in one go; what is larger it writes in pieces, and the loop goes on between.
-AT_ONCE_BYTES = 1 << 20
 # Asking what a server is must not take long: most have no such page.
 INFO_TIMEOUT_S = 10.0
 # Hugging Face's dedicated Inference Endpoints.
 DEDICATED_HOST = ".endpoints.huggingface.cloud"
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 _WAIT_FOR_MODEL = {"x-wait-for-model": "true"}
 _parsed = lru_cache(8)(URL)
 
@@ -66,8 +63,6 @@ class Client:
         self.dialect: Dialect = dialect_of(target.dialect, config)
         # Exactly this content type: a charset in lower case gets a 400 from the toolkit.
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if target.token:
-            self._headers["Authorization"] = f"Bearer {target.token}"
         if config.bill_to:
             self._headers["X-HF-Bill-To"] = config.bill_to
         if (URL(target.url).host or "").endswith(DEDICATED_HOST):
@@ -75,19 +70,19 @@ class Client:
             self._headers["X-Scale-Up-Timeout"] = f"{math.floor(0.9 * config.timeout_s)}"
         if not config.server_cache:
             self._headers["x-use-cache"] = "false"
+        self._headers |= target.headers
+        self._token = target.token
+        self._looked_for: str | None = None
+        if target.token:
+            keep_secret(target.token)
+            self._headers["Authorization"] = f"Bearer {target.token}"
+        self._renewing = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # The pool bounds the requests in flight. A limit here too would make an attempt wait for
-        # a connection inside its own timeout.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-            # No cookies: what one answer sets must not change the next request.
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            # The pool watches over the time of all attempts.
-            timeout=_NO_TIMEOUT,
-        )
+        # aiohttp tells a proxy the headers of a session, which would be the secrets among them.
+        shared = {} if self._target.proxy else self._headers
+        self._session = open_session(self._target, shared)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -118,12 +113,10 @@ class Client:
         """
         if self._target.url.startswith(ROUTER):
             return None
-        parts = urlsplit(self._target.url)
-        path = parts.path.removesuffix("/").removesuffix("/predict") + "/info"
-        url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        url = _parsed(beside(self._target.url, "info"))
         timeout = aiohttp.ClientTimeout(total=min(INFO_TIMEOUT_S, self._config.timeout_s))
         try:
-            status, headers, body = await self._exchange("GET", _parsed(url), timeout=timeout)
+            status, headers, body = await self._exchange("GET", url, timeout=timeout)
         except Retryable as failure:
             if failure.cause is Cause.CONNECTION:
                 raise
@@ -135,8 +128,9 @@ class Client:
             return None
         kind = info.get("model_type")
         if isinstance(kind, dict) and "embedding" in kind:
+            name = info.get("model_id")
             raise EndpointRefused(
-                f"{info.get('model_id', 'The model')} at {parts.hostname} is a model for "
+                f"{name if type(name) is str else 'The model'} at {url.host} is a model for "
                 "embeddings, not a classifier.",
                 "Serve a model for text classification there, then run again.",
                 at_fault="model",
@@ -156,17 +150,20 @@ class Client:
         It takes as long as it takes: the caller cancels an attempt that is overdue. Raises
         Retryable, RowsRejected or EndpointRefused.
         """
-        dialect = self.dialect
+        dialect, token = self.dialect, self._token
         status, headers, body = await self._exchange(
             "POST",
             _parsed(dialect.url(self._target.url)),
             dialect.body(items),
             headers=_WAIT_FOR_MODEL if wait_for_model else None,
         )
+        if status == 401 and await self._has_new_token(token):  # noqa: PLR2004
+            what = "401: the token has expired, and there is a new one"
+            raise Retryable(Cause.SERVER_ERROR, what, status=status)
         if status != 200:  # noqa: PLR2004
             raise error_of(status, headers, body)
         outcomes = dialect.read(body, len(items))
-        return Reply(outcomes, headers.get("x-sha"), binding_hint_s(headers))
+        return Reply(outcomes, headers.get("x-sha") or None, binding_hint_s(headers))
 
     async def _exchange(
         self,
@@ -175,69 +172,40 @@ class Client:
         body: bytes | None = None,
         *,
         headers: dict[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout = _NO_TIMEOUT,  # noqa: ASYNC109  (aiohttp enforces it)
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send and receive; the one place where aiohttp's errors become ours."""
+        timeout: aiohttp.ClientTimeout = NO_TIMEOUT,  # noqa: ASYNC109  (aiohttp enforces it)
+    ) -> Told:
+        """Send and receive; see `wire.exchange`."""
         assert self._session is not None
+        if self._target.proxy is not None:
+            headers = {**self._headers, **(headers or {})}
         try:
-            async with self._session.request(
-                method,
-                url,
-                data=body and _payload(body),
-                headers=headers,
-                timeout=timeout,
-                # A redirect could carry the token to another host.
-                allow_redirects=False,
-            ) as response:
-                answer = await _read(response)
-                if self._target.token:
-                    # Some servers repeat the header that they refuse; messages quote the answer.
-                    answer = answer.replace(self._target.token.encode(), b"[token]")
-                return response.status, response.headers, answer
+            return await exchange(
+                self._session, self._target, method, url, body, headers=headers, timeout=timeout
+            )
         except TimeoutError:
             raise Retryable(
                 Cause.TIMEOUT,
                 f"no answer within {timeout.total or self._config.timeout_s:g} s (timeout_s)",
             ) from None
-        except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
-            raise EndpointRefused(
-                f"{self._target.url}: cannot connect safely: {error}.",
-                "Check the address and its certificate.",
-            ) from None
-        except (aiohttp.ClientError, OSError) as error:
-            unreachable = _unreachable(error)
-            what = f"{type(error).__name__}: {error}".rstrip(": ")
-            if unreachable is Unreachable.UNKNOWN_HOST:
-                what = f"the name {url.host} cannot be resolved"
-            elif unreachable is Unreachable.REFUSED:
-                what = f"nothing listens at {url.host}:{url.port}"
-            raise Retryable(Cause.CONNECTION, what, unreachable=unreachable) from None
 
+    async def _has_new_token(self, refused: str | None) -> bool:
+        """Return True if there is another token than the one that was refused.
 
-def _unreachable(error: Exception) -> Unreachable | None:
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Unreachable.UNKNOWN_HOST
-    refused = isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
-    return Unreachable.REFUSED if refused else None
+        Logins are refreshed: a token that was good when the run began may have expired. It is
+        looked for once, however many requests were sent with it.
+        """
+        async with self._renewing:
+            if refused is not None and refused == self._token and refused != self._looked_for:
+                self._looked_for = refused
+                with suppress(SettingsError):
+                    found = await asyncio.to_thread(find_token, self._config.token_file)
+                    self._token = found.value or refused
+                    self._headers["Authorization"] = f"Bearer {self._token}"
+                    if self._session is not None and self._target.proxy is None:
+                        self._session.headers.update(self._headers)
+        return self._token != refused
 
 
 def _count(value: Any) -> int | None:
     """Return a number that a server told of itself; None unless it is one from 1 up."""
     return value if type(value) is int and value > 0 else None
-
-
-def _payload(body: bytes) -> BytesPayload | BytesIO:
-    """Return a body as what aiohttp would make of it, without its search among all kinds."""
-    return BytesPayload(body) if len(body) <= AT_ONCE_BYTES else BytesIO(body)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Read a body up to the size cap, so that a server gone wrong cannot fill the memory."""
-    pieces, size_bytes = [], 0
-    while piece := await response.content.readany():
-        size_bytes += len(piece)
-        if size_bytes > MAX_ANSWER_BYTES:
-            response.close()
-            raise unreadable(f"larger than {MAX_ANSWER_BYTES >> 20} MiB")
-        pieces.append(piece)
-    return b"".join(pieces)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pipeline.addresses import beside
 from pipeline.client.answers import read_answers, read_list
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Tei(Dialect):
 
     def url(self, address: str) -> str:
         """Return `/predict` below the address."""
-        return address.removesuffix("/").removesuffix("/predict") + "/predict"
+        return beside(address, "predict")
 
     def body(self, items: Sequence[Item]) -> bytes:
         """Return a list of lists: one text, or a pair, in each."""

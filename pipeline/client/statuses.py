@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+import orjson
+
 from pipeline.client.answers import excerpt, read_object
 from pipeline.errors import Cause, EndpointRefused, RequestError, Retryable, RowsRejected
 from pipeline.wording import setting
@@ -70,6 +72,9 @@ _LOADING = re.compile(r"loading|not ready|starting|initializing|scaling", re.IGN
 # Azure ML answers 424 for an error of the container, whose own status stands here.
 _CONTAINER_STATUS = "ms-azureml-model-error-statuscode"
 _CONTAINER_STATUSES = frozenset(map(str, range(400, 600)))
+_REMAINING, _RESET = re.compile(r"\br=([0-9]+)"), re.compile(r"\bt=([0-9]+)")
+# Nobody waits for so long, and no clock or message should meet a larger number.
+LONGEST_HINT_S = 1e10
 
 
 def error_of(
@@ -133,10 +138,20 @@ def _message(content: dict[str, Any], body: bytes) -> str:
     for key in ("error", "detail", "message"):
         said = content.get(key)
         if isinstance(said, list):
-            said = "; ".join(str(part) for part in said)
+            said = "; ".join(map(_words, said))
         if said:
-            return excerpt(str(said).encode(), 300)
+            return excerpt(_words(said).encode(), 300)
     return excerpt(body) or "(no message)"
+
+
+def _words(said: Any) -> str:
+    """Return a text as it is, and any other value as JSON; what is too deep for that is empty."""
+    if isinstance(said, str):
+        return said
+    try:
+        return orjson.dumps(said).decode()
+    except orjson.JSONEncodeError:
+        return ""
 
 
 def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
@@ -154,10 +169,10 @@ def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
 def _until_s(date_text: str, now: datetime) -> float | None:
     try:
         date = email.utils.parsedate_to_datetime(date_text)
-    except (ValueError, IndexError):
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return _seconds(max((date - now).total_seconds(), 0.0))
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max((date - now).total_seconds(), 0.0)
 
 
 def binding_hint_s(headers: Mapping[str, str]) -> float | None:
@@ -168,10 +183,8 @@ def binding_hint_s(headers: Mapping[str, str]) -> float | None:
     limit = headers.get("RateLimit")
     if limit is None:
         return None
-    remaining, reset = re.search(r"\br=(\d+)", limit), re.search(r"\bt=(\d+)", limit)
-    if remaining and reset and int(remaining[1]) == 0:
-        return float(reset[1])
-    return None
+    remaining, reset = _REMAINING.search(limit), _RESET.search(limit)
+    return _seconds(reset[1]) if remaining and reset and not remaining[1].strip("0") else None
 
 
 def _seconds(value: Any) -> float | None:
@@ -179,6 +192,6 @@ def _seconds(value: Any) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return min(seconds, LONGEST_HINT_S) if math.isfinite(seconds) and seconds >= 0 else None

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from yarl import URL
 
+from pipeline.addresses import check_address, check_model_id, plain_model_id
+from pipeline.client.network import certificates, proxy_for
 from pipeline.errors import SettingsError
 from pipeline.events import OldHost, TokenNotSent
+from pipeline.headers import values_of
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from pipeline.client.network import Proxy
     from pipeline.config import RunConfig
 
 ROUTER = "https://router.huggingface.co/hf-inference/models/"
@@ -22,49 +29,70 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, the header that says who asks, and what is known of the server.
+    """Where requests go and by which way, what says who asks, and what is known of the server.
 
-    `dialect` is `auto` if nothing is known. `notice` is something to tell the user.
+    `dialect` is `auto` if nothing is known. `notice` is something to tell the user. `headers` go
+    with each request; their values are secrets. `certificates` is None for those that every program
+    trusts here.
     """
 
     url: str
     dialect: str
     token: str | None = field(default=None, repr=False)
     notice: OldHost | TokenNotSent | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: Proxy | None = None
+    certificates: ssl.SSLContext | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        try:
-            URL(self.url)
-        except ValueError as error:
-            raise SettingsError(
-                f"{setting('endpoint')}: {self.url!r} is no address: {error}."
-            ) from None
+        check_address(self.url)
 
     @classmethod
     def of(cls, config: RunConfig, token: str | None, embedded_url: str | None = None) -> Target:
         """Settle the target of a run; `embedded_url` is where the embedded endpoint listens.
 
-        The token goes to https or to this machine only: elsewhere anyone could read it.
+        The token goes to https or to this machine only: elsewhere anyone could read it. Raises
+        SettingsError for an address, a proxy, a header or a certificate that cannot be.
         """
         if embedded_url is not None:
             # At its root is the one model that it was started with, whatever path that has.
             return cls(embedded_url, stated_dialect(config))
-        if config.endpoint == "hf":
-            return cls(ROUTER + quote(config.model or ""), config.dialect, token)
-        parts = urlsplit(config.endpoint)
-        if parts.hostname == OLD_HOST:
-            model = parts.path.removeprefix("/models/").strip("/") or config.model or ""
-            if not model:
+        url = config.endpoint
+        notice: OldHost | TokenNotSent | None = None
+        parts = urlsplit(url)
+        if url == "hf":
+            url = _routed(config.model or "")
+        elif parts.hostname == OLD_HOST:
+            given = parts.path.removeprefix("/models/").strip("/") or config.model or ""
+            if not given:
                 raise SettingsError(
                     f"{setting('endpoint')}: {OLD_HOST} is no longer served, and names no model "
                     "here.",
                     f"Set {setting('endpoint', 'hf')} and {setting('model', 'org/name')}.",
                 )
-            return cls(ROUTER + model, config.dialect, token, OldHost(model))
-        if token and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
-            notice = TokenNotSent(parts.hostname or "")
-            return cls(config.endpoint, config.dialect, None, notice)
-        return cls(config.endpoint, config.dialect, token)
+            model = plain_model_id(given)
+            check_model_id(model)
+            url, notice = _routed(model), OldHost(model)
+        proxy = proxy_for(url)
+        parts = urlsplit(url)
+        # Through a proxy, not even this machine is reached without leaving it.
+        private = parts.scheme == "https" or (parts.hostname in _LOOPBACK and proxy is None)
+        headers = values_of(config.header_from)
+        if headers and not private:
+            raise SettingsError(
+                f"{setting('header_from')}: {parts.hostname} is neither https nor this machine, "
+                f"and anyone in between could read {', '.join(headers)}.",
+                "Use an https address.",
+            )
+        if token and not private:
+            token, notice = None, TokenNotSent(parts.hostname or "")
+        encrypted = "https" in (parts.scheme, proxy and proxy.url.scheme)
+        trusted = certificates() if encrypted else None
+        return cls(url, config.dialect, token, notice, headers, proxy, trusted)
+
+
+def _routed(model: str) -> str:
+    return str(URL(ROUTER) / model)
 
 
 def stated_dialect(config: RunConfig) -> str:

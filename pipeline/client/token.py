@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
-from contextlib import suppress
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import SettingsError
 from pipeline.events import TokenFileIsOpen
+from pipeline.foreign import keep_secret
 from pipeline.wording import setting
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Token(NamedTuple):
@@ -25,30 +26,35 @@ class Token(NamedTuple):
 def find_token(token_file: Path | None = None) -> Token:
     """Find the token: HF_TOKEN, then `token_file`, then that of a Hugging Face login.
 
-    Raises SettingsError if `token_file` cannot be read or holds none.
+    A login is refreshed if it is about to expire, which takes a request to the Hub. Raises
+    SettingsError if `token_file` cannot be read or holds none.
     """
-    if token := os.environ.get("HF_TOKEN", "").strip():
+    if token := _plain(os.environ.get("HF_TOKEN")):
         return _found(token, "the environment variable HF_TOKEN")
     if token_file is not None:
         return _from_file(token_file)
-    if "google.colab" in sys.modules:
-        # There a login is a secret of the notebook, which only this library can ask for.
-        with suppress(ImportError):
-            from huggingface_hub import get_token
-
-            if token := (get_token() or "").strip():
-                return _found(token, "the secrets of this notebook")
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    login = Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser()
     try:
-        token = login.read_text(encoding="utf-8").strip()
+        # Imported only here, where it is needed: nothing else should wait for it.
+        from huggingface_hub import get_token
+
+        token = _plain(get_token())
     except (OSError, UnicodeDecodeError):
         return Token(None)
-    return _found(token, str(login)) if token else Token(None)
+    except Exception as error:  # noqa: BLE001  (whatever ended a login that was asked for)
+        raise SettingsError(
+            f"The Hugging Face login gives no token: {error}.", "Run `hf auth login` again."
+        ) from None
+    return _found(token, "the Hugging Face login") if token else Token(None)
+
+
+def _plain(token: str | None) -> str:
+    """Return a token without the blanks and quotes that were copied with it."""
+    return (token or "").strip().strip("\"'").strip()
 
 
 def _found(token: str, where: str, warning: TokenFileIsOpen | None = None) -> Token:
     """Return a token. Refuses what no header can carry; the message must not repeat it."""
+    keep_secret(token)
     if not (token.isascii() and token.isprintable() and len(token.split()) == 1):
         raise SettingsError(
             f"The token in {where} is none: it holds blanks or characters that no request can "
@@ -60,7 +66,7 @@ def _found(token: str, where: str, warning: TokenFileIsOpen | None = None) -> To
 
 def _from_file(file: Path) -> Token:
     try:
-        token = file.read_text(encoding="utf-8").strip()
+        token = _plain(file.read_text(encoding="utf-8"))
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{setting('token_file')}: {file} cannot be read: {error}.") from None

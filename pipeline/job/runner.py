@@ -243,7 +243,7 @@ class Run:
                 rows=opened.source.input.rows,
                 resumed_rows=state.rows,
                 output=str(self._config.output),
-                endpoint=self._config.endpoint,
+                endpoint=self._config.public_endpoint,
                 model=self._config.model_id,
                 resumed_errors=state.errors,
             )

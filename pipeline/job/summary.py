@@ -28,7 +28,7 @@ class Summary:
     errors: Annotated[int, "committed rows with an error instead"]
     labels: Annotated[dict[str, int], "committed rows by their label"]
     output: Annotated[str, "path of the output, as it was given"]
-    endpoint: Annotated[str, "`local`, `hf` or the address, as it was given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address, without keys in its query"]
     model: Annotated[str | None, "the model asked for; null if the address alone decides it"]
     model_revision: Annotated[str | None, "the model's revision (`x-sha`); null if none was told"]
     message: Annotated[str, "why it stopped; only if it did"] = ""
@@ -81,7 +81,7 @@ def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:
         "errors": done.errors,
         "labels": done.labels,
         "output": str(config.output),
-        "endpoint": config.endpoint,
+        "endpoint": config.public_endpoint,
         "model": config.model_id,
         "model_revision": done.latest_revision,
     }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from pipeline.events import ChunkLookedUp, Requests, RunStarted
+from pipeline.foreign import redacted_bytes
 
 if TYPE_CHECKING:
     from pipeline.events import Event
@@ -96,7 +97,8 @@ class EventLog:
             return
         line = {"at": round(time.time(), 3), "event": kind, **facts}
         try:
-            self._file.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            dumped = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+            self._file.append(redacted_bytes(dumped))
         except OSError:
             self._file.close()
             self._file = None

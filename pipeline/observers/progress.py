@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 import orjson
 
 from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
+from pipeline.foreign import safe, safe_json
 from pipeline.observers.metrics import Metrics
 from pipeline.observers.words import Wait, counted, duration, notice
 
@@ -195,7 +196,7 @@ class PlainProgress(Progress):
         self._say("started", message, **facts)
 
     def _say(self, kind: str, message: str, **facts: Any) -> None:  # noqa: ARG002
-        print(message, file=self._stream, flush=True)
+        print(safe(message), file=self._stream, flush=True)
 
     def _draw(self) -> None:
         state = self._state()
@@ -215,7 +216,7 @@ class JsonProgress(PlainProgress):
         level = facts.pop("level", "warning" if kind in ("notice", "waiting") else "info")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": now, "level": level, "event": kind, "message": message, **facts}
-        print(orjson.dumps(line).decode(), file=self._stream, flush=True)
+        print(safe_json(orjson.dumps(line)), file=self._stream, flush=True)
 
     def _end(self, event: RunEnded) -> None:
         """Tell how the run ended, and its numbers where it had begun."""
@@ -258,14 +259,14 @@ class TerminalProgress(PlainProgress):
         if self._bar is None:
             super()._say(kind, message, **facts)
         else:
-            self._bar.console.print(message, markup=False, highlight=False)
+            self._bar.console.print(safe(message), markup=False, highlight=False)
 
     def _draw(self) -> None:
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 completed=self._metrics.estimated_rows,
-                description=self._words(self._state()),
+                description=safe(self._words(self._state())),
             )
             self._bar.refresh()
 

@@ -81,7 +81,7 @@ class Forecast:
     seconds_are: Annotated[str, "how far these can be trusted, in words"]
     cost: Annotated[Money | None, "at the price given, in its currency; null without one"]
     output: Annotated[str, "path of the output, as it was given"]
-    endpoint: Annotated[str, "`local`, `hf` or the address, as it was given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address, without keys in its query"]
     model: Annotated[str | None, "the model asked for"]
     notices: Annotated[tuple[str, ...], "what else is worth knowing, in words"]
     probe: Annotated[dict[str, Any] | None, "with `--probe`, what was measured"] = None
@@ -274,7 +274,7 @@ def _forecast(
         seconds_are=seconds_are,
         cost=cost,
         output=str(config.output),
-        endpoint=config.endpoint,
+        endpoint=config.public_endpoint,
         model=config.model_id,
         notices=tuple(notices),
         probe=None if probe is None else {name: getattr(probe, name) for name in _MEASURED},

@@ -23,7 +23,7 @@ from pipeline.rows import DriftGuard, Revision
 from pipeline.system.threads import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from yarl import URL
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.client.client import Reply
     from pipeline.client.dialects import Dialect
     from pipeline.client.token import Token
+    from pipeline.client.wire import Told
     from pipeline.config import RunConfig
     from pipeline.events import Event, Observer
     from pipeline.outcomes import Answer, Item, Outcome
@@ -184,7 +185,7 @@ class _Client(Client):
 
     async def _exchange(
         self, method: str, url: URL, body: bytes | None = None, **options: Any
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> Told:
         self._stop_where_enough()
         asked = Asked(method, self._next_texts, self.loading)
         self._findings.asked.append(asked)

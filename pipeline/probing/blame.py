@@ -95,6 +95,8 @@ def _given_up(
 ) -> tuple[str, ClassifyError]:
     """Blame what a run would have tried again for, until it gave up."""
     fix = fix_of_failure(failure)
+    if found.target.proxy is not None and failure.cause is Cause.CONNECTION:
+        fix = "Check the proxy and the host, or name the host in NO_PROXY."
     if failure.cause is Cause.LOADING:
         return "model", StoppedEarly(reason.what, fix)
     pause = "" if failure.wait_s is None else f", and asks for a pause of {failure.wait_s:g} s"

@@ -10,6 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
+from pipeline.addresses import public
 from pipeline.errors import EXIT_COMPLETE, Cause, ClassifyError
 from pipeline.events import NoBatches, Notice, OldHost, OneTextARequest, SmallerBatches
 from pipeline.meanings import PerSecond, Seconds
@@ -106,7 +107,7 @@ def judge(found: Findings) -> Probe:
         state=next((v.value for v in (Verdict.FAILED, Verdict.WARNING) if v in verdicts), "ok"),
         exit_code=EXIT_COMPLETE if failure is None else failure.exit_code,
         checks=tuple(checks),
-        url=found.target.url,
+        url=public(found.target.url),
         model=found.config.model_id,
         dialect=found.dialect.name if found.answered else None,
         requests=len(asked),
@@ -164,6 +165,8 @@ def _address(found: Findings) -> _Seen:
         return _skipped()
     parts = urlsplit(found.target.url)
     where = f"{parts.netloc} answers{' over TLS' if parts.scheme == 'https' else ''}"
+    if found.target.proxy is not None:
+        where += f", by the proxy {found.target.proxy}"
     if isinstance(found.target.notice, OldHost):
         return _told(found.target.notice)
     explained = {Cause.LOADING}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from pipeline.foreign import visible
 from pipeline.observers.words import counted, duration
-from pipeline.report.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
+from pipeline.foreign import visible
 from pipeline.observers.words import against_plan, clock, counted, duration
 from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
-from pipeline.report.text import number, visible
+from pipeline.report.text import number
 from pipeline.store.disk import replace_file
 from pipeline.store.ownership import may_replace
 from pipeline.version import __version__

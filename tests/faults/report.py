@@ -40,6 +40,7 @@ ROWS = {
     24: ("CSV bytes", "as Python's csv reads them, or the line"),
     25: ("Parquet and notebook", "stable schema, or a clear error"),
     27: ("records missing, doubled, out of order", "refused with the place, nothing deleted"),
+    28: ("hostile headers, bodies, bytes; the token echoed", "typed errors, no token, no escapes"),
 }
 
 

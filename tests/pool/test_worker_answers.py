@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pipeline.client.client
+import pipeline.client.wire
 from pipeline.client.answers import NON_FINITE
 from pipeline.client.dialects import Hf, Single, Tei
 from pipeline.errors import Cause, EndpointRefused, Retryable
@@ -152,7 +152,7 @@ async def test_a_null_score_is_the_error_of_its_row_alone(kit):
 
 async def test_a_huge_answer_is_cut_off(kit, monkeypatch):
     """The memory is bounded; the rest of the answer is not read."""
-    monkeypatch.setattr(pipeline.client.client, "MAX_ANSWER_BYTES", 1 << 16)
+    monkeypatch.setattr(pipeline.client.wire, "MAX_ANSWER_BYTES", 1 << 16)
     huge = b"[" + b" " * (1 << 22) + b"]"
     async with kit.serve(lambda _: kit.Said(body=huge)) as server:
         with pytest.raises(EndpointRefused, match="larger than"):
@@ -161,7 +161,7 @@ async def test_a_huge_answer_is_cut_off(kit, monkeypatch):
 
 
 async def test_an_answer_just_within_the_cap_is_read(kit, monkeypatch):
-    monkeypatch.setattr(pipeline.client.client, "MAX_ANSWER_BYTES", 1 << 16)
+    monkeypatch.setattr(pipeline.client.wire, "MAX_ANSWER_BYTES", 1 << 16)
     answer = json.dumps([kit.labels_of("a")[:1]]).encode()
     full = answer + b" " * ((1 << 16) - len(answer))
     async with (

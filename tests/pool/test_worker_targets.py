@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-from types import ModuleType
 
 import huggingface_hub
 import pytest
@@ -82,9 +83,7 @@ def test_no_token_makes_no_notice(kit):
 @pytest.fixture
 def login(tmp_path, monkeypatch):
     """A Hugging Face login."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text("hf_login\n")
     return tmp_path
@@ -107,21 +106,43 @@ def test_the_file_goes_before_the_login(login, token_file):
     assert find_token(token_file) == ("hf_file", None, str(token_file))
 
 
-def test_the_login_is_found(login, monkeypatch):
-    assert find_token()[:2] == ("hf_login", None)
-    other = login / "elsewhere"
-    other.write_text("hf_elsewhere")
-    monkeypatch.setenv("HF_TOKEN_PATH", str(other))
-    assert find_token()[:2] == ("hf_elsewhere", None)
+def test_the_login_is_found(login):
+    assert find_token() == ("hf_login", None, "the Hugging Face login")
 
 
-def test_in_colab_the_notebook_s_secret_is_the_login(login, monkeypatch):
-    """Only huggingface_hub can ask for it."""
-    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret\n")
-    assert find_token()[:2] == ("hf_secret", None)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    assert find_token()[:2] == ("hf_login", None)
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HF_HOME": "$ROOT/hf"},
+        {"HF_TOKEN_PATH": "$ROOT/hf/token"},
+        {"XDG_CACHE_HOME": "$ROOT/cache"},
+        {"HUGGING_FACE_HUB_TOKEN": "hf_login"},
+        {"HF_TOKEN": '"hf_login"'},
+    ],
+    ids=lambda environ: next(iter(environ)),
+)
+def test_the_login_is_found_as_the_hub_s_own_tools_find_it(login, environ):
+    """In a process of its own: the environment is read once."""
+    (login / "cache" / "huggingface").mkdir(parents=True)
+    (login / "cache" / "huggingface" / "token").write_text("hf_login")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    code = "from pipeline.client import find_token; print(find_token().value)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**plain, "ROOT": str(login), **environ},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert found.stdout == "hf_login\n"
+
+
+def test_a_login_that_fails_is_refused_in_plain_words(login, monkeypatch):
+    """Such as one that cannot be refreshed, which raises whatever the library likes."""
+
+    def failing():
+        raise ZeroDivisionError("no refresh")
+
+    monkeypatch.setattr(huggingface_hub, "get_token", failing)
+    with pytest.raises(SettingsError, match=r"no refresh\. Run `hf auth login`"):
+        find_token()
 
 
 def test_no_token_anywhere(login):

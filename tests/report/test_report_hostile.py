@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.api import run
 from pipeline.config import RunConfig
-from pipeline.report.text import visible
+from pipeline.foreign import visible
 
 ACTS = "window.hacked = true"
 HOSTILE = [

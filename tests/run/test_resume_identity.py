@@ -66,6 +66,7 @@ FREE = {
     "dialect": "single",
     "bill_to": "an-organisation",
     "token_file": "token",
+    "header_from": "x-team=file:token",
     "allow_drift": True,
     "server_cache": False,
     "batch_size": 3,
