@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # The text, or the text and its pair.
 Item = str | tuple[str, str]
@@ -19,6 +19,21 @@ class RowError(NamedTuple):
 
 
 Outcome = Answer | RowError
+
+
+class Provisional(Protocol):
+    """Answers that are paid for and not believed yet: it is still open how the server reads lists.
+
+    They are kept, so that a run that ends meanwhile does not pay for them again.
+    """
+
+    @property
+    def outcomes(self) -> Sequence[Outcome | None]:
+        """Those of an earlier attempt, one per input; None if there is none."""
+
+    def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
+        """Keep the answers to some of the inputs, from place `first` on."""
+
 
 # Hears of each request that is answered: the place of the first of its inputs among those that were
 # asked, their outcomes, and the model revision that the answer told. Returns False if the answer is

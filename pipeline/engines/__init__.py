@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.outcomes import Arrived, Item
+    from pipeline.outcomes import Arrived, Item, Provisional
     from pipeline.pool.demand import Demand
     from pipeline.system.threads import Stop
 
@@ -27,10 +27,13 @@ class Engine(Protocol):
     def demand(self) -> Demand:
         """How much input is wanted, told by what the run says of its input."""
 
-    async def ask(self, items: Sequence[Item], arrived: Arrived) -> None:
+    async def ask(
+        self, items: Sequence[Item], arrived: Arrived, provisional: Provisional | None = None
+    ) -> None:
         """Have inputs answered, which `demand.expect` announced; return once all are.
 
-        `arrived` gets the outcomes as they come, request by request. Raises what stopped it.
+        `arrived` gets the outcomes as they come, request by request; `provisional` keeps those
+        that cannot be believed yet. Raises what stopped it.
         """
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from pipeline.outcomes import Arrived, Item, Outcome
+    from pipeline.outcomes import Arrived, Item, Outcome, Provisional
 
 # TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
 MAX_REQUEST_BYTES = 1_900_000
@@ -30,11 +30,13 @@ PLAIN = "Good."
 class Job:
     """The inputs of one chunk that must be asked; `done` is set when each has an outcome.
 
-    `arrived` gets the outcomes, request by request. If the pool stops before, `failure` says why.
+    `arrived` gets the outcomes, request by request, and `provisional` those that cannot be believed
+    yet. If the pool stops before, `failure` says why.
     """
 
     items: Sequence[Item]
     arrived: Arrived = lambda _first, _outcomes, _revision: True
+    provisional: Provisional | None = None
     failure: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
     sizes: list[int] = field(init=False)
@@ -125,6 +127,24 @@ class Batch:
             if not job.open_items:
                 job.done.set()
         return taken
+
+    def keep(self, outcomes: Sequence[Outcome], revision: str | None) -> None:
+        """Keep answers that cannot be believed yet."""
+        at = 0
+        for job, start, stop in self.spans:
+            if job.provisional is not None:
+                job.provisional.keep(start, outcomes[at : at + stop - start], revision)
+            at += stop - start
+
+    @property
+    def kept(self) -> list[Outcome] | None:
+        """The answers that an earlier attempt kept; None unless it did for all inputs."""
+        found: list[Outcome | None] = []
+        for job, start, stop in self.spans:
+            if job.provisional is None:
+                return None
+            found += job.provisional.outcomes[start:stop]
+        return None if None in found else cast("list[Outcome]", found)
 
 
 def plain_batch(like: Batch) -> Batch:

@@ -13,6 +13,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.client import Reply
 from pipeline.errors import Retryable, RowsRejected
 from pipeline.events import NoBatches, OneTextARequest
 from pipeline.outcomes import RowError
@@ -21,7 +22,7 @@ from pipeline.pool.failures import Failures
 from pipeline.pool.trust import agree, not_the_api
 
 if TYPE_CHECKING:
-    from pipeline.client import Client, Reply
+    from pipeline.client import Client
     from pipeline.errors import RequestError
     from pipeline.events import Observer
     from pipeline.outcomes import Outcome
@@ -201,8 +202,9 @@ class Introduction:
         """Send the rest of the batch, and compare the canary's answer in it."""
         place = position - len(verdict.rejected)
         batch = verdict.rest
+        kept = batch.kept
         try:
-            reply = await self._ask(batch)
+            reply = Reply(kept, None, None) if kept else await self._ask(batch)
         except Retryable as failure:
             self._fall_back(NoBatches.UNREADABLE, failure)
             return
@@ -213,11 +215,13 @@ class Introduction:
             else:
                 self._fall_back(NoBatches.REFUSED, failure)
             return
-        if not agree(alone, reply.outcomes[place]) and not await self._agrees_alone(
-            batch.part(len(batch) - 1), reply.outcomes[-1]
-        ):
-            self._fall_back(NoBatches.ANSWERS_DIFFER)
-            return
+        if not agree(alone, reply.outcomes[place]):
+            if not kept:
+                batch.keep(reply.outcomes, reply.revision)
+            last = batch.part(len(batch) - 1)
+            if not await self._agrees_alone(last, reply.outcomes[-1]):
+                self._fall_back(NoBatches.ANSWERS_DIFFER)
+                return
         verdict.reply = reply
 
     async def _takes_twins(self, one: Batch, alone: Outcome) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.client import Client
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.outcomes import Arrived, Item
+    from pipeline.outcomes import Arrived, Item, Provisional
     from pipeline.system.clock import Clock
     from pipeline.system.threads import Stop
 
@@ -98,13 +98,16 @@ class Pool:
             self._attempts.alarm.close()
             self.tally.flush()
 
-    async def ask(self, items: Sequence[Item], arrived: Arrived) -> None:
+    async def ask(
+        self, items: Sequence[Item], arrived: Arrived, provisional: Provisional | None = None
+    ) -> None:
         """Have inputs answered, which `demand.expect` announced; returns once all are.
 
-        `arrived` gets the outcomes as they come, request by request. Raises what stopped the pool.
+        `arrived` gets the outcomes as they come, request by request; `provisional` keeps those
+        that cannot be believed yet. Raises what stopped the pool.
         """
         self._stop.check()
-        job = Job(items, arrived)
+        job = Job(items, arrived, provisional)
         self._batcher.put(job)
         self.demand.came(len(items))
         if not items:

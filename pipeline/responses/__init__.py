@@ -8,7 +8,7 @@ and the cache between runs. It maps the digest of an input (never its text) to t
     index     where in the journal each key's answer is; bounded memory, rebuilt on opening
 """
 
-from pipeline.responses.keys import Keys
+from pipeline.responses.keys import Keys, provisional
 from pipeline.responses.store import Known, ResponseStore, ResponseStores, check_store
 
-__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores", "check_store"]
+__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores", "check_store", "provisional"]

@@ -38,6 +38,11 @@ class Keys:
         return keys
 
 
+def provisional(keys: Iterable[bytes]) -> list[bytes]:
+    """Return the keys under which answers are kept that are not believed yet."""
+    return [_digest(b"provisional" + key).digest() for key in keys]
+
+
 _digest = partial(hashlib.blake2b, digest_size=KEY_BYTES)
 
 

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Self, cast
 from pipeline.errors import ClassifyError
 from pipeline.events import AnswersPassedOver, ChunkLookedUp
 from pipeline.outcomes import RowError
+from pipeline.responses import provisional
 from pipeline.system.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.events import Observer
-    from pipeline.outcomes import Answer, Arrived, Item, Outcome
+    from pipeline.outcomes import Answer, Arrived, Item, Outcome, Provisional
     from pipeline.responses import Known, ResponseStores
     from pipeline.responses.store import Group
     from pipeline.rows.allowance import Allowance
     from pipeline.rows.drift import DriftGuard
     from pipeline.system.threads import Stop
 
-    Ask = Callable[[Sequence[Item], Arrived], Awaitable[None]]
+    Ask = Callable[[Sequence[Item], Arrived, Provisional | None], Awaitable[None]]
 
 # From the beginning of one group commit to that of the next. An answer that comes just after a
 # commit began is durable one interval and one write later: within 0.5 s, which users are promised,
@@ -86,6 +87,18 @@ def recall(
 
 
 @dataclass(eq=False)
+class _Provisional:
+    """Answers that are not believed yet, stored under keys of their own."""
+
+    keys: Sequence[bytes]
+    _save: Callable[[Sequence[bytes], Sequence[Outcome], str | None], object]
+    outcomes: Sequence[Outcome | None] = ()
+
+    def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
+        self._save(self.keys[first : first + len(outcomes)], outcomes, revision)
+
+
+@dataclass(eq=False)
 class Dedup:
     """Stands between the chunks and the pool; `async with` opens and closes the store.
 
@@ -109,6 +122,7 @@ class Dedup:
         self._failed: dict[bytes, RowError] = {}
         self._unsaved: list[Group] = []
         self._closing = asyncio.Event()
+        self._asked = False
         # About what the largest answers take that were seen: one of each request tells.
         self.answer_bytes = 0
 
@@ -207,9 +221,19 @@ class Dedup:
                 return False
             return True
 
-        await ask(items, arrived)
+        await ask(items, arrived, await self._first_provisional(keys))
         assert None not in outcomes
         return cast("list[Outcome]", outcomes)
+
+    async def _first_provisional(self, keys: Sequence[bytes]) -> Provisional | None:
+        """Return what is kept of answers that were not believed; for the first inputs only."""
+        if self._asked:
+            return None
+        self._asked = True
+        kept = _Provisional(provisional(keys), self.save)
+        known, _ = await self._look_up(kept.keys)
+        kept.outcomes = [known.get(i) for i in range(len(keys))]
+        return kept
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Return the outcomes that are known, by place in `keys`, and which keys came before."""

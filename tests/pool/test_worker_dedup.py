@@ -33,7 +33,7 @@ class Asking:
         if not held:
             self.go.set()
 
-    async def __call__(self, items, arrived):
+    async def __call__(self, items, arrived, provisional):
         self.asked += items
         await self.go.wait()
         outcomes = [

@@ -269,3 +269,30 @@ def test_commits_do_not_wait_for_a_slow_look_up(label, server, write_csv, tmp_pa
     label(write_csv("in.csv", new + known), tmp_path / "out.parquet", cache=cache, batch_size=16)
     assert in_time == [True]
     assert sorted(server.texts) == sorted(new)
+
+
+@pytest.mark.parametrize("believed", [True, False])
+def test_a_batch_that_is_not_believed_yet_is_not_paid_for_twice(
+    label, server, tmp_path, write_csv, right_answer, believed
+):
+    """The endpoint's first batch is doubted, and the run ends before the question that decides."""
+    texts = [f"text {i}" for i in range(64)]
+    source = write_csv("in.csv", texts)
+
+    def script(each):
+        if each.texts == texts[:1]:  # a near tie that falls the other way if asked alone
+            return server.reply(body=[[{"label": "other", "score": 0.5}]])
+        if len(each.texts) > 1 and not believed:
+            return server.reply(body=[[{"label": "wrong", "score": 0.9}]] * len(each.texts))
+        return None
+
+    server.script = script
+    settings = {"dialect": "auto", "batch_size": 64}
+    with pytest.raises(StoppedEarly, match="max_requests"):
+        label(source, tmp_path / "out.parquet", max_requests=2, **settings)
+    assert [len(each.texts) for each in server.requests] == [1, 64]
+    assert label(source, tmp_path / "out.parquet", **settings)["labelled"] == 64
+    assert [len(each.texts) for each in server.requests[2:4]] == [1, 1]
+    assert len(server.requests) == (4 if believed else 4 + 64)
+    found = pq.read_table(tmp_path / "out.parquet")["label"].to_pylist()
+    assert found[1:] == [right_answer(text)[0]["label"] for text in texts[1:]]
