@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import isfinite
 from operator import itemgetter
+from sys import intern
 from typing import Any
 
 import orjson
@@ -56,7 +57,8 @@ def _single_labels(answer: list[Any]) -> list[Outcome] | None:
         return None
     if set(map(type, answer)) != {list} or not isfinite(sum(scores)):
         return None
-    return list(zip(zip(labels, scores, strict=True), strict=True))
+    # Of many equal labels one is held.
+    return list(zip(zip(map(intern, labels), scores, strict=True), strict=True))
 
 
 def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:
@@ -71,9 +73,9 @@ def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:
         if type(label) is not str:
             raise unreadable(f"a label that is no text: {excerpt(body)}")
         if type(score) is float and isfinite(score):
-            labels.append((label, score))
+            labels.append((intern(label), score))
         elif type(score) is int:
-            labels.append((label, float(score)))
+            labels.append((intern(label), float(score)))
         elif score is None:
             finite = False
         else:
