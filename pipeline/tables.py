@@ -57,7 +57,10 @@ def open_table(table: Any) -> MemoryTable:
                 "Pass the result of its collect().",
             )
     try:
-        return _ArrowTable(pa.table(table))
+        found = pa.table(table)
+        if not found.column_names:
+            raise ValueError("it has no columns")
+        return _ArrowTable(found)
     except Exception as error:  # noqa: BLE001  (a stream or a query may raise anything)
         offers = hasattr(table, "__arrow_c_stream__") or hasattr(table, "__arrow_c_array__")
         raise InputError(

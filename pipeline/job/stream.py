@@ -6,7 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from itertools import accumulate, chain, takewhile
+from itertools import accumulate, islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.events import PartCommitted
@@ -16,7 +16,6 @@ from pipeline.system.threads import in_thread
 from pipeline.writer import write_part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from concurrent.futures import Executor
 
     from pipeline.config import RunConfig
@@ -86,7 +85,6 @@ class Stream:
         # and structs would tell in the output how they were joined.
         self._joins = not nests_dictionary(self.source.input.schema)
         self._held: deque[_Held] = deque()
-        self._committing: Sequence[_Held] = ()
         self._read_to_end = False
         self._arrived = asyncio.Event()
 
@@ -101,7 +99,8 @@ class Stream:
                 self._tell(unresolved=False)
                 group = self._due()
                 await self._commit(joined([held.resolving.result() for held in group]))
-                self._committing = ()
+                for _ in group:
+                    self._held.popleft()
                 self._released.set()
             await reader
         finally:
@@ -145,7 +144,7 @@ class Stream:
         return bool(self._held)
 
     def _due(self) -> list[_Held]:
-        """Take the oldest chunk and, if commits lag behind, as many more as a part has room for.
+        """Return the oldest chunk and, if commits lag behind, as many more as a part has room for.
 
         They become one part, so that a commit's cost (three fsyncs, and as many waits for the
         interpreter's lock) is shared by the more rows the faster rows come.
@@ -155,15 +154,13 @@ class Stream:
         if self._joins and len(resolved) >= PILE:
             sizes = accumulate(held.size_bytes for held in resolved)
             count = max(1, bisect_right(list(sizes), PART_BYTES))
-        self._committing = [self._held.popleft() for _ in range(count)]
-        return self._committing
+        return list(islice(self._held, count))
 
     @property
     def _held_bytes(self) -> int:
         """About how much is held between reading and commit."""
         answer_bytes = self.resolver.answer_bytes
-        held = chain(self._held, self._committing)
-        return sum(each.size_bytes + each.rows * answer_bytes for each in held)
+        return sum(each.size_bytes + each.rows * answer_bytes for each in self._held)
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.errors import Cause
+from pipeline.errors import Cause, Retryable, StoppedEarly, Unreachable
 
 if TYPE_CHECKING:
-    from pipeline.errors import Retryable
     from pipeline.pool.batching import Batch
 
 # How many failures of each cause one request may have before its rows are suspected. Throttling
@@ -22,6 +21,8 @@ MOST_FAILURES = {
 }
 # Statuses of a server whose model failed: of an endpoint in trouble, or for one text only.
 CONTENT_STATUSES = (424, 500)
+# For how long a host is looked up, if it was never found.
+UNKNOWN_HOST_S = 30.0
 
 
 class Failures:
@@ -64,3 +65,19 @@ class Failures:
         A batch is split soon, since no row is condemned by that; an input alone is not.
         """
         return self.exhausted or (self.suspicious and self.inputs > 1)
+
+
+def while_unmet(failure: Retryable, tried_s: float) -> Retryable:
+    """Return a failure as what it is as long as nothing was ever answered.
+
+    Raises StoppedEarly for a host whose name nobody knew for `UNKNOWN_HOST_S`.
+    """
+    if failure.unreachable is Unreachable.REFUSED:
+        # Hugging Face's toolkit listens only once its model is loaded.
+        return Retryable(Cause.LOADING, f"{failure.what} yet", unreachable=failure.unreachable)
+    if failure.unreachable is Unreachable.UNKNOWN_HOST and tried_s >= UNKNOWN_HOST_S:
+        raise StoppedEarly(
+            f"{failure.what[:1].upper()}{failure.what[1:]}, for {UNKNOWN_HOST_S:.0f} s.",
+            "Check how the host is spelled, and the network; then run the same command again.",
+        )
+    return failure

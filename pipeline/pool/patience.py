@@ -22,13 +22,12 @@ from pipeline.errors import (
     Retryable,
     RowsRejected,
     StoppedEarly,
-    Unreachable,
 )
 from pipeline.events import Waiting, Why
 from pipeline.pool.attempt import GateClosedError, StoppedError
 from pipeline.pool.budget import Budget
-from pipeline.pool.failures import Failures
-from pipeline.pool.trust import Known, Trust, not_the_api
+from pipeline.pool.failures import Failures, while_unmet
+from pipeline.pool.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# For how long a host is looked up, if it was never found.
-UNKNOWN_HOST_S = 30.0
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 20.0
 
@@ -76,7 +73,6 @@ class Patience:
         self.answered = asyncio.Event()
         self.trust = Trust(allow_drift=self._config.allow_drift)
         self._deciding = asyncio.Lock()
-        self._unreadable: Retryable | None = None
         self._successes = self._throttles = 0
         self._began_at = self._last_success_at = self._clock.now()
 
@@ -118,10 +114,7 @@ class Patience:
                 raise StoppedError
             probing = await self._gate.enter()
             try:
-                if probing and (light := self._light_probe(batch)) is not None:
-                    with suppress(RowsRejected):  # that text is refused, so somebody is there
-                        reply = await self._attempt(light.batch, True, failure is not None)
-                        self.trust.compare(light, reply)
+                if probing and await self._probed_with_one(batch, retry=failure is not None):
                     continue
                 return await attempt(probing, failure is not None)
             except GateClosedError:
@@ -129,7 +122,9 @@ class Patience:
             except EndpointRefused as refusal:
                 failure = refusal
             except Retryable as retryable:
-                failure = self._seen_as(retryable)
+                failure = retryable
+                if not self.answered.is_set():
+                    failure = while_unmet(retryable, self._clock.now() - self._began_at)
                 if await self._still_down(failure, probing=probing):
                     continue
             finally:
@@ -141,6 +136,16 @@ class Patience:
             if not patient and failure.cause is Cause.UNREADABLE and failures.total > 1:
                 raise failure
             await self._after(failure, failures)
+
+    async def _probed_with_one(self, batch: Batch | None, *, retry: bool) -> bool:
+        """Probe an outage with one input; False if the request itself is the probe."""
+        outage = self._gate.why is Why.OUTAGE
+        light = self.trust.light_probe(batch, self._gate.failures) if outage else None
+        if light is None:
+            return False
+        with suppress(RowsRejected):  # that text is refused, so somebody is there
+            self.trust.compare(light, await self._attempt(light.batch, True, retry))
+        return True
 
     async def confirm(self, like: Batch, batch_size: int) -> None:
         """Ask the text that decides if more was refused in a row than bad rows explain.
@@ -211,23 +216,6 @@ class Patience:
         """Note that a server is there, whatever it answers."""
         self._gate.open()
 
-    def _seen_as(self, failure: Retryable) -> Retryable:
-        """Return a failure as what it is where nothing was answered yet.
-
-        Raises StoppedEarly for a host whose name nobody knew for `UNKNOWN_HOST_S`.
-        """
-        if failure.unreachable is None or self.answered.is_set():
-            return failure
-        if failure.unreachable is Unreachable.REFUSED:
-            # Hugging Face's toolkit listens only once its model is loaded.
-            return Retryable(Cause.LOADING, f"{failure.what} yet", unreachable=failure.unreachable)
-        if self._clock.now() - self._began_at >= UNKNOWN_HOST_S:
-            raise StoppedEarly(
-                f"{failure.what[:1].upper()}{failure.what[1:]}, for {UNKNOWN_HOST_S:.0f} s.",
-                "Check how the host is spelled, and the network; then run the same command again.",
-            )
-        return failure
-
     async def _still_down(self, failure: Retryable, *, probing: bool) -> bool:
         """Wait before the next probe; False if the failure is not one of a closed gate."""
         # A readable server that answers otherwise than asked is not loading any more.
@@ -237,14 +225,6 @@ class Patience:
         if probing:
             await self._gate.probe_failed(failure)
         return probing
-
-    def _light_probe(self, batch: Batch | None) -> Known | None:
-        """Return one input to probe an outage with, to tell it from a batch that always fails."""
-        if self._gate.why is not Why.OUTAGE:
-            return None
-        if self.trust.known is not None or batch is None or len(batch) == 1:
-            return self.trust.known
-        return Known(batch.part(self._gate.failures % len(batch)), None)
 
     async def _after(self, failure: Retryable, failures: Failures) -> None:
         """Find out whose fault it is that a request fails; wait before the next attempt.
@@ -262,18 +242,8 @@ class Patience:
                 f"{failure.what} (given up after several attempts, while other rows were answered)",
                 given_up=True,
             ) from failure
-        if self.trust.known is None:
-            self._judge_dialect(failure, failures)
+        self.trust.check_dialect(failure, failures)
         await self._hold_back(failure, failures, calm=others_answered and failures.of_content)
-
-    def _judge_dialect(self, failure: Retryable, failures: Failures) -> None:
-        """Raise EndpointRefused if this is another kind of server; nothing was answered yet."""
-        if failure.cause is Cause.UNREADABLE:
-            self._unreadable = failure
-        wrong = self._unreadable
-        soon = failure.cause is Cause.SERVER_ERROR and failures.total > 1
-        if wrong is not None and (failures.exhausted or soon):
-            raise not_the_api(wrong) from failure
 
     async def _answers_known(self) -> bool:
         """Ask once for what was answered before, unless others ask; True if it is answered."""

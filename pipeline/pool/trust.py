@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.errors import EndpointRefused, StoppedEarly
+from pipeline.errors import Cause, EndpointRefused, StoppedEarly
 from pipeline.outcomes import RowError
 from pipeline.pool.batching import PLAIN, Batch, plain_batch
 from pipeline.wording import setting
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.client import Reply
     from pipeline.errors import Retryable, RowsRejected
     from pipeline.outcomes import Outcome
+    from pipeline.pool.failures import Failures
 
 # So many refusals in a row are a few bad rows, at any concurrency.
 FEW = 5
@@ -45,6 +46,7 @@ class Trust:
         self._allow_drift = allow_drift
         self.refusals = self.vouched = 0
         self.known: Known | None = None
+        self._unreadable: Retryable | None = None
         # How often in a row the text that decides was answered, so that the rows were at fault.
         self._acquittals = 0
 
@@ -75,6 +77,23 @@ class Trust:
     def text_to_ask(self, like: Batch) -> Known:
         """Return what to ask: what was answered before, else a text that no model refuses."""
         return self.known or Known(plain_batch(like=like), None)
+
+    def light_probe(self, batch: Batch | None, failures: int) -> Known | None:
+        """Return one input to probe an outage with, to tell it from a batch that always fails.
+
+        After each failure it is another one of the batch; None if there is no choice.
+        """
+        if self.known is not None or batch is None or len(batch) == 1:
+            return self.known
+        return Known(batch.part(failures % len(batch)), None)
+
+    def check_dialect(self, failure: Retryable, failures: Failures) -> None:
+        """Raise EndpointRefused if nothing was answered yet, as this is another kind of server."""
+        if failure.cause is Cause.UNREADABLE:
+            self._unreadable = failure
+        soon = failure.cause is Cause.SERVER_ERROR and failures.total > 1
+        if self.known is None and self._unreadable and (failures.exhausted or soon):
+            raise not_the_api(self._unreadable) from failure
 
     def compare(self, asked: Known, reply: Reply) -> None:
         """Take the answer to an input that was asked again.

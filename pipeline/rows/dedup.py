@@ -209,7 +209,6 @@ class Dedup:
         def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
             end = first + len(some)
             outcomes[first:end] = some
-            self.answer_bytes = max(self.answer_bytes, _size_bytes(some[0]))
             # Stored in any case: it is paid for, and another run may be of this revision.
             failed = self.save(keys[first:end], some, revision)
             try:
@@ -265,6 +264,7 @@ class Dedup:
                         self._failed[key] = outcome
             keys, outcomes = [keys[i] for i in good], [outcomes[i] for i in good]
         if outcomes:
+            self.answer_bytes = max(self.answer_bytes, _size_bytes(outcomes[0]))
             self._unsaved.append((keys, cast("Sequence[Answer]", outcomes), revision))
         return failed
 

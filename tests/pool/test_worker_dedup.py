@@ -111,7 +111,7 @@ async def test_a_claim_that_fails_reaches_those_who_wait_for_it(kit, tmp_path):
     asking = Asking(kit)
     waiting = asyncio.Event()
 
-    async def fail(items, keys):
+    async def fail(items, arrived, provisional):
         await waiting.wait()
         raise stopped
 
