@@ -58,15 +58,15 @@ def open_table(table: Any) -> MemoryTable:
             )
     try:
         found = pa.table(table)
-        if not found.column_names:
-            raise ValueError("it has no columns")
-        return _ArrowTable(found)
     except Exception as error:  # noqa: BLE001  (a stream or a query may raise anything)
         offers = hasattr(table, "__arrow_c_stream__") or hasattr(table, "__arrow_c_array__")
         raise InputError(
             f"A {type(table).__name__} cannot be read as a table: {_first_line(error)}.",
             _advice(table),
         ) from (error if offers else None)
+    if not found.column_names:
+        raise InputError(f"The table (a {type(table).__name__}) has no columns.", _advice(table))
+    return _ArrowTable(found)
 
 
 def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
