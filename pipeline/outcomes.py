@@ -27,9 +27,8 @@ class Provisional(Protocol):
     They are kept, so that a run that ends meanwhile does not pay for them again.
     """
 
-    @property
-    def outcomes(self) -> Sequence[Outcome | None]:
-        """Those of an earlier attempt, one per input; None if there is none."""
+    async def earlier(self, first: int, end: int) -> Sequence[Outcome | None]:
+        """Return those of an earlier attempt to some of the inputs; None where there is none."""
 
     def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
         """Keep the answers to some of the inputs, from place `first` on."""

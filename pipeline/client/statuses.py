@@ -22,6 +22,8 @@ from pipeline.wording import setting
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.client.wire import Headers
+
 # What refuses the account or the model: status, what its message says (if that decides), what is at
 # fault, and the fix. A 400 of the serverless API is otherwise about the rows, and TEI's 424 a
 # failure of its backend.
@@ -78,7 +80,7 @@ LONGEST_HINT_S = 1e10
 
 
 def error_of(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: datetime | None = None
+    status: int, headers: Headers | Mapping[str, str], body: bytes, *, now: datetime | None = None
 ) -> RequestError | EndpointRefused:
     """Return the error for an answer that is no success, with its fix."""
     content = read_object(body)
@@ -154,7 +156,7 @@ def _words(said: Any) -> str:
         return ""
 
 
-def _hint_s(headers: Mapping[str, str], now: datetime | None) -> float | None:
+def _hint_s(headers: Headers | Mapping[str, str], now: datetime | None) -> float | None:
     """Read how long to wait: Retry-After (seconds or a date), else a RateLimit that binds.
 
     Negative values and garbage are no hint.
@@ -175,13 +177,13 @@ def _until_s(date_text: str, now: datetime) -> float | None:
         return None
 
 
-def binding_hint_s(headers: Mapping[str, str]) -> float | None:
+def binding_hint_s(headers: Headers | Mapping[str, str]) -> float | None:
     """Read for how long nothing remains of the quota.
 
     RateLimit comes with every answer, and binds only where r is 0.
     """
-    limit = headers.get("RateLimit")
-    if limit is None:
+    limit = headers.get("RateLimit", "")
+    if not limit:
         return None
     remaining, reset = _REMAINING.search(limit), _RESET.search(limit)
     return _seconds(reset[1]) if remaining and reset and not remaining[1].strip("0") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import SettingsError
@@ -33,8 +34,11 @@ def find_token(token_file: Path | None = None) -> Token:
         return _found(token, "the environment variable HF_TOKEN")
     if token_file is not None:
         return _from_file(token_file)
+    if not _may_be_logged_in():
+        return Token(None)
     try:
-        # Imported only here, where it is needed: nothing else should wait for it.
+        # Imported only here, where it is needed: it takes longer than all else that a run begins
+        # with.
         from huggingface_hub import get_token
 
         token = _plain(get_token())
@@ -45,6 +49,18 @@ def find_token(token_file: Path | None = None) -> Token:
             f"The Hugging Face login gives no token: {error}.", "Run `hf auth login` again."
         ) from None
     return _found(token, "the Hugging Face login") if token else Token(None)
+
+
+def _may_be_logged_in() -> bool:
+    """Tell quickly that there is no login at all, of any of the kinds that the Hub knows."""
+    from huggingface_hub import constants
+
+    variables = ("HF_OIDC_RESOURCE", "HUGGING_FACE_HUB_TOKEN")
+    return (
+        any(name in os.environ for name in variables)
+        or os.path.lexists(constants.HF_TOKEN_PATH)
+        or "google.colab" in sys.modules
+    )
 
 
 def _plain(token: str | None) -> str:

@@ -6,8 +6,8 @@ and without broken characters from here on, and whatever else happens is an erro
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import select
 import ssl
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import BytesPayload
-from multidict import CIMultiDict
 
 from pipeline.addresses import without_query
 from pipeline.client.answers import unreadable
@@ -42,11 +41,25 @@ _UNFORESEEN = (ValueError, ArithmeticError, LookupError, RecursionError, EOFErro
 _PROXY_DENIES = (401, 403, 407)
 
 
+class Headers:
+    """The headers of an answer, their values without secrets and broken characters."""
+
+    def __init__(self, received: Mapping[str, str]) -> None:
+        self._received = received
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the value of a header, whatever the case of its name."""
+        value = self._received.get(name)
+        if value is None:
+            return default
+        return redacted(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
 class Told(NamedTuple):
     """What a server answered, as text without secrets; the body is bytes."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Headers
     body: bytes
 
 
@@ -54,21 +67,17 @@ class _Connector(aiohttp.TCPConnector):
     """Takes no idle connection on which bytes have arrived: they would be the next answer."""
 
     async def _get(self, key: Any, traces: Any) -> Connection | None:
+        if self._conns.get(key):
+            # The loop hears of what has arrived in one turn, and reads it in the next. To ask the
+            # kernel for each connection would cost a request more than all else that is done here.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         while (connection := await super()._get(key, traces)) is not None:
-            if not _has_unread(connection):
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
                 return connection
             connection.close()
         return None
-
-
-def _has_unread(connection: Connection) -> bool:
-    protocol = connection.protocol
-    if protocol is None or protocol.transport is None or protocol.should_close:
-        return True
-    # Those that the event loop has not seen yet.
-    poll = select.poll()
-    poll.register(protocol.transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def open_session(target: Target, headers: Mapping[str, str]) -> aiohttp.ClientSession:
@@ -112,7 +121,7 @@ async def exchange(
             allow_redirects=False,
         ) as response:
             content = await _read(response)
-            told = Told(response.status, _readable(response.headers), redacted_bytes(content))
+            told = Told(response.status, Headers(response.headers), redacted_bytes(content))
     except TimeoutError:
         raise
     except aiohttp.ClientHttpProxyError as error:
@@ -156,17 +165,6 @@ def _words_of(error: BaseException) -> str:
             return "no address"
         case _:
             return redacted(str(error))
-
-
-def _readable(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return headers without secrets, and with each byte that is no text replaced."""
-    values = "\n".join(headers.values()).encode("utf-8", "surrogateescape")
-    if values.isascii() and redacted_bytes(values) is values:
-        return headers
-    return CIMultiDict(
-        (name, redacted(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")))
-        for name, value in headers.items()
-    )
 
 
 def _unreachable(error: Exception) -> Unreachable | None:

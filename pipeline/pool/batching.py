@@ -136,14 +136,13 @@ class Batch:
                 job.provisional.keep(start, outcomes[at : at + stop - start], revision)
             at += stop - start
 
-    @property
-    def kept(self) -> list[Outcome] | None:
-        """The answers that an earlier attempt kept; None unless it did for all inputs."""
+    async def kept(self) -> list[Outcome] | None:
+        """Return the answers that an earlier attempt kept; None unless it did for all inputs."""
         found: list[Outcome | None] = []
         for job, start, stop in self.spans:
             if job.provisional is None:
                 return None
-            found += job.provisional.outcomes[start:stop]
+            found += await job.provisional.earlier(start, stop)
         return None if None in found else cast("list[Outcome]", found)
 
 

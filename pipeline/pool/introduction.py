@@ -202,7 +202,7 @@ class Introduction:
         """Send the rest of the batch, and compare the canary's answer in it."""
         place = position - len(verdict.rejected)
         batch = verdict.rest
-        kept = batch.kept
+        kept = await batch.kept()
         try:
             reply = Reply(kept, None, None) if kept else await self._ask(batch)
         except Retryable as failure:

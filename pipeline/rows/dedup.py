@@ -64,7 +64,7 @@ def _size_bytes(outcome: Outcome) -> int:
     """Return about how much memory an outcome takes: a tuple and a float a label, and its text."""
     if isinstance(outcome, RowError):
         return len(outcome.message)
-    return sum(len(label) for label, _ in outcome) + 96 * len(outcome)
+    return len(outcome) * (len(outcome[0][0]) + 96)
 
 
 def recall(
@@ -90,12 +90,16 @@ def recall(
 class _Provisional:
     """Answers that are not believed yet, stored under keys of their own."""
 
-    keys: Sequence[bytes]
+    _keys: Sequence[bytes]
+    _look_up: Callable[[Sequence[bytes]], Awaitable[tuple[dict[int, Outcome], set[int]]]]
     _save: Callable[[Sequence[bytes], Sequence[Outcome], str | None], object]
-    outcomes: Sequence[Outcome | None] = ()
+
+    async def earlier(self, first: int, end: int) -> Sequence[Outcome | None]:
+        known, _ = await self._look_up(provisional(self._keys[first:end]))
+        return [known.get(i) for i in range(end - first)]
 
     def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
-        self._save(self.keys[first : first + len(outcomes)], outcomes, revision)
+        self._save(provisional(self._keys[first : first + len(outcomes)]), outcomes, revision)
 
 
 @dataclass(eq=False)
@@ -122,7 +126,6 @@ class Dedup:
         self._failed: dict[bytes, RowError] = {}
         self._unsaved: list[Group] = []
         self._closing = asyncio.Event()
-        self._asked = False
         # About what the largest answers take that were seen: one of each request tells.
         self.answer_bytes = 0
 
@@ -220,19 +223,9 @@ class Dedup:
                 return False
             return True
 
-        await ask(items, arrived, await self._first_provisional(keys))
+        await ask(items, arrived, _Provisional(keys, self._look_up, self.save))
         assert None not in outcomes
         return cast("list[Outcome]", outcomes)
-
-    async def _first_provisional(self, keys: Sequence[bytes]) -> Provisional | None:
-        """Return what is kept of answers that were not believed; for the first inputs only."""
-        if self._asked:
-            return None
-        self._asked = True
-        kept = _Provisional(provisional(keys), self.save)
-        known, _ = await self._look_up(kept.keys)
-        kept.outcomes = [known.get(i) for i in range(len(keys))]
-        return kept
 
     async def _look_up(self, keys: Sequence[bytes]) -> tuple[dict[int, Outcome], set[int]]:
         """Return the outcomes that are known, by place in `keys`, and which keys came before."""
