@@ -44,12 +44,14 @@ def keep_secret(value: str) -> None:
 
 def redacted(text: str) -> str:
     """Return `text` without secrets, those included that are escaped or in another case."""
-    return _found.sub(REDACTED, text) if _may_hold_one(text.encode("utf-8", "replace")) else text
+    if not _secrets or not _may_hold_one(text.encode("utf-8", "replace")):
+        return text
+    return _found.sub(REDACTED, text)
 
 
 def redacted_bytes(content: bytes) -> bytes:
     """Return UTF-8 without secrets. JSON stays JSON: of an escape all is taken, or nothing."""
-    if not _may_hold_one(content):
+    if not _secrets or not _may_hold_one(content):
         return content
     text = content.decode("utf-8", "surrogateescape")
     return _found.sub(REDACTED, text).encode("utf-8", "surrogateescape")
@@ -73,8 +75,6 @@ def safe_json(content: bytes) -> str:
 
 def _may_hold_one(content: bytes) -> bool:
     """Tell quickly of nearly all texts that they hold no secret."""
-    if not _secrets:
-        return False
     lower = content.lower()
     for sign in _signs:  # noqa: SIM110  (a generator takes three times as long, at each answer)
         if sign in lower:

@@ -23,7 +23,7 @@ from pipeline.foreign import keep_secret
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from pipeline.client.dialects import Dialect
     from pipeline.client.target import Target
@@ -165,28 +165,22 @@ class Client:
         outcomes = dialect.read(body, len(items))
         return Reply(outcomes, headers.get("x-sha") or None, binding_hint_s(headers))
 
-    async def _exchange(
+    def _exchange(
         self,
         method: str,
         url: URL,
         body: bytes | None = None,
         *,
         headers: dict[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout = NO_TIMEOUT,  # noqa: ASYNC109  (aiohttp enforces it)
-    ) -> Told:
+        timeout: aiohttp.ClientTimeout = NO_TIMEOUT,
+    ) -> Awaitable[Told]:
         """Send and receive; see `wire.exchange`."""
         assert self._session is not None
         if self._target.proxy is not None:
             headers = {**self._headers, **(headers or {})}
-        try:
-            return await exchange(
-                self._session, self._target, method, url, body, headers=headers, timeout=timeout
-            )
-        except TimeoutError:
-            raise Retryable(
-                Cause.TIMEOUT,
-                f"no answer within {timeout.total or self._config.timeout_s:g} s (timeout_s)",
-            ) from None
+        return exchange(
+            self._session, self._target, method, url, body, headers=headers, timeout=timeout
+        )
 
     async def _has_new_token(self, refused: str | None) -> bool:
         """Return True if there is another token than the one that was refused.

@@ -6,8 +6,8 @@ and without broken characters from here on, and whatever else happens is an erro
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import select
 import ssl
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,17 +67,21 @@ class _Connector(aiohttp.TCPConnector):
     """Takes no idle connection on which bytes have arrived: they would be the next answer."""
 
     async def _get(self, key: Any, traces: Any) -> Connection | None:
-        if self._conns.get(key):
-            # The loop hears of what has arrived in one turn, and reads it in the next. To ask the
-            # kernel for each connection would cost a request more than all else that is done here.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
         while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
+            if not _has_unread(connection):
                 return connection
             connection.close()
         return None
+
+
+def _has_unread(connection: Connection) -> bool:
+    protocol = connection.protocol
+    if protocol is None or protocol.transport is None or protocol.should_close:
+        return True
+    # Those that the event loop has not seen yet.
+    poll = select.poll()
+    poll.register(protocol.transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def open_session(target: Target, headers: Mapping[str, str]) -> aiohttp.ClientSession:
@@ -106,10 +110,7 @@ async def exchange(
     headers: Mapping[str, str] | None,
     timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  (aiohttp enforces it)
 ) -> Told:
-    """Send and receive. Raises Retryable or EndpointRefused if no answer came.
-
-    A timeout is raised as TimeoutError, for the caller knows how long it was.
-    """
+    """Send and receive. Raises Retryable or EndpointRefused if no answer came."""
     try:
         async with session.request(
             method,
@@ -123,7 +124,8 @@ async def exchange(
             content = await _read(response)
             told = Told(response.status, Headers(response.headers), redacted_bytes(content))
     except TimeoutError:
-        raise
+        what = f"no answer within {timeout.total:g} s"
+        raise Retryable(Cause.TIMEOUT, what) from None
     except aiohttp.ClientHttpProxyError as error:
         assert target.proxy is not None
         raise _refused(target.proxy, error.status, error.message) from None

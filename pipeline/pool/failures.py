@@ -31,15 +31,16 @@ class Failures:
     A batch that is `doubted` is one of two halves of a batch that kept failing.
     """
 
+    first_at = float("inf")
+    successes_seen = 0
+    exhausted = False
+    # True if the last one may be due to what the request holds, and not to its way there.
+    of_content = False
+
     def __init__(self, batch: Batch | None, *, doubted: bool) -> None:
         self._counts: dict[Cause, int] = {}
         self.inputs = 0 if batch is None else len(batch)
         self._doubted = doubted
-        self.first_at = float("inf")
-        self.successes_seen = 0
-        # True if the last one may be due to what the request holds, and not to its way there.
-        self.of_content = False
-        self.exhausted = False
 
     def add(self, failure: Retryable, now: float) -> None:
         """Count a failure that came now."""

@@ -79,7 +79,9 @@ class Splitting:
     def settle(self, batch: Batch, reply: Reply) -> int:
         """Hand out the answers of a batch; return how many of them are errors."""
         self._size.answered(len(batch))
-        self._patience.trust.learn(batch, reply.outcomes)
+        trust = self._patience.trust
+        if trust.known is None or trust.acquittals:
+            trust.learn(batch, reply.outcomes)
         failed = self._hand_out(batch, reply.outcomes, reply.revision)
         if self._suspects:
             self._believe(self._patience.trust.vouched)

@@ -48,7 +48,7 @@ class Trust:
         self.known: Known | None = None
         self._unreadable: Retryable | None = None
         # How often in a row the text that decides was answered, so that the rows were at fault.
-        self._acquittals = 0
+        self.acquittals = 0
 
     def refused(self) -> None:
         """Count a refusal."""
@@ -65,12 +65,12 @@ class Trust:
         batch of its own; twice as many each time that the endpoint proves to be well.
         """
         halvings = min(batch_size.bit_length(), MOST_HALVINGS)
-        explained = max(FEW, in_flight - 1 + halvings) << self._acquittals
+        explained = max(FEW, in_flight - 1 + halvings) << self.acquittals
         return self.refusals - self.vouched > explained
 
     def learn(self, batch: Batch, outcomes: list[Outcome]) -> None:
         """Take the first input of a batch for the one to ask again, unless there is one."""
-        self._acquittals = 0
+        self.acquittals = 0
         if self.known is None and type(outcomes[0]) is not RowError:
             self.known = Known(batch.part(0), outcomes[0])
 
@@ -110,7 +110,7 @@ class Trust:
                 f"{setting('overwrite', 'True')} too if there is an output), or accept the "
                 f"mixture with {setting('allow_drift', 'True')}.",
             )
-        self._acquittals += 1
+        self.acquittals += 1
         self.known = Known(asked.batch, answer) if type(answer) is not RowError else self.known
 
     def distrust(self, refusal: RowsRejected) -> EndpointRefused | StoppedEarly:

@@ -126,7 +126,7 @@ class Dedup:
         self._failed: dict[bytes, RowError] = {}
         self._unsaved: list[Group] = []
         self._closing = asyncio.Event()
-        # About what the largest answers take that were seen: one of each request tells.
+        # About what the largest answers take that were seen: one of each group commit tells.
         self.answer_bytes = 0
 
     async def __aenter__(self) -> Self:
@@ -257,7 +257,8 @@ class Dedup:
                         self._failed[key] = outcome
             keys, outcomes = [keys[i] for i in good], [outcomes[i] for i in good]
         if outcomes:
-            self.answer_bytes = max(self.answer_bytes, _size_bytes(outcomes[0]))
+            if not self._unsaved:
+                self.answer_bytes = max(self.answer_bytes, _size_bytes(outcomes[0]))
             self._unsaved.append((keys, cast("Sequence[Answer]", outcomes), revision))
         return failed
 
