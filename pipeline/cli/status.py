@@ -11,7 +11,7 @@ import click
 
 from pipeline.cli.output import counts, failing, print_json, say
 from pipeline.errors import OutputError
-from pipeline.observers.words import duration
+from pipeline.observers.words import duration, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +70,8 @@ def _lines(found: Status, now: float) -> Iterator[str]:
             f"{found.committed_rows:,} of {found.rows:,} rows committed{share}{again}, "
             f"{found.labelled:,} labelled, {found.errors:,} with errors"
         )
+    if found.answers:
+        yield stored(found.answers)
     if found.labels:
         yield f"labels: {counts(found.labels)}"
     if found.rows_per_second is not None:

@@ -58,6 +58,12 @@ def counted(count: float, one: str, more: str | None = None) -> str:
     return f"{count:,.0f} {one if count == 1 else more or one + 's'}"
 
 
+def stored(answers: int) -> str:
+    """Say that a run keeps its answers until it is complete."""
+    are = counted(answers, "answer is", "answers are")
+    return f"{are} stored and will not be asked for again."
+
+
 def notice(told: Notice) -> str:
     """Word a notice: what happened and, if there is something to do about it, the fix."""
     return shown(" ".join(filter(None, (what_of(told), fix_of(told)))))

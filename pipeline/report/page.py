@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
 from pipeline.foreign import visible
-from pipeline.observers.words import against_plan, clock, counted, duration
+from pipeline.observers.words import against_plan, clock, counted, duration, stored
 from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
@@ -112,7 +112,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (against_plan, clock, counted, duration, number)
+    words = (against_plan, clock, counted, duration, number, stored)
     made.filters.update({each.__name__: each for each in words})
     return made
 

@@ -9,6 +9,12 @@ and the cache between runs. It maps the digest of an input (never its text) to t
 """
 
 from pipeline.responses.keys import Keys
-from pipeline.responses.store import Known, ResponseStore, ResponseStores, check_store
+from pipeline.responses.store import (
+    Known,
+    ResponseStore,
+    ResponseStores,
+    check_store,
+    count_answers,
+)
 
-__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores", "check_store"]
+__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores", "check_store", "count_answers"]

@@ -49,6 +49,17 @@ def test_a_stopped_run(shown, words, tiles, label, source, tmp_path):
     assert tiles()["requests"] == "25"
 
 
+def test_a_stopped_run_without_a_committed_row(shown, words, label, source, tmp_path):
+    """What was answered is kept, and the page does not look as if it were lost."""
+    output = tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, batch_size=4, concurrency=1, max_requests=13)
+    shown(output)
+    told = words()
+    assert "0 of 100 rows are committed. 52 answers are stored and will not be asked for" in told
+    assert "No row is committed yet." in told
+
+
 @pytest.fixture
 def halfway(server, start, write_csv, many_texts, tmp_path, committed, eventually):
     """A run that has committed two chunks and waits for the answers to the third; its command."""
