@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 from pipeline.foreign import safe
 
 _MARKED = re.compile("\u27e6(\\w+)(?:=([^\u27e7]*))?\u27e7")
+_SAME_COMMAND = re.compile("[Rr]un the same command again( later|)( to continue|)")
 
 _reader: Literal["python", "terminal"] = "python"
 
@@ -52,6 +53,24 @@ def shown(words: str) -> str:
     """
     marked = _flag if _reader == "terminal" else _keyword
     return safe(_MARKED.sub(marked, words))
+
+
+def as_call(fix: str, checkpoint: str, *, kept: bool) -> str:
+    """Return the fix of a run as that of `pipeline.classify`, which is no command to run again.
+
+    `checkpoint` is one that the call has to be given; empty if it was. Without anything `kept` it
+    has nothing to continue.
+    """
+    place = f" with {setting('checkpoint', checkpoint)}" if checkpoint and kept else ""
+
+    def call(found: re.Match[str]) -> str:
+        make = "Make" if found[0].startswith("Run") else "make"
+        return f"{make} the same call again{place}{found[1]}{found[2] if kept else ''}"
+
+    fix, count = _SAME_COMMAND.subn(call, fix)
+    if place and not count:
+        fix += f" What was answered is kept: the same call{place} continues."
+    return fix.strip()
 
 
 def speak_to(reader: Literal["python", "terminal"]) -> None:
