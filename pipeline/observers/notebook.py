@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EXIT_COMPLETE
 from pipeline.observers.progress import Progress
+from pipeline.observers.words import EMPTY_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,7 +128,10 @@ def _table(what: str, counts: Mapping[str, int], most: int, rows: int) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     largest = max(ordered[0][1], 1)
     left, right = 'style="text-align:left"', 'style="text-align:right"'
-    shown = [(_inert(name), _bar(count / largest), count) for name, count in ordered[:most]]
+    shown = [
+        (_inert(name or EMPTY_LABEL), _bar(count / largest), count)
+        for name, count in ordered[:most]
+    ]
     if rest := ordered[most:]:
         shown.append((f"{len(rest):,} others", "", sum(count for _, count in rest)))
     body = [

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from pipeline.events import Notice, Waiting
 
+# How a label is shown that has no letters.
+EMPTY_LABEL = "(empty label)"
+
 
 def duration(seconds: float) -> str:
     """Word a duration, to the second; from an hour up to the minute."""
