@@ -172,7 +172,7 @@ class Wait:
         left_s = None if self.until is None else self.until - now
         match self.reason:
             case Why.THROTTLED:
-                return f"{self.reason}, {duration(math.ceil(max(left_s or 0.0, 0.0)))} left"
+                return f"{self.reason}, going on in {duration(math.ceil(max(left_s or 0.0, 0.0)))}"
             case Why.LOADING:
                 if self.until is None or left_s is None:
                     return f"{self.reason} for {so_far}"
