@@ -30,7 +30,7 @@ from pipeline.rows import check_columns, result_fields
 from pipeline.store import LocalStore
 from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
-from pipeline.wording import as_call, setting, shown
+from pipeline.wording import as_call, counted, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -96,8 +96,8 @@ class RunResult:
     def __str__(self) -> str:
         found = self.summary
         return (
-            f"{found['output']}: {found['rows']:,} rows, {found['labelled']:,} labelled, "
-            f"{found['errors']:,} with errors; {found['requests']:,} requests in "
+            f"{found['output']}: {counted(found['rows'], 'row')}, {found['labelled']:,} labelled, "
+            f"{found['errors']:,} with errors; {counted(found['requests'], 'request')} in "
             f"{found['seconds']:,.1f} s"
         )
 

@@ -16,6 +16,7 @@ from pipeline.events import RunEnded, Waiting
 from pipeline.foreign import safe, safe_json
 from pipeline.observers.progress import JsonProgress
 from pipeline.observers.words import EMPTY_LABEL, Wait
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,5 +73,5 @@ def counts(found: dict[str, int]) -> str:
     ordered = sorted(found.items(), key=lambda entry: -entry[1])
     words = [f"{name or EMPTY_LABEL} {count:,}" for name, count in ordered[:MOST_COUNTS]]
     if rest := ordered[MOST_COUNTS:]:
-        words.append(f"{len(rest):,} others {sum(count for _, count in rest):,}")
+        words.append(f"{counted(len(rest), 'other')} {sum(count for _, count in rest):,}")
     return ", ".join(words)

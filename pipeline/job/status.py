@@ -21,6 +21,7 @@ from pipeline.responses import count_answers
 from pipeline.store import LocalStore
 from pipeline.store.files import DiskFile
 from pipeline.store.objects import reading
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,7 +189,7 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
     elif recorded["errors"]:
         advice = (
             "The output is there. The same command with --retry-failed asks again for its "
-            f"{recorded['errors']:,} row{'s' * (recorded['errors'] != 1)} with an error."
+            f"{counted(recorded['errors'], 'row')} with an error."
         )
     else:
         advice = "Nothing: the output is there, and the same command leaves it as it is."

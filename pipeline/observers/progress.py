@@ -20,7 +20,8 @@ import orjson
 from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
 from pipeline.foreign import safe, safe_json
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.words import Wait, counted, duration, notice
+from pipeline.observers.words import Wait, duration, notice
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +197,7 @@ class PlainProgress(Progress):
     def _begin(self, event: RunStarted) -> None:
         resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
         model = f", model {event.model}" if event.model else ""
-        message = f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
+        message = f"{counted(event.rows, 'row')}{resumed}, endpoint {event.endpoint}{model}"
         facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
         facts |= {"endpoint": event.endpoint, "model": event.model}
         self._say("started", message, **facts)
@@ -207,7 +208,9 @@ class PlainProgress(Progress):
     def _draw(self) -> None:
         state = self._state()
         done, rows = state["rows_done"], state["rows"]
-        line = f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
+        line = (
+            f"{done:,} of {counted(rows, 'row')} ({done / max(rows, 1):.0%}), {self._words(state)}"
+        )
         self._say("progress", line, **state)
 
 

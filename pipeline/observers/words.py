@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import events
 from pipeline.events import Why
-from pipeline.wording import setting, shown
+from pipeline.wording import counted, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +54,6 @@ def against_plan(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 def clock(at: float) -> str:
     """Word an instant (seconds since the epoch) in the time zone of this machine."""
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def counted(count: float, one: str, more: str | None = None) -> str:
-    """Word a number of things: "1 request", "2,000 requests"."""
-    return f"{count:,.0f} {one if count == 1 else more or one + 's'}"
 
 
 def stored(answers: int) -> str:

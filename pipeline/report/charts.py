@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 from pipeline.foreign import visible
-from pipeline.observers.words import counted, duration
+from pipeline.observers.words import duration
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,7 +98,7 @@ def labels_chart(labels: Sequence[Label]) -> Markup:
     shown = [(visible(label.name), label.rows, color(i)) for i, label in enumerate(labels)]
     if len(shown) > MOST_BARS:
         rest = shown[MOST_BARS - 1 :]
-        others = (f"{len(rest):,} others", sum(rows for _, rows, _ in rest), "var(--faint)")
+        others = (counted(len(rest), "other"), sum(rows for _, rows, _ in rest), "var(--faint)")
         shown = [*shown[: MOST_BARS - 1], others]
     total = max(sum(rows for _, rows, _ in shown), 1)
     values = [

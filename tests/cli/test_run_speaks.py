@@ -1,6 +1,5 @@
 """How `classify run` speaks: flags, progress and the summary."""
 
-import fcntl
 import json
 import os
 import pty
@@ -9,8 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import termios
-from functools import partial
 from pathlib import Path
 
 import pyte
@@ -139,9 +136,9 @@ def test_plain_lines_where_stderr_is_no_terminal(cli, server, source):
 
 
 def _in_a_terminal(arguments, cwd, watch=lambda *_: None, *, term="xterm-256color", columns=120):
-    """Run the command with a terminal for stderr; gives the exit code, stdout and all written to it.
+    """Run the command with a terminal for stderr; gives the exit code, stdout and what was written.
 
-    `watch` is called whenever more was written, with that and what types into the terminal.
+    `watch` is called whenever more was written, with all of that and what presses Ctrl-C.
     """
     terminal, theirs = pty.openpty()
     try:
@@ -149,17 +146,20 @@ def _in_a_terminal(arguments, cwd, watch=lambda *_: None, *, term="xterm-256colo
             [str(Path(sys.executable).with_name("classify")), *map(str, arguments)],
             cwd=cwd, env={**os.environ, "TERM": term, "COLUMNS": str(columns)},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs,
-            # So that Ctrl-C is for it.
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
         )  # fmt: skip
     finally:
         os.close(theirs)
+
+    def press():
+        os.write(terminal, b"\x03")  # the terminal shows it, and is nobody's whom it could signal
+        process.send_signal(signal.SIGINT)
+
     screen = b""
     try:
         # A terminal whose other side was closed gives an error instead of an end.
         while piece := os.read(terminal, 65_536):
             screen += piece
-            watch(screen.decode(errors="replace"), partial(os.write, terminal))
+            watch(screen.decode(errors="replace"), press)
     except OSError:
         pass
     finally:
@@ -213,7 +213,7 @@ def test_the_details_give_way_to_the_bar_and_the_counts(server, source, tmp_path
     lines = set()
     server.script = lambda each: (
         server.reply(503, {"error": "no such luck " * 20})
-        if 2 <= each.number and not any("…" in line for line in lines)
+        if each.number >= 2 and not any("…" in line for line in lines)
         else None
     )
 
@@ -231,13 +231,12 @@ def test_the_details_give_way_to_the_bar_and_the_counts(server, source, tmp_path
 def test_ctrl_c_leaves_no_bar(server, source, tmp_path):
     """Twice, since the first waits for the answers; what the terminal shows of the keys is gone."""
     server.script = lambda _: server.reply(hold=True)
-    pressed = []
+    when = [r"[1-9]\d* of \d+ in flight", "again to stop at once"]
 
-    def watch(written, type_):
-        if re.search(r"[1-9]\d* of \d+ in flight", written) and not pressed:
-            pressed.append(type_(b"\x03"))
-        elif "again to stop at once" in written and len(pressed) == 1:
-            pressed.append(type_(b"\x03"))
+    def watch(written, press):
+        if when and re.search(when[0], written):
+            del when[0]
+            press()
 
     arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
     arguments += ("--concurrency", 16, "--batch-size", 1)

@@ -279,7 +279,7 @@ def test_a_missing_library_is_named_with_its_fix(cli, label, source, tmp_path, m
     (missing / f"{module}.py").write_text(f"raise ModuleNotFoundError('{module}')")
     told = cli("report", "out.parquet", PYTHONPATH=str(missing))
     assert told.code == 2
-    assert "pip install 'classify-pipeline[report]'" in told.stderr
+    assert "pip install -e '.[report]'" in told.stderr
 
 
 def test_an_installed_package_has_every_file():
