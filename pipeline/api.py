@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +21,23 @@ import pyarrow.parquet as pq
 import uvloop
 
 from pipeline.config import RunConfig
-from pipeline.errors import ClassifyError, Interrupted, SettingsError, UsageError
+from pipeline.errors import ClassifyError, Interrupted, ResumeRefused, SettingsError
 from pipeline.job.runner import Run
+from pipeline.job.status import status_of
 from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
 from pipeline.producer import TableSource
 from pipeline.rows import check_columns, result_fields
 from pipeline.store import LocalStore
 from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
-from pipeline.wording import setting
+from pipeline.wording import as_call, counted, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from pipeline.events import Observer
 
-_WITH_CHECKPOINT = "With `checkpoint` the same call continues."
+_CONTINUE = "Run the same command again to continue."
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,8 +96,8 @@ class RunResult:
     def __str__(self) -> str:
         found = self.summary
         return (
-            f"{found['output']}: {found['rows']:,} rows, {found['labelled']:,} labelled, "
-            f"{found['errors']:,} with errors; {found['requests']:,} requests in "
+            f"{found['output']}: {counted(found['rows'], 'row')}, {found['labelled']:,} labelled, "
+            f"{found['errors']:,} with errors; {counted(found['requests'], 'request')} in "
             f"{found['seconds']:,.1f} s"
         )
 
@@ -147,8 +149,7 @@ def run(
             retry_failed=retry_failed,
             ask_again=ask_again,
         )
-        advice = "Run the same command again to continue."
-        return RunResult(_blocking(job, execute, advice), config.error_column)
+        return RunResult(_blocking(job, execute), config.error_column)
 
 
 def classify(
@@ -166,13 +167,14 @@ def classify(
     gives the first rows only. `progress` is that of `run`.
 
     With `checkpoint`, a directory, an interrupted call keeps what was done and the same call
-    continues it; without, it is lost. Runs inside a running event loop too.
+    continues it. Without, a call that fails leaves what was answered in a temporary directory, and
+    its error names that as the checkpoint to give. Runs inside a running event loop too.
 
     Raises an error of the tree in `pipeline.errors`.
     """
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = _InMemory(table, output, settings, shown)
-        _blocking(work.job, work.job.execute, _WITH_CHECKPOINT)
+        _blocking(work.job, work.job.execute)
         return work.result()
 
 
@@ -195,25 +197,47 @@ async def aclassify(
         except ClassifyError as error:
             raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:
-            raise asyncio.CancelledError(
-                f"Cancelled after storing what was answered. {_WITH_CHECKPOINT}"
-            ) from None
+            raise asyncio.CancelledError from None  # as short; it gets its words outside
         return await in_thread(work.result)
 
 
 @contextmanager
 def _output_in(checkpoint: str | Path | None) -> Iterator[Path]:
-    """Yield the path of an output, in the checkpoint or in a temporary place."""
-    place: AbstractContextManager[str | Path] = (
-        nullcontext(checkpoint) if checkpoint else tempfile.TemporaryDirectory(prefix="classify-")
-    )
+    """Yield the path of an output, in the checkpoint or in a temporary one.
+
+    A temporary one outlives a call that fails after something was answered.
+    """
+    directory = Path(checkpoint or tempfile.mkdtemp(prefix="classify-"))
     try:
-        with place as directory:
-            yield Path(directory) / "labelled.parquet"
-    except (ClassifyError, asyncio.CancelledError) as error:
-        if checkpoint is None and not isinstance(error, UsageError):
-            error.add_note("No `checkpoint` was given, so what was answered is not kept.")
+        yield directory / "labelled.parquet"
+    except BaseException as error:
+        kept = _is_kept(directory)
+        if not (checkpoint or kept):
+            shutil.rmtree(directory, ignore_errors=True)
+        word = partial(as_call, checkpoint="" if checkpoint else str(directory), kept=kept)
+        if isinstance(error, ResumeRefused):
+            error.fix = f"Give another {setting('checkpoint')}, or delete {directory}."
+        elif isinstance(error, ClassifyError):
+            error.fix = word(error.fix)
+            if error.summary is not None:
+                error.summary["message"] = str(error)
+        elif isinstance(error, asyncio.CancelledError):
+            when = "after storing what" if kept else "before anything"
+            error.args = (shown(f"Cancelled {when} was answered. {word(_CONTINUE)}"),)
+        elif kept:
+            error.add_note(shown(word("")))
         raise
+    if not checkpoint:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_kept(checkpoint: Path) -> bool:
+    """Return True if a checkpoint holds anything that was answered."""
+    try:
+        found = status_of(checkpoint)
+    except ClassifyError:
+        return True  # nobody knows
+    return found is not None and bool(found.committed_rows or found.answers)
 
 
 class _InMemory:
@@ -262,7 +286,7 @@ def _shown(progress: bool | None) -> Iterator[list[Observer]]:
 
 
 def _blocking(
-    job: Run, execute: Callable[[], Coroutine[Any, Any, dict[str, Any]]], advice: str
+    job: Run, execute: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 ) -> dict[str, Any]:
     """Run to the end from synchronous code, wherever that code runs."""
     # The default loop takes a quarter more CPU a request.
@@ -276,12 +300,12 @@ def _blocking(
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            with _signals_to(job, loop, (signal.SIGINT, signal.SIGTERM), advice):
+            with _signals_to(job, loop, (signal.SIGINT, signal.SIGTERM)):
                 return work()
         # Beside a loop that is running here already, such as Jupyter's.
         with (
             ThreadPoolExecutor(1, "classify") as thread,
-            _signals_to(job, loop, (signal.SIGINT,), advice),
+            _signals_to(job, loop, (signal.SIGINT,)),
         ):
             return thread.submit(work).result()
     except ClassifyError as error:
@@ -291,7 +315,7 @@ def _blocking(
 
 @contextmanager
 def _signals_to(
-    job: Run, loop: asyncio.AbstractEventLoop, numbers: Sequence[signal.Signals], advice: str
+    job: Run, loop: asyncio.AbstractEventLoop, numbers: Sequence[signal.Signals]
 ) -> Iterator[None]:
     """Pass signals on to a run, for as long as its loop is not closed for good.
 
@@ -302,7 +326,7 @@ def _signals_to(
     def interrupt(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         reason = Interrupted(
-            f"Stopped by {name} after committing what was answered.", advice, signal_number=number
+            f"Stopped by {name} after storing what was answered.", _CONTINUE, signal_number=number
         )
         with suppress(RuntimeError):  # the loop is closed: the run has ended
             loop.call_soon_threadsafe(job.interrupt, reason)

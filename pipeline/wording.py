@@ -12,11 +12,13 @@ import unicodedata
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 from pipeline.foreign import safe
 
 _MARKED = re.compile("\u27e6(\\w+)(?:=([^\u27e7]*))?\u27e7")
+_LONGEST_NAME, _MOST_NAMES = 60, 20
+_SAME_COMMAND = re.compile("[Rr]un the same command again( later|)( to continue|)")
 
 _reader: Literal["python", "terminal"] = "python"
 
@@ -24,6 +26,36 @@ _reader: Literal["python", "terminal"] = "python"
 def setting(name: str, value: str | None = None) -> str:
     """Mark a setting, with a value to give it, inside the words of an error or a notice."""
     return f"\u27e6{name}\u27e7" if value is None else f"\u27e6{name}={value}\u27e7"
+
+
+def counted(count: float, one: str, more: str | None = None) -> str:
+    """Word a number of things: "1 request", "2,000 requests"."""
+    return f"{count:,.0f} {one if count == 1 else more or one + 's'}"
+
+
+def sentence(words: str) -> str:
+    """End words with one full stop."""
+    return words.rstrip(". ") + "."
+
+
+def short(name: str) -> str:
+    """Return a name, or its beginning: where a header is missing, a row's text is taken for one."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def listed(names: Sequence[str]) -> str:
+    """List names, the first of many."""
+    more = len(names) - _MOST_NAMES
+    rest = [counted(more, "other")] if more > 0 else []
+    return ", ".join([*map(short, names[:_MOST_NAMES]), *rest])
+
+
+def with_extra(extra: str) -> str:
+    """Say how an extra of this package is installed, which is on no registry."""
+    return (
+        f"Install it with pip install -e '.[{extra}]' in a checkout, or with "
+        f"pip install 'FILE.whl[{extra}]' from a wheel."
+    )
 
 
 def is_uri(path: str) -> bool:
@@ -37,7 +69,7 @@ def alike(name: str, names: Iterable[str]) -> str:
     found = next((other for other in names if other != name and _look(other) == looks), None)
     if found is None:
         return ""
-    return f" It has {found!a}, which looks alike and is not {name!a}."
+    return f" It has {short(found)!a}, which looks alike and is not {short(name)!a}."
 
 
 def _look(name: str) -> str:
@@ -52,6 +84,24 @@ def shown(words: str) -> str:
     """
     marked = _flag if _reader == "terminal" else _keyword
     return safe(_MARKED.sub(marked, words))
+
+
+def as_call(fix: str, checkpoint: str, *, kept: bool) -> str:
+    """Return the fix of a run as that of `pipeline.classify`, which is no command to run again.
+
+    `checkpoint` is one that the call has to be given; empty if it was. Without anything `kept` it
+    has nothing to continue.
+    """
+    place = f" with {setting('checkpoint', checkpoint)}" if checkpoint and kept else ""
+
+    def call(found: re.Match[str]) -> str:
+        make = "Make" if found[0].startswith("Run") else "make"
+        return f"{make} the same call again{place}{found[1]}{found[2] if kept else ''}"
+
+    fix, count = _SAME_COMMAND.subn(call, fix)
+    if place and not count:
+        fix += f" What was answered is kept: the same call{place} continues."
+    return fix.strip()
 
 
 def speak_to(reader: Literal["python", "terminal"]) -> None:

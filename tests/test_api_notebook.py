@@ -15,8 +15,16 @@ import pytest
 import pipeline
 import pipeline.api
 from pipeline import aclassify, classify
-from pipeline.errors import InputError, Interrupted, ResumeRefused, SettingsError, StoppedEarly
+from pipeline.errors import (
+    EndpointRefused,
+    InputError,
+    Interrupted,
+    ResumeRefused,
+    SettingsError,
+    StoppedEarly,
+)
 from pipeline.job.runner import Run
+from pipeline.wording import setting
 
 TEXTS = ["good", "bad", None, "good", "fine"]
 
@@ -169,7 +177,7 @@ async def test_interrupted_inside_a_running_loop(server, tmp_path, interrupt, mo
     end = interrupt(
         lambda: server.wait_for(lambda: server.in_flight == 4), times, release_once_it_stops
     )
-    with pytest.raises(Interrupted, match="checkpoint"):
+    with pytest.raises(Interrupted, match="the same call again to continue"):
         classify(table, **again)
     end()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -262,6 +270,78 @@ def test_a_checkpoint_keeps_what_was_done(server, tmp_path, right_answer):
         assert sorted(server.texts) == sorted(texts)
     with pytest.raises(ResumeRefused):
         classify(table.slice(1), endpoint=server.url, checkpoint=checkpoint)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The directory for temporary files; gives what is in it."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    return lambda: list(place.iterdir())
+
+
+def test_a_call_that_stops_without_a_checkpoint_keeps_what_was_answered(server, temporary):
+    """It says where; the same call with that as its checkpoint continues."""
+    table = pa.table({"text": [f"text {i}" for i in range(100)]})
+    call = {"endpoint": server.url, "batch_size": 8, "concurrency": 1, "dialect": "hf"}
+    with pytest.raises(StoppedEarly) as stopped:
+        classify(table, max_requests=7, **call)
+    (kept,) = temporary()
+    assert str(stopped.value) == (
+        "Sent 7 requests, all that max_requests allows. Make the same call again with "
+        f'`checkpoint="{kept}"` to continue.'
+    )
+    assert stopped.value.summary["message"] == str(stopped.value)
+    found = classify(table, checkpoint=kept, **call)
+    assert (found["error"].null_count, server.sent_twice()) == (100, set())
+
+
+def test_what_is_kept_is_said_whatever_ended_the_call(server, temporary):
+    refused = server.reply(402, {"error": "no credits"})
+    server.script = lambda each: refused if each.number > 2 else None
+    table = pa.table({"text": [f"text {i}" for i in range(100)]})
+    with pytest.raises(EndpointRefused) as stopped:
+        classify(table, endpoint=server.url, batch_size=8, concurrency=1)
+    (kept,) = temporary()
+    told = f'What was answered is kept: the same call with `checkpoint="{kept}"` continues.'
+    assert str(stopped.value).endswith(told)
+
+
+def test_a_temporary_checkpoint_is_kept_for_answers_only(server, temporary):
+    table = pa.table({"text": ["good", "bad"]})
+    classify(table, endpoint=server.url)
+    with pytest.raises(SettingsError):
+        classify(table, endpoint=server.url, text="review")
+    server.script = lambda _: server.reply(401, {"error": "no such token"})
+    with pytest.raises(EndpointRefused) as refused:
+        classify(table, endpoint=server.url)
+    assert "kept" not in str(refused.value)
+    server.script = lambda _: server.reply(503, {"error": "is currently loading"})
+    with pytest.raises(StoppedEarly, match="Make the same call again"):
+        classify(table, endpoint=server.url, deadline=0.2)
+    assert temporary() == []
+
+
+def test_answers_are_kept_where_the_table_cannot_take_them(server, temporary, monkeypatch):
+    """As where memory is short: everything is paid for by then."""
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(pipeline.api, "_read", fail)
+    with pytest.raises(MemoryError) as failed:
+        classify(pa.table({"text": ["good"]}), endpoint=server.url)
+    (kept,) = temporary()
+    assert f'the same call with `checkpoint="{kept}"` continues' in failed.value.__notes__[0]
+
+
+def test_a_checkpoint_of_another_call_is_refused_in_words_of_a_call(server, tmp_path):
+    checkpoint = tmp_path / "reviews.run"
+    classify(pa.table({"text": ["good"]}), endpoint=server.url, checkpoint=checkpoint)
+    with pytest.raises(ResumeRefused) as refused:
+        classify(pa.table({"text": ["bad"]}), endpoint=server.url, checkpoint=checkpoint)
+    assert refused.value.fix == f"Give another {setting('checkpoint')}, or delete {checkpoint}."
 
 
 def test_in_a_thread_that_is_not_the_main_one(server, labels):

@@ -15,7 +15,8 @@ from pipeline.errors import ClassifyError
 from pipeline.events import RunEnded, Waiting
 from pipeline.foreign import safe, safe_json
 from pipeline.observers.progress import JsonProgress
-from pipeline.observers.words import Wait
+from pipeline.observers.words import EMPTY_LABEL, Wait
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ class WaitPrinter:
 def counts(found: dict[str, int]) -> str:
     """Word counts by name, the largest first; the smallest of many are summed up."""
     ordered = sorted(found.items(), key=lambda entry: -entry[1])
-    words = [f"{name} {count:,}" for name, count in ordered[:MOST_COUNTS]]
+    words = [f"{name or EMPTY_LABEL} {count:,}" for name, count in ordered[:MOST_COUNTS]]
     if rest := ordered[MOST_COUNTS:]:
-        words.append(f"{len(rest):,} others {sum(count for _, count in rest):,}")
+        words.append(f"{counted(len(rest), 'other')} {sum(count for _, count in rest):,}")
     return ", ".join(words)

@@ -13,7 +13,7 @@ from pipeline.cli.settings import earlier_run, load_config, setting_options, tab
 from pipeline.errors import SettingsError
 from pipeline.observers.words import span
 from pipeline.system import process
-from pipeline.wording import setting
+from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +119,8 @@ def _lines(found: Forecast) -> Iterator[str]:
         sent = "Nothing was sent."
         if found.probe is not None:
             sent = (
-                f"To measure, {found.probe['requests']} requests were sent, with "
-                f"{found.probe['texts']} texts; their answers are not kept."
+                f"To measure, {counted(found.probe['requests'], 'request was', 'requests were')} "
+                f"sent, with {counted(found.probe['texts'], 'text')}; no answer is kept."
             )
         yield f"{sent} `classify run` with the same arguments does the work."
 
@@ -137,7 +137,10 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
     yield "to be sent", f"{found.asked:,}"
     find_out = ", one of them to find out how the endpoint wants to be asked"
     canary = find_out if found.canaries else ""
-    yield "requests", f"{found.requests:,}, with {found.texts_per_request:,} texts at most{canary}"
+    yield (
+        "requests",
+        f"{found.requests:,}, with {counted(found.texts_per_request, 'text')} at most{canary}",
+    )
     yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
     if found.cost is not None:
         yield "cost", f"{found.cost:,.2f}, without retries"

@@ -12,8 +12,8 @@ import click
 from pipeline.cli.output import WaitPrinter, failing, print_json
 from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.foreign import safe
-from pipeline.observers.words import counted
 from pipeline.system import process
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

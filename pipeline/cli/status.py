@@ -11,7 +11,8 @@ import click
 
 from pipeline.cli.output import counts, failing, print_json, say
 from pipeline.errors import OutputError
-from pipeline.observers.words import duration
+from pipeline.observers.words import duration, stored
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +68,11 @@ def _lines(found: Status, now: float) -> Iterator[str]:
     if found.rows is not None:
         share = f" ({found.committed_rows / max(found.rows, 1):.0%})"
         yield (
-            f"{found.committed_rows:,} of {found.rows:,} rows committed{share}{again}, "
+            f"{found.committed_rows:,} of {counted(found.rows, 'row')} committed{share}{again}, "
             f"{found.labelled:,} labelled, {found.errors:,} with errors"
         )
+    if found.answers:
+        yield stored(found.answers)
     if found.labels:
         yield f"labels: {counts(found.labels)}"
     if found.rows_per_second is not None:

@@ -15,6 +15,7 @@ import orjson
 
 from pipeline.errors import Cause, Retryable
 from pipeline.outcomes import Answer, Outcome, RowError
+from pipeline.wording import counted
 
 NON_FINITE = RowError("the model gave a score that is not a finite number")
 
@@ -37,7 +38,7 @@ def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) 
     Retryable (unreadable answer) for everything else that is not one list of labels per input.
     """
     if len(answer) != count:
-        raise unreadable(f"{len(answer)} answers for {count} inputs")
+        raise unreadable(f"{counted(len(answer), 'answer')} for {counted(count, 'input')}")
     found = _single_labels(answer) if count > 1 else None  # for one, columns are the longer way
     return found or [_one(entry, top_k, body) for entry in answer]
 

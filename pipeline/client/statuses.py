@@ -17,7 +17,7 @@ import orjson
 
 from pipeline.client.answers import excerpt, read_object
 from pipeline.errors import Cause, EndpointRefused, RequestError, Retryable, RowsRejected
-from pipeline.wording import setting
+from pipeline.wording import sentence, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +91,7 @@ def error_of(
     for refused, words, at_fault, fix in _REFUSALS:
         if status == refused and re.search(words, said, re.IGNORECASE):
             return EndpointRefused(
-                f"The endpoint refuses: {message}.", fix, status=status, at_fault=at_fault
+                f"The endpoint refuses: {sentence(message)}", fix, status=status, at_fault=at_fault
             )
     match status:
         case 400 | 413 | 422:
@@ -119,7 +119,7 @@ def error_of(
             )
         case _:
             return EndpointRefused(
-                f"The endpoint refuses: {message}.",
+                f"The endpoint refuses: {sentence(message)}",
                 "Check its address and that it speaks the Hugging Face Inference API.",
                 status=status,
             )
@@ -147,7 +147,13 @@ def _message(content: dict[str, Any], body: bytes) -> str:
 
 
 def _words(said: Any) -> str:
-    """Return a text as it is, and any other value as JSON; what is too deep for that is empty."""
+    """Return a text as it is, and any other value as JSON; what is too deep for that is empty.
+
+    Of an object that has its words under a usual name, these are all: the rest may repeat a text.
+    """
+    if isinstance(said, dict):
+        told = (said.get(key) for key in ("message", "msg", "error", "detail"))
+        said = next((words for words in told if isinstance(words, str)), said)
     if isinstance(said, str):
         return said
     try:

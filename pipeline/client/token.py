@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.errors import SettingsError
 from pipeline.events import TokenFileIsOpen
 from pipeline.foreign import keep_secret
-from pipeline.wording import setting
+from pipeline.wording import sentence, setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,8 @@ def find_token(token_file: Path | None = None) -> Token:
         return Token(None)
     except Exception as error:  # noqa: BLE001  (whatever ended a login that was asked for)
         raise SettingsError(
-            f"The Hugging Face login gives no token: {error}.", "Run `hf auth login` again."
+            f"The Hugging Face login gives no token: {sentence(str(error))}",
+            "Run `hf auth login` again.",
         ) from None
     return _found(token, "the Hugging Face login") if token else Token(None)
 

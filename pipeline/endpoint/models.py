@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pipeline.errors import SettingsError
+from pipeline.wording import with_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -251,5 +252,5 @@ def _revision(*packages: str, recipe: str) -> str:
 def _missing(model: str, package: str, extra: str) -> SettingsError:
     return SettingsError(
         f"The model {model!r} needs the package {package}, which is not installed.",
-        f"Install it with pip install 'classify-pipeline[{extra}]'.",
+        with_extra(extra),
     )

@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pipeline.errors import EXIT_ROWS_FAILED, EndpointRefused
 from pipeline.meanings import PerSecond, Seconds
 from pipeline.observers.event_log import logged
 from pipeline.observers.words import clock
+from pipeline.responses import count_answers
 from pipeline.store import LocalStore
+from pipeline.store.files import DiskFile
 from pipeline.store.objects import reading
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.observers.event_log import LoggedEvent
     from pipeline.store import RunState, RunStore
@@ -60,6 +63,11 @@ class Status:
     labelled: Annotated[int, "of these, rows with a label"]
     errors: Annotated[int, "of these, rows with an error"]
     labels: Annotated[dict[str, int], "committed rows by their label"]
+    answers: Annotated[
+        int | None,
+        "answers in its journal and its `cache`, which no kill can take back; 0 once it is "
+        "complete, null if they cannot be read",
+    ]
     endpoint: Annotated[str | None, "`local`, `hf` or the address"]
     model: Annotated[str | None, "the model asked for"]
     model_revision: Annotated[str | None, "the model's revision, once it is known"]
@@ -103,7 +111,7 @@ def status_in(store: RunStore, output: str, *, now: float | None = None) -> Stat
     if state is None and holder is None:
         return None
     place = {"output": output, "run_directory": store.place}
-    facts = {**place, "doing": "nothing", **_committed(state)}
+    facts = {**place, "doing": "nothing", "answers": _answers(store, state), **_committed(state)}
     ends = [i for i, event in enumerate(events) if event["event"] == "RunEnded"]
     # Of the attempt that works or was killed; none if the last one could say how it ended.
     current = events[ends[-1] + 1 :] if ends else events
@@ -140,6 +148,20 @@ def _committed(state: RunState | None) -> dict[str, Any]:
     }
 
 
+def _answers(store: RunStore, state: RunState | None) -> int | None:
+    """Count the answers that the run has stored."""
+    caches = () if state is None else state.caches
+    count = 0
+    for file in (store.journal, *map(DiskFile.journal, map(Path, caches))):
+        try:
+            count += count_answers(file)
+        except FileNotFoundError:
+            pass
+        except OSError:  # only its owner may read it
+            return None
+    return count
+
+
 def _working(facts: dict[str, Any], events: Sequence[LoggedEvent], now: float) -> dict[str, Any]:
     """What a run does, and how fast."""
     waits, speeds = _waits(events), _speeds(events, now)
@@ -167,7 +189,7 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
     elif recorded["errors"]:
         advice = (
             "The output is there. The same command with --retry-failed asks again for its "
-            f"{recorded['errors']:,} row{'s' * (recorded['errors'] != 1)} with an error."
+            f"{counted(recorded['errors'], 'row')} with an error."
         )
     else:
         advice = "Nothing: the output is there, and the same command leaves it as it is."

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EXIT_COMPLETE
 from pipeline.observers.progress import Progress
+from pipeline.observers.words import EMPTY_LABEL
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +55,7 @@ class NotebookProgress(Progress):
         if self._started is None:
             return  # nothing was begun
         metrics = self._metrics
-        words = f"{metrics.requests:,} requests in {self._clock() - self._started:,.1f} s"
+        words = f"{counted(metrics.requests, 'request')} in {self._clock() - self._started:,.1f} s"
         # Of rows that were done before nobody has counted here how many carry an error.
         if metrics.errors and not metrics.resumed_rows:
             words += f", {metrics.errors:,} with errors"
@@ -64,7 +66,7 @@ class NotebookProgress(Progress):
     def _begin(self, event: RunStarted) -> None:
         self._started = self._clock()
         if event.resumed_rows:
-            self._said.append(f"{event.resumed_rows:,} rows were done before")
+            self._said.append(f"{counted(event.resumed_rows, 'row was', 'rows were')} done before")
         self._draw()
 
     def _say(self, kind: str, message: str) -> None:  # noqa: ARG002
@@ -73,7 +75,7 @@ class NotebookProgress(Progress):
 
     def _draw(self) -> None:
         rows, done = self._metrics.rows, self._metrics.estimated_rows
-        words = f"{done:,} of {rows:,} rows, {self._sum or self._words(self._state())}"
+        words = f"{done:,} of {counted(rows, 'row')}, {self._sum or self._words(self._state())}"
         shown = {"text/plain": words, "text/html": _line(done, rows, words, self._said)}
         try:
             if self._display is None:
@@ -100,10 +102,10 @@ def result_html(summary: Mapping[str, Any], causes: Mapping[str, int]) -> str:
         ended = "complete"
     model = f", model {summary['model']}" if summary["model"] else ""
     lines = [
-        f"<b>{rows:,} rows: {summary['labelled']:,} labelled, {errors:,} with errors</b>",
+        f"<b>{counted(rows, 'row')}: {summary['labelled']:,} labelled, {errors:,} with errors</b>",
         f"{ended} (exit code {summary['exit_code']})",
         f"output: <code>{_inert(summary['output'], None)}</code>",
-        f"{summary['requests']:,} requests in {summary['seconds']:,.1f} s; "
+        f"{counted(summary['requests'], 'request')} in {summary['seconds']:,.1f} s; "
         + _inert(f"endpoint {summary['endpoint']}{model}", None),
     ]
     parts = [f"<div>{line}</div>" for line in lines]
@@ -127,9 +129,12 @@ def _table(what: str, counts: Mapping[str, int], most: int, rows: int) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     largest = max(ordered[0][1], 1)
     left, right = 'style="text-align:left"', 'style="text-align:right"'
-    shown = [(_inert(name), _bar(count / largest), count) for name, count in ordered[:most]]
+    shown = [
+        (_inert(name or EMPTY_LABEL), _bar(count / largest), count)
+        for name, count in ordered[:most]
+    ]
     if rest := ordered[most:]:
-        shown.append((f"{len(rest):,} others", "", sum(count for _, count in rest)))
+        shown.append((counted(len(rest), "other"), "", sum(count for _, count in rest)))
     body = [
         f"<tr><td {left}>{name}</td><td {left}>{bar}</td>"
         f"<td {right}>{count:,}</td><td {right}>{count / max(rows, 1):.1%}</td></tr>"

@@ -7,6 +7,7 @@ happens, and costs the same however much does.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -19,7 +20,8 @@ import orjson
 from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
 from pipeline.foreign import safe, safe_json
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.words import Wait, counted, duration, notice
+from pipeline.observers.words import Wait, duration, notice
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +34,11 @@ PLAIN_EVERY_S = 10.0
 BAR_EVERY_S = 0.2
 # The speed, and with it the time left, is that of so long a time before now.
 SPEED_OVER_S = 60.0
+# Values of TERM of a terminal that can only append.
+_NO_CURSOR = ("dumb", "unknown")
+_BAR = 20
+# A terminal writes ^C behind the bar, twice at most; in the next line it would keep the bar there.
+_ECHO = len("^C^C")
 _COUNTS = (
     ("retries", "retry", "retries"),
     ("errors", "error", "errors"),
@@ -190,7 +197,7 @@ class PlainProgress(Progress):
     def _begin(self, event: RunStarted) -> None:
         resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
         model = f", model {event.model}" if event.model else ""
-        message = f"{event.rows:,} rows{resumed}, endpoint {event.endpoint}{model}"
+        message = f"{counted(event.rows, 'row')}{resumed}, endpoint {event.endpoint}{model}"
         facts = {"rows": event.rows, "resumed_rows": event.resumed_rows, "output": event.output}
         facts |= {"endpoint": event.endpoint, "model": event.model}
         self._say("started", message, **facts)
@@ -201,7 +208,9 @@ class PlainProgress(Progress):
     def _draw(self) -> None:
         state = self._state()
         done, rows = state["rows_done"], state["rows"]
-        line = f"{done:,} of {rows:,} rows ({done / max(rows, 1):.0%}), {self._words(state)}"
+        line = (
+            f"{done:,} of {counted(rows, 'row')} ({done / max(rows, 1):.0%}), {self._words(state)}"
+        )
         self._say("progress", line, **state)
 
 
@@ -241,14 +250,15 @@ class TerminalProgress(PlainProgress):
         # Loaded here: only a terminal needs it.
         from rich import console, progress
 
+        out = console.Console(file=self._stream)
         if self._bar is not None:
             self._bar.stop()
         self._bar = progress.Progress(
-            progress.BarColumn(bar_width=20),
+            progress.BarColumn(bar_width=max(min(_BAR, out.width // 4), 1)),
             progress.TaskProgressColumn(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.description}", markup=False),
-            console=console.Console(file=self._stream),
+            console=out,
             auto_refresh=False,
         )
         self._bar.start()
@@ -266,9 +276,25 @@ class TerminalProgress(PlainProgress):
             self._bar.update(
                 self._task,
                 completed=self._metrics.estimated_rows,
-                description=safe(self._words(self._state())),
+                description=self._cut(safe(self._words(self._state()))),
             )
             self._bar.refresh()
+
+    def _cut(self, details: str) -> str:
+        """Cut what there is no room for beside the bar, the percentage and the count."""
+        from rich.text import Text
+
+        assert self._bar is not None
+        counts = len(f" 100% {self._metrics.rows}/{self._metrics.rows} ")
+        room = self._bar.console.width - _BAR - counts - _ECHO
+        text = Text(details)
+        text.truncate(max(room, 0), overflow="ellipsis")
+        return text.plain
+
+    def _end(self, event: RunEnded) -> None:
+        """Take the bar away if the run has stopped: what it shows is not true any more."""
+        if self._bar is not None and event.state != "complete":
+            self._bar.live.transient = True
 
     def close(self) -> None:
         """Draw the last state and leave the terminal as it was."""
@@ -281,7 +307,8 @@ class TerminalProgress(PlainProgress):
 
 
 def progress_for(stream: IO[str], log_format: str = "text") -> Progress:
-    """JSON where that is asked for, else a bar where somebody looks on, and plain lines."""
+    """JSON if that is asked for, else a bar in a terminal that can redraw it, and plain lines."""
     if log_format == "json":
         return JsonProgress(stream)
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+    redraws = stream.isatty() and os.environ.get("TERM") not in _NO_CURSOR
+    return TerminalProgress(stream) if redraws else PlainProgress(stream)

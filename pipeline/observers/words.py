@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import events
 from pipeline.events import Why
-from pipeline.wording import setting, shown
+from pipeline.wording import counted, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.events import Notice, Waiting
+
+# How a label is shown that has no letters.
+EMPTY_LABEL = "(empty label)"
 
 
 def duration(seconds: float) -> str:
@@ -53,9 +56,10 @@ def clock(at: float) -> str:
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def counted(count: float, one: str, more: str | None = None) -> str:
-    """Word a number of things: "1 request", "2,000 requests"."""
-    return f"{count:,.0f} {one if count == 1 else more or one + 's'}"
+def stored(answers: int) -> str:
+    """Say that a run keeps its answers until it is complete."""
+    are = counted(answers, "answer is", "answers are")
+    return f"{are} stored and will not be asked for again."
 
 
 def notice(told: Notice) -> str:
@@ -163,7 +167,7 @@ class Wait:
         left_s = None if self.until is None else self.until - now
         match self.reason:
             case Why.THROTTLED:
-                return f"{self.reason}, {duration(math.ceil(max(left_s or 0.0, 0.0)))} left"
+                return f"{self.reason}, going on in {duration(math.ceil(max(left_s or 0.0, 0.0)))}"
             case Why.LOADING:
                 if self.until is None or left_s is None:
                     return f"{self.reason} for {so_far}"

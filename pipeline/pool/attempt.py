@@ -9,6 +9,7 @@ from pipeline.errors import Cause, EndpointRefused, Retryable, RowsRejected, Sto
 from pipeline.pool.alarm import Alarm
 from pipeline.pool.concurrency import AdaptiveLimit
 from pipeline.pool.turnstile import Turnstile
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ class Attempts:
         most = self._config.max_requests
         if most is not None and self._requests >= most:
             raise StoppedEarly(
-                f"Sent {most} request{'s' * (most != 1)}, all that max_requests allows.",
+                f"Sent {counted(most, 'request')}, all that max_requests allows.",
                 "Run the same command again to continue.",
             )
         self._requests += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import Cause, Retryable, StoppedEarly
 from pipeline.events import WaitEnded, Waiting, Why
+from pipeline.wording import sentence
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -115,7 +116,7 @@ class Gate:
             setting = "max_loading_s" if loading else "max_outage_s"
             raise StoppedEarly(
                 f"{self.why} for {self._spent_s[self.why]:.0f} s, which is all that {setting} "
-                f"allows{asked}. The last answer: {failure.what}.",
+                f"allows{asked}. The last answer: {sentence(failure.what)}",
                 "Run the same command again to continue.",
             )
         wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self.failures, 5), PROBE_LONGEST_S)

@@ -28,6 +28,7 @@ from pipeline.pool.attempt import GateClosedError, StoppedError
 from pipeline.pool.budget import Budget
 from pipeline.pool.failures import Failures, while_unmet
 from pipeline.pool.trust import Trust
+from pipeline.wording import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -292,7 +293,7 @@ class Patience:
             raise StoppedEarly(
                 f"The endpoint throttles and asks for a pause of {wait_s:.0f} s after "
                 f"{silent_s:.0f} s without an answer; together more than max_outage_s allows. "
-                f"It said: {failure.what}.",
+                f"It said: {sentence(failure.what)}",
                 "Run the same command again later to continue.",
             )
         wait_s *= self._clock.jitter(1.0, 1.1)

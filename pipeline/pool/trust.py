@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.errors import Cause, EndpointRefused, StoppedEarly
 from pipeline.outcomes import RowError
 from pipeline.pool.batching import PLAIN, Batch, plain_batch
-from pipeline.wording import setting
+from pipeline.wording import sentence, setting
 
 if TYPE_CHECKING:
     from pipeline.client import Reply
@@ -118,7 +118,7 @@ class Trust:
         if self.known is None:
             return EndpointRefused(
                 f"The endpoint refused every input so far, and the text {PLAIN!r} as well: "
-                f"{refusal.what}.",
+                f"{sentence(refusal.what)}",
                 "Check the settings of the request (model, function_to_apply, truncate, dialect), "
                 "then run again.",
                 status=refusal.status,
@@ -126,7 +126,7 @@ class Trust:
             )
         return StoppedEarly(
             f"The endpoint refuses everything now, also a text that it answered before: "
-            f"{refusal.what}. No row is taken to be at fault.",
+            f"{sentence(refusal.what)} No row is taken to be at fault.",
             "Look at the server, and restart it if need be; then run the same command again to "
             "continue.",
         )
@@ -135,7 +135,7 @@ class Trust:
 def not_the_api(wrong: Retryable) -> EndpointRefused:
     """Return the error of a server of another kind, by an answer that could not be read."""
     return EndpointRefused(
-        f"This does not speak the Hugging Face Inference API: {wrong.what}.",
+        f"This does not speak the Hugging Face Inference API: {sentence(wrong.what)}",
         "Check the address and the dialect.",
         status=wrong.status,
         at_fault="dialect",

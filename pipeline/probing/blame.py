@@ -15,7 +15,7 @@ from pipeline.errors import (
     Unreachable,
 )
 from pipeline.probing.asking import EnoughError
-from pipeline.wording import setting
+from pipeline.wording import counted, sentence, setting
 
 if TYPE_CHECKING:
     from pipeline.probing.asking import Findings
@@ -85,7 +85,8 @@ def _rejected(found: Findings) -> tuple[str, ClassifyError] | None:
     if not failed or len(failed) < len(found.outcomes):
         return None
     return "texts", EndpointRefused(
-        f"Each of {len(failed)} texts was rejected, the last with: {sentence(failed[-1].message)}",
+        f"{counted(len(failed), 'text was', 'texts were')} rejected, the last with: "
+        f"{sentence(failed[-1].message)}",
         "Check model, text_pair, truncate, function_to_apply and dialect.",
     )
 
@@ -111,8 +112,3 @@ def fix_of_failure(failure: Retryable) -> str:
     if failure.unreachable is not None:
         return _FIXES_UNREACHABLE[failure.unreachable]
     return _FIXES.get(failure.cause, _DOWN)
-
-
-def sentence(words: str) -> str:
-    """End words with one full stop."""
-    return words.rstrip(". ") + "."

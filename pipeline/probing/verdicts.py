@@ -14,11 +14,11 @@ from pipeline.addresses import public
 from pipeline.errors import EXIT_COMPLETE, Cause, ClassifyError
 from pipeline.events import NoBatches, Notice, OldHost, OneTextARequest, SmallerBatches
 from pipeline.meanings import PerSecond, Seconds
-from pipeline.observers.words import counted, fix_of, what_of
+from pipeline.observers.words import fix_of, what_of
 from pipeline.outcomes import RowError
 from pipeline.probing.asking import EnoughError
-from pipeline.probing.blame import blame, fix_of_failure, sentence
-from pipeline.wording import setting, shown
+from pipeline.probing.blame import blame, fix_of_failure
+from pipeline.wording import counted, sentence, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +176,9 @@ def _address(found: Findings) -> _Seen:
     failed = [each for each in troubles if each is not None and each.cause not in explained]
     if found.answered and failed:
         last = failed[-1]
-        seen = f"{where}, but {len(failed)} of {len(troubles)} requests failed: {last.what}"
+        seen = (
+            f"{where}, but {len(failed)} of {counted(len(troubles), 'request')} failed: {last.what}"
+        )
         return _warning(sentence(seen), f"A run tries again. {fix_of_failure(last)}")
     return _ok(f"{where}.")
 
@@ -213,7 +215,7 @@ def _batching(found: Findings) -> _Seen:
         return _warning(what_of(refused), f"Set {setting('batch_size', str(largest))}.")
     if most is not None and found.config.batch_size != "auto" and most < wanted:
         return _warning(
-            f"Honoured, with {most} texts in one request at most, as the server tells.",
+            f"Honoured, with {counted(most, 'text')} in one request at most, as the server tells.",
             f"A run sends {most} instead of {wanted}. Set {setting('batch_size', str(most))}.",
         )
     if largest == 1:

@@ -43,7 +43,7 @@ from pipeline.producer.csv_bytes import READ_BYTES, ROW_BYTES, RowTooLong, Tap, 
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.input_table import InputFile
 from pipeline.system.threads import stop_point
-from pipeline.wording import setting
+from pipeline.wording import counted, setting, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -247,7 +247,8 @@ class _Cells:
                 )
             if name in seen:
                 raise InputError(
-                    f"{self._source}: two columns are named {name!r}.", "Rename one in the header."
+                    f"{self._source}: two columns are named {short(name)!r}.",
+                    "Rename one in the header.",
                 )
             seen.add(name)
         return header
@@ -258,7 +259,7 @@ class _Cells:
         line = first_line + sum(map(_lines, block[:at]))
         cells = len(block[at])
         return InputError(
-            f"{self._source} line {line}: {cells} cell{'' if cells == 1 else 's'}, but the header "
+            f"{self._source} line {line}: {counted(cells, 'cell')}, but the header "
             f"names {columns}.",
             "Quote cells that hold the delimiter or a line break, or set "
             f"{setting('delimiter')} to the one that the file uses.",

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.producer import folders
 from pipeline.producer.input_table import Signature
 from pipeline.system.threads import stop_point
-from pipeline.wording import alike, is_uri
+from pipeline.wording import alike, is_uri, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -188,16 +188,18 @@ def check_same_columns(
     for name in expected:
         if name not in here:
             raise InputError(
-                f"{path} has no column {name!r}, but {first} has.{alike(name, names)}",
+                f"{path} has no column {short(name)!r}, but {first} has.{alike(name, names)}",
                 _SAME_COLUMNS,
             )
     for name in names:
         if name not in there:
-            raise InputError(f"{path} has a column {name!r} that {first} has not.", _SAME_COLUMNS)
+            raise InputError(
+                f"{path} has a column {short(name)!r} that {first} has not.", _SAME_COLUMNS
+            )
     at = next(i for i, name in enumerate(expected) if names[i] != name)
     raise InputError(
         f"{path} has its columns in another order than {first}: column {at + 1} is "
-        f"{names[at]!r}, not {expected[at]!r}.",
+        f"{short(names[at])!r}, not {short(expected[at])!r}.",
         _SAME_COLUMNS,
     )
 

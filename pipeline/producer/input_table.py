@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.wording import counted
+
 if TYPE_CHECKING:
     from pipeline.producer.folders import Keys
 
@@ -160,7 +162,7 @@ def _nullable(field: pa.Field) -> str:
 
 def _file_differences(now: tuple[InputFile, ...], was: tuple[InputFile, ...]) -> list[str]:
     if len(now) != len(was):
-        return [f"{len(now)} file{'' if len(now) == 1 else 's'}, was {len(was)}"]
+        return [f"{counted(len(now), 'file')}, was {len(was)}"]
     contents_now = [(file.size_bytes, file.sha256, file.keys) for file in now]
     contents_was = [(file.size_bytes, file.sha256, file.keys) for file in was]
     if contents_now != contents_was and Counter(contents_now) == Counter(contents_was):

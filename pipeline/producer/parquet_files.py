@@ -17,6 +17,7 @@ from pipeline.producer.chunks import with_schema
 from pipeline.producer.input_table import InputFile
 from pipeline.producer.parquet_types import check_kept, int96_unit, wider
 from pipeline.system.threads import stop_point
+from pipeline.wording import short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -247,7 +248,7 @@ def check_columns(path: str, schema: pa.Schema) -> None:
         raise InputError(f"{path} has no columns.", "Choose a table with a text column.")
     name, count = Counter(schema.names).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{path}: two columns are named {name!r}.", "Rename one of them.")
+        raise InputError(f"{path}: two columns are named {short(name)!r}.", "Rename one of them.")
 
 
 def _joined(

@@ -19,7 +19,7 @@ from pipeline.producer.files import SourceFile
 from pipeline.producer.input_table import CsvFormat, InputFile, InputTable, Signature
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
-from pipeline.wording import setting
+from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -188,7 +188,7 @@ class FileSource(Source):
                     yield batch
             if rows != file.rows:
                 raise InputError(
-                    f"{file.path} does not hold the {file.rows:,} rows that were planned. Its "
+                    f"{file.path} does not hold the {counted(file.rows, 'row')} planned. Its "
                     "footer is wrong, or it changed: write the file again, then run again."
                 )
             start_row = 0

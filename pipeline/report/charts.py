@@ -6,6 +6,7 @@ print. Each mark has a description in words, which the page shows under the mous
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 from pipeline.foreign import visible
-from pipeline.observers.words import counted, duration
+from pipeline.observers.words import duration
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,24 +98,27 @@ def labels_chart(labels: Sequence[Label]) -> Markup:
     shown = [(visible(label.name), label.rows, color(i)) for i, label in enumerate(labels)]
     if len(shown) > MOST_BARS:
         rest = shown[MOST_BARS - 1 :]
-        others = (f"{len(rest):,} others", sum(rows for _, rows, _ in rest), "var(--faint)")
+        others = (counted(len(rest), "other"), sum(rows for _, rows, _ in rest), "var(--faint)")
         shown = [*shown[: MOST_BARS - 1], others]
     total = max(sum(rows for _, rows, _ in shown), 1)
     values = [
         {
-            "name": name,
+            "place": place,
             "rows": rows,
             "color": shade,
             "share": f"{rows / total:.1%}",
             "says": f"{name}: {counted(rows, 'row')}, {rows / total:.1%}",
         }
-        for name, rows, shade in shown
+        for place, (name, rows, shade) in enumerate(shown)
     ]
     # Room for the words behind the longest bar.
     x = _quantity("rows", domain=(0, 1.25 * max((rows for _, rows, _ in shown), default=1)))
     extent = min(190, max(_width(name) for name, _, _ in shown))
     axis = {"labelLimit": 190, "labelFontSize": 13, "labelColor": _INK, "minExtent": extent}
-    y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": axis}
+    # Vega takes a name by itself for the key of an object, which has a `constructor` already.
+    names = json.dumps([f" {name}" for name, _, _ in shown])
+    axis["labelExpr"] = f"slice({names}[datum.value], 1)"
+    y = {"field": "place", "type": "nominal", "sort": None, "title": None, "axis": axis}
     bar = {"type": "bar", "height": {"band": 0.72}, "cornerRadiusEnd": 3}
     share = {"type": "text", "align": "left", "dx": 6, "fontSize": 12, "color": _INK}
     return _draw(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
 from pipeline.foreign import visible
-from pipeline.observers.words import against_plan, clock, counted, duration
+from pipeline.observers.words import against_plan, clock, duration, stored
 from pipeline.report import charts
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
@@ -20,6 +20,7 @@ from pipeline.report.text import number
 from pipeline.store.disk import replace_file
 from pipeline.store.ownership import may_replace
 from pipeline.version import __version__
+from pipeline.wording import counted, with_extra
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -70,8 +71,7 @@ def _check_installed() -> None:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "classify report needs packages that are not installed. Install them with "
-            "pip install 'classify-pipeline[report]' (or '.[report]' in a checkout)."
+            "classify report needs packages that are not installed.", with_extra("report")
         ) from error
 
 
@@ -112,7 +112,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (against_plan, clock, counted, duration, number)
+    words = (against_plan, clock, counted, duration, number, stored)
     made.filters.update({each.__name__: each for each in words})
     return made
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.observers.words import EMPTY_LABEL
 from pipeline.system import arrays
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class _Labels:
         return self._ids.get(name, MOST_LABELS)
 
     def found(self) -> tuple[list[Label], list[Row]]:
-        names = {place: name for name, place in self._ids.items()}
+        names = {place: name or EMPTY_LABEL for name, place in self._ids.items()}
         names[MOST_LABELS] = OTHERS
         labels = [
             Label(name, int(self._counts[place]), self._binned[place].tolist())

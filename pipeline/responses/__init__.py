@@ -9,6 +9,20 @@ and the cache between runs. It maps the digest of an input (never its text) to t
 """
 
 from pipeline.responses.keys import Keys, provisional
-from pipeline.responses.store import Known, ResponseStore, ResponseStores, check_store
+from pipeline.responses.store import (
+    Known,
+    ResponseStore,
+    ResponseStores,
+    check_store,
+    count_answers,
+)
 
-__all__ = ["Keys", "Known", "ResponseStore", "ResponseStores", "check_store", "provisional"]
+__all__ = [
+    "Keys",
+    "Known",
+    "ResponseStore",
+    "ResponseStores",
+    "check_store",
+    "count_answers",
+    "provisional",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TooManyErrors
-from pipeline.wording import setting
+from pipeline.wording import counted, sentence, setting
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -28,7 +28,7 @@ class Allowance:
     def input_failed(self, message: str) -> None:
         """Count an input that failed. Raises TooManyErrors."""
         self._inputs += 1
-        self._last = f" The last one: {message.rstrip('.')}."
+        self._last = f" The last one: {sentence(message)}"
         self.check()
 
     def rows_failed(self, rows: int) -> None:
@@ -41,7 +41,7 @@ class Allowance:
         failed = self._before + max(self._inputs, self._rows)
         if self._allowed is not None and failed > self._allowed:
             raise TooManyErrors(
-                f"{failed} row{'s' * (failed != 1)} failed, more than max_errors allows "
+                f"{counted(failed, 'row')} failed, more than max_errors allows "
                 f"({self._stated}).{self._last} What was answered is kept.",
                 f"Fix the cause or raise {setting('max_errors')}, then run again.",
             )

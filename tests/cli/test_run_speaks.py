@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyte
 import pytest
 from click.testing import CliRunner
 
@@ -134,26 +135,31 @@ def test_plain_lines_where_stderr_is_no_terminal(cli, server, source):
     )
 
 
-def _in_a_terminal(arguments, cwd, watch=lambda _: None):
-    """Run the command with a terminal for stderr; gives the exit code, stdout and the screen.
+def _in_a_terminal(arguments, cwd, watch=lambda *_: None, *, term="xterm-256color", columns=120):
+    """Run the command with a terminal for stderr; gives the exit code, stdout and what was written.
 
-    `watch` is called with the screen whenever it changes.
+    `watch` is called whenever more was written, with all of that and what presses Ctrl-C.
     """
     terminal, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("classify")), *map(str, arguments)],
-            cwd=cwd, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},
+            cwd=cwd, env={**os.environ, "TERM": term, "COLUMNS": str(columns)},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs,
         )  # fmt: skip
     finally:
         os.close(theirs)
+
+    def press():
+        os.write(terminal, b"\x03")  # the terminal shows it, and is nobody's whom it could signal
+        process.send_signal(signal.SIGINT)
+
     screen = b""
     try:
         # A terminal whose other side was closed gives an error instead of an end.
         while piece := os.read(terminal, 65_536):
             screen += piece
-            watch(screen.decode(errors="replace"))
+            watch(screen.decode(errors="replace"), press)
     except OSError:
         pass
     finally:
@@ -185,7 +191,7 @@ def test_the_bar_ticks_while_nothing_happens(server, source, tmp_path):
         else server.reply(hold=True)
     )
 
-    def watch(screen):
+    def watch(screen, _):
         if all(f"model loading, {second} s of about 20 s" in screen for second in (2, 3)):
             server.release()
 
@@ -193,6 +199,67 @@ def test_the_bar_ticks_while_nothing_happens(server, source, tmp_path):
     code, _, screen = _in_a_terminal(arguments, tmp_path, watch)
     assert code == 0, screen
     assert "100/100" in screen
+
+
+def _rows_of(written, columns):
+    """What a terminal shows after all that was written, line by line."""
+    screen = pyte.Screen(columns, 24)
+    pyte.Stream(screen).feed(written)
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_the_details_give_way_to_the_bar_and_the_counts(server, source, tmp_path, columns):
+    lines = set()
+    server.script = lambda each: (
+        server.reply(503, {"error": "no such luck " * 20})
+        if each.number >= 2 and not any("…" in line for line in lines)
+        else None
+    )
+
+    def watch(written, _):
+        lines.update(line for line in _rows_of(written, columns) if "/100" in line)
+
+    arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
+    code, _, written = _in_a_terminal(arguments, tmp_path, watch, columns=columns)
+    assert code == 0, written
+    assert any("…" in line for line in lines), lines
+    whole = f"[━╸╺ ]{{{min(20, columns // 4)}}} +\\d+% +\\d+/100( .*|)"
+    assert [line for line in lines if not re.fullmatch(whole, line)] == []
+
+
+def test_ctrl_c_leaves_no_bar(server, source, tmp_path):
+    """Twice, since the first waits for the answers; what the terminal shows of the keys is gone."""
+    server.script = lambda _: server.reply(hold=True)
+    when = [r"[1-9]\d* of \d+ in flight", "again to stop at once"]
+
+    def watch(written, press):
+        if when and re.search(when[0], written):
+            del when[0]
+            press()
+
+    arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
+    arguments += ("--concurrency", 16, "--batch-size", 1)
+    code, _, written = _in_a_terminal(arguments, tmp_path, watch, columns=80)
+    assert code == 130, written
+    assert "^C" in written
+    shown = _rows_of(written, 80)
+    assert "Stopped by SIGINT" in "".join(shown)
+    assert not [line for line in shown if "━" in line or "^C" in line]
+
+
+def test_a_terminal_that_only_appends_gets_lines(server, source, tmp_path):
+    """At once, and no cursor is moved."""
+    server.script = lambda _: server.reply(hold=True)
+
+    def watch(written, _):
+        if "100 rows, endpoint" in written:
+            server.release()
+
+    arguments = ("run", source, "--endpoint", server.url, "-o", "out.parquet", "--dialect", "hf")
+    code, _, written = _in_a_terminal(arguments, tmp_path, watch, term="dumb")
+    assert code == 0, written
+    assert "\x1b" not in written
 
 
 def test_the_terminal_is_left_as_it_was_when_a_run_is_refused(server, source, tmp_path):

@@ -165,6 +165,39 @@ def stopped(label, write_csv, tmp_path, small_chunks):
     return output
 
 
+@pytest.mark.parametrize("cache", [None, "answers.cache"])
+def test_answers_count_before_their_rows_are_committed(
+    label, cli, write_csv, many_texts, tmp_path, cache
+):
+    """They are paid for and kept, so nobody should believe that they are lost."""
+    source, output = write_csv("in.csv", many_texts), tmp_path / "out.parquet"
+    settings = {"batch_size": 100, "cache": cache and tmp_path / cache}
+    with pytest.raises(StoppedEarly):
+        label(source, output, max_requests=7, **settings)
+    found = status_of(output)
+    assert (found.state, found.committed_rows, found.answers) == ("stopped", 0, 700)
+    assert "700 answers are stored and will not be asked for again." in cli("status", output).stdout
+    label(source, output, **settings)
+    assert status_of(output).answers == 0
+    assert "stored" not in cli("status", output).stdout
+
+
+def test_answers_that_cannot_be_counted_hide_nothing_else(stopped, tmp_path):
+    """Their file is its owner's only; what is torn at its end does not count yet."""
+    journal = tmp_path / "out.parquet.run" / "responses.journal"
+    whole = journal.read_bytes()
+    found = [status_of(stopped).answers]
+    for size in range(len(whole) - 1, -1, -1):
+        journal.write_bytes(whole[:size])
+        found.append(status_of(stopped).answers)
+    assert found == sorted(found, reverse=True)
+    assert (found[0], found[-1]) == (52, 0)
+    journal.unlink()
+    journal.mkdir()
+    found = status_of(stopped)
+    assert (found.answers, found.committed_rows) == (None, 48)
+
+
 @pytest.mark.fault(3)
 def test_a_log_is_read_while_its_next_entry_is_written(stopped, tmp_path, listing):
     """Only entries that have their name count, however much is written; nothing is changed."""

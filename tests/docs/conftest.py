@@ -59,6 +59,7 @@ NEVER = {
 VARIES = {
     r"\d[\d,]*(\.\d+)? (s|min)\b( \d\d s)?": "N s",
     r"[\d,.]+ (rows|requests)/s": r"N \1/s",
+    r"\d+ answers are stored": "N answers are stored",
     r"by process \d+ on [\w.-]+": "by process N on HOST",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME",
 }

@@ -158,9 +158,7 @@ def test_saved_model_without_the_extra_says_what_to_install(monkeypatch, tmp_pat
         monkeypatch.setitem(sys.modules, installed, ModuleType(installed))
         sys.modules[installed].__spec__ = ModuleSpec(installed, None)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        SettingsError, match=rf"{package},.*pip install 'classify-pipeline\[transformers\]'"
-    ):
+    with pytest.raises(SettingsError, match=rf"{package},.*pip install -e '\.\[transformers\]'"):
         check(str(tmp_path))
 
 
@@ -188,7 +186,5 @@ def test_package_that_is_installed_but_broken_is_a_settings_error(monkeypatch, t
 )
 def test_missing_package_says_what_to_install(monkeypatch, check, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        SettingsError, match=rf"{package},.*pip install 'classify-pipeline\[local\]"
-    ):
+    with pytest.raises(SettingsError, match=rf"{package},.*pip install -e '\.\[local\]"):
         check(name)

@@ -93,8 +93,8 @@ def test_an_interrupt_keeps_what_was_done(prepared, server):
     server.release()
     prepared.wait(cell)
     assert cell.raised == (
-        "Interrupted: Stopped by SIGINT after committing what was answered. With `checkpoint` the "
-        "same call continues."
+        "Interrupted: Stopped by SIGINT after storing what was answered. Make the same call again "
+        "to continue."
     )
     assert_short(cell)
     assert re.fullmatch(r"\d+ of 1,000 rows, stopped: \d+ requests in .* s", cell.shown()[-1])
@@ -118,8 +118,8 @@ def test_an_interrupt_of_aclassify_keeps_what_was_answered(prepared, server):
     prepared.interrupt()
     prepared.wait(cell)
     assert cell.raised == (
-        "CancelledError: Cancelled after storing what was answered. With `checkpoint` the same "
-        "call continues."
+        "CancelledError: Cancelled after storing what was answered. Make the same call again to "
+        "continue."
     )
     assert_short(cell)
     held = {text for each in server.requests if not each.answered for text in each.texts}
@@ -130,14 +130,22 @@ def test_an_interrupt_of_aclassify_keeps_what_was_answered(prepared, server):
     assert server.sent_twice() == held
 
 
-def test_what_is_lost_without_a_checkpoint_is_said(prepared, server):
-    server.script = lambda _: server.reply(hold=True)
-    cell = prepared.start("pipeline.classify(frame, endpoint=again['endpoint'], grace_s=0.1)")
-    server.wait_for(lambda: server.in_flight > 0)
+@pytest.mark.parametrize("call", ["pipeline.classify", "await pipeline.aclassify"])
+def test_an_interrupt_without_a_checkpoint_says_where_the_answers_are(prepared, server, call):
+    server.script = lambda each: server.reply(hold=True) if each.number >= 10 else None
+    prepared.work("del again['checkpoint']")
+    cell = prepared.start(f"{call}(frame, grace_s=0.1, **again)")
+    server.wait_for(lambda: server.in_flight == 4)
     prepared.interrupt()
     prepared.wait(cell)
-    assert cell.raised.startswith("Interrupted: ")
-    assert "No `checkpoint` was given, so what was answered is not kept." in cell.traceback
+    told = re.search('again with `(checkpoint=".*")` to continue', cell.raised)
+    assert told is not None, cell.raised
+    held = {text for each in server.requests if not each.answered for text in each.texts}
+    server.release()
+    server.script = lambda _: None
+    assert not prepared.work(f"labelled = {call}(frame, {told[1]}, **again)").raised
+    assert prepared.work("int(labelled['error'].isna().sum())").result == {"text/plain": "1000"}
+    assert server.sent_twice() == held
 
 
 @pytest.mark.parametrize(

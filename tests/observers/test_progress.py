@@ -129,7 +129,7 @@ async def test_a_wait_stands_in_the_line_until_an_answer_comes(shown):
     assert "loading" not in shown.line()
     shown.progress(Waiting(Why.THROTTLED, 5.0, "429 slow down"))
     shown.now += 2
-    assert shown.line().endswith("throttled, 3 s left")
+    assert shown.line().endswith("throttled, going on in 3 s")
     shown.progress(requests(ok=1))
     assert "throttled" not in shown.line()
 
@@ -260,7 +260,7 @@ def test_json_lines_of_progress_have_the_numbers():
     assert (line["in_flight"], line["concurrency_limit"], line["rate_limit"]) == (5, 32, 2.0)
     assert (line["requests"], line["waiting"]) == (7, None)
     shown.progress(Waiting(Why.THROTTLED, 4.0, "429 slow"))
-    assert json.loads(shown.line())["waiting"] == "throttled, 4 s left"
+    assert json.loads(shown.line())["waiting"] == "throttled, going on in 4 s"
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ WAITS = {
         "model loading for 1 min 05 s, longer than the 20 s it was to take",
     ),
     "nobody knows how long": ([(100, loading(None))], 112, "model loading for 12 s"),
-    "a pause counts down": ([(100, throttled(5.0))], 102, "throttled, 3 s left"),
+    "a pause counts down": ([(100, throttled(5.0))], 102, "throttled, going on in 3 s"),
     "a shorter pause does not cut a longer one": (
-        [(100, throttled(9.0)), (101, throttled(1.0))], 102, "throttled, 7 s left",
+        [(100, throttled(9.0)), (101, throttled(1.0))], 102, "throttled, going on in 7 s",
     ),
     "an outage counts from its beginning": (
         [(100, outage(None, 90.0))], 130, f"endpoint down for 2 min 00 s {UNAVAILABLE}",
@@ -89,7 +89,7 @@ WAITS = {
         "endpoint down for 3 s (ClientConnectorError: refused)",
     ),
     "a wait for another reason begins anew": (
-        [(100, loading(20.0)), (110, throttled(4.0))], 111, "throttled, 3 s left",
+        [(100, loading(20.0)), (110, throttled(4.0))], 111, "throttled, going on in 3 s",
     ),
 }  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_an_announcement_has_the_words_of_the_endpoint():
     told = [(100, loading(20.0))], [(100, throttled(5.0))], [(100, outage(None, 3.0))]
     assert [waits(*events).announcement(100) for events in told] == [
         "model loading, 0 s of about 20 s (HTTP 503 Model x is currently loading)",
-        "throttled, 5 s left (HTTP 429 Too many requests)",
+        "throttled, going on in 5 s (HTTP 429 Too many requests)",
         "endpoint down for 3 s (HTTP 503 Service Unavailable)",
     ]
 

@@ -148,7 +148,7 @@ async def test_a_server_without_lists_is_asked_one_text_a_request(kit, speaks, r
 
 @pytest.mark.parametrize(
     ("speaks", "words"),
-    [("single", "takes no list"), ("first", "answers for"), ("liar", "different answers")],
+    [("single", "takes no list"), ("first", "answer for"), ("liar", "different answers")],
 )
 async def test_the_notice_says_why(kit, speaks, words):
     async with kit.serve(speaks=speaks) as server, kit.pool(server, dialect="auto") as running:

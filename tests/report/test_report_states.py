@@ -49,6 +49,17 @@ def test_a_stopped_run(shown, words, tiles, label, source, tmp_path):
     assert tiles()["requests"] == "25"
 
 
+def test_a_stopped_run_without_a_committed_row(shown, words, label, source, tmp_path):
+    """What was answered is kept, and the page does not look as if it were lost."""
+    output = tmp_path / "out.parquet"
+    with pytest.raises(StoppedEarly):
+        label(source, output, batch_size=4, concurrency=1, max_requests=13)
+    shown(output)
+    told = words()
+    assert "0 of 100 rows are committed. 52 answers are stored and will not be asked for" in told
+    assert "No row is committed yet." in told
+
+
 @pytest.fixture
 def halfway(server, start, write_csv, many_texts, tmp_path, committed, eventually):
     """A run that has committed two chunks and waits for the answers to the third; its command."""
@@ -268,7 +279,7 @@ def test_a_missing_library_is_named_with_its_fix(cli, label, source, tmp_path, m
     (missing / f"{module}.py").write_text(f"raise ModuleNotFoundError('{module}')")
     told = cli("report", "out.parquet", PYTHONPATH=str(missing))
     assert told.code == 2
-    assert "pip install 'classify-pipeline[report]'" in told.stderr
+    assert "pip install -e '.[report]'" in told.stderr
 
 
 def test_an_installed_package_has_every_file():
