@@ -68,7 +68,7 @@ def plan(
     with failing(as_json=as_json):
         again = earlier_run(given)
         config = load_config(given)
-        process.fit()
+        process.fit(config.concurrency)
         from pipeline import probing
         from pipeline.job import kept
         from pipeline.plan import forecast as planning

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.engines import open_engine
-from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly
+from pipeline.errors import (
+    ClassifyError,
+    Interrupted,
+    RevisionMoved,
+    StoppedEarly,
+    UsageError,
+)
 from pipeline.events import (
     BeginsAgain,
     NothingToRetry,
@@ -30,6 +36,7 @@ from pipeline.producer import InputTable
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
 from pipeline.store import LocalStore
+from pipeline.system import means
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
 from pipeline.writer import assemble
@@ -146,7 +153,10 @@ class Run:
             emit(RunEnded.unbegun(reason))
             raise reason from None
         except BaseException as failure:
-            emit(RunEnded.unbegun(failure))
+            told = self._told(failure)
+            emit(RunEnded.unbegun(told))
+            if told is not failure:
+                raise told from failure
             raise
         if isinstance(opened, Complete):
             if retry_failed:
@@ -167,7 +177,9 @@ class Run:
             error = self._stop.reason or cancelled
             raise error from None
         except BaseException as failure:
-            error = failure
+            error = self._told(failure)
+            if error is not failure:
+                raise error from failure
             raise
         finally:
             found = self._summary(started, error)
@@ -178,6 +190,22 @@ class Run:
             if isinstance(error, ClassifyError):
                 error.summary = found
         return found
+
+    def _told(self, failure: BaseException) -> BaseException:
+        """Return what to tell of a failure: whether the same command can continue.
+
+        Exit code 2 says that nothing was sent, so that what is wrong with the input or the output
+        stops the run resumably from the first request on.
+        """
+        if (short := means.ran_out(failure)) is not None:
+            return short
+        if isinstance(failure, UsageError) and self._metrics.requests:
+            return StoppedEarly(
+                failure.what,
+                f"{failure.fix} What was answered is kept. Run the same command again to "
+                "continue.".lstrip(),
+            )
+        return failure
 
     def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:
         state = self._store.log.run

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import pyarrow as pa
 
 from pipeline.errors import StoppedEarly
+from pipeline.system import means
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -199,6 +200,8 @@ def _stopping(doing: str, place: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if (short := means.ran_out(error)) is not None:
+            raise short from error
         reason = error.strerror or error
         raise StoppedEarly(
             f"{place}: cannot {doing}: {reason}. {_FIXES[doing]}",
