@@ -122,7 +122,7 @@ class Run:
         With `retry_failed` a complete run asks again for the rows of its output that carry an
         error, and for nothing else; an unfinished run is continued as without it.
 
-        Raises UsageError before anything is sent or written, and any other ClassifyError after
+        Raises UsageError before this attempt has sent anything, and any other ClassifyError after
         what was done has been committed; `summary` of such an error is the summary so far.
         """
         self._task = asyncio.current_task()
@@ -192,19 +192,11 @@ class Run:
         return found
 
     def _told(self, failure: BaseException) -> BaseException:
-        """Return what to tell of a failure: whether the same command can continue.
-
-        Exit code 2 says that nothing was sent, so that what is wrong with the input or the output
-        stops the run resumably from the first request on.
-        """
+        """Return what to tell of a failure: whether the same command can continue."""
         if (short := means.ran_out(failure)) is not None:
             return short
         if isinstance(failure, UsageError) and self._metrics.requests:
-            return StoppedEarly(
-                failure.what,
-                f"{failure.fix} What was answered is kept. Run the same command again to "
-                "continue.".lstrip(),
-            )
+            return failure.after_sending()
         return failure
 
     def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:

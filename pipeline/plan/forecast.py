@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.client import dialect_of, stated_dialect
+from pipeline.errors import StoppedEarly, UsageError
 from pipeline.events import AnswersPassedOver
 from pipeline.job import kept, opening, stream
 from pipeline.job.opening import Complete, Standing
@@ -105,7 +106,7 @@ def forecast(
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
     Writes nothing: see `kept.keep`. Sends nothing but what `measure` does, a probe with some of the
-    texts, called last and only if there are rows to do.
+    texts, called only if there are rows to do.
 
     Raises what the run would before it sends anything: UsageError, OutputBusy if another run works
     on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the run
@@ -134,7 +135,12 @@ def forecast(
             raise failure
     count = _Count(config, opened, first_row, probe)
     if begins:
-        count.go_through(store)
+        try:
+            count.go_through(store)
+        except UsageError as error:
+            if probe is None:
+                raise
+            raise StoppedEarly(error.what, error.fix) from error
     made_for = kept.basis(config, store, opened, resumed_rows=first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
