@@ -11,7 +11,7 @@ import click
 from pipeline.cli.output import WaitPrinter, counts, failing, print_json, say
 from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.errors import SettingsError
-from pipeline.observers.words import span
+from pipeline.observers.words import size, span
 from pipeline.system import process
 from pipeline.wording import setting
 
@@ -139,5 +139,8 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
     canary = find_out if found.canaries else ""
     yield "requests", f"{found.requests:,}, with {found.texts_per_request:,} texts at most{canary}"
     yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
+    if found.disk_bytes is not None:
+        free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free"
+        yield "disk", f"about {size(found.disk_bytes)} at its worst{free}"
     if found.cost is not None:
         yield "cost", f"{found.cost:,.2f}, without retries"

@@ -28,7 +28,7 @@ from pipeline.events import (
     Stopping,
     fan_out,
 )
-from pipeline.job import kept, opening, summary
+from pipeline.job import kept, opening, room, summary
 from pipeline.job.opening import Complete, Standing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
@@ -217,6 +217,7 @@ class Run:
         if leased:
             leaving.callback(store.lease.release)
         found = decide()
+        room.check(self._config, store, found, found.state.rows if found.state else 0)
         if not leased:
             store.lease.acquire(create=True)
             leaving.callback(store.lease.release)

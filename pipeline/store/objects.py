@@ -44,6 +44,9 @@ class Objects(Protocol):
     def list(self, folder: str) -> list[str]:
         """Return the names of the objects directly in a folder (`log/`; "" for the top)."""
 
+    def free_bytes(self) -> int | None:
+        """Return how much room there is for more; None if nobody knows."""
+
     def delete(self, name: str) -> None:
         """Delete an object, or an empty folder (`log/`); a missing one is fine."""
 
