@@ -85,9 +85,14 @@ def check_address(address: str) -> None:
         _ = parts.port
         if parts.scheme:
             URL(address)
+            # As the resolver will; it knows neither empty labels nor those of more than 63 bytes.
+            (parts.hostname or "").encode("idna")
     except ValueError as error:
+        why = (
+            "a part of its host is empty or too long" if isinstance(error, UnicodeError) else error
+        )
         raise SettingsError(
-            f"{setting('endpoint')}: {without_query(address)!r} is no address: {error}."
+            f"{setting('endpoint')}: {without_query(address)!r} is no address: {why}."
         ) from None
     if "@" in parts.netloc:
         raise SettingsError(

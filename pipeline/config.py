@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from pipeline import addresses, headers
+from pipeline.config_file import read_config_file
 from pipeline.errors import SettingsError
 from pipeline.wording import setting
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENV_PREFIX = "CLASSIFY_"
+
+# Beyond these, no sum or wait can be counted in 64 bits; no run is as large or as long.
+_MOST, _MOST_S, _LEAST_RATE = 10**12, 10**9, 1e-6
 
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -82,19 +86,21 @@ def _prom_file(path: Path) -> Path:
     return path
 
 
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
-PerSecond = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=_MOST)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=_MOST_S, allow_inf_nan=False)]
+PerSecond = Annotated[
+    float, BeforeValidator(_no_bool), Field(ge=_LEAST_RATE, le=_MOST, allow_inf_nan=False)
+]
 Name = Annotated[str, Field(min_length=1)]
 HeaderPlaces = Annotated[dict[str, str] | None, BeforeValidator(headers.parsed)]
 PromFile = Annotated[Path, AfterValidator(_prom_file)]
 MaxErrors = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="%$")],
+    Annotated[int, Field(ge=0, le=_MOST)] | Annotated[str, Field(pattern="%$")],
     BeforeValidator(_rows_or_share),
 ]
 
-_COUNT = Takes("a whole number from 1 up", "N")
-_DURATION = Takes("seconds above 0, or a duration such as 90s, 30m, 7h", "SECONDS")
+_COUNT = Takes("a whole number from 1 to 10^12", "N")
+_DURATION = Takes("seconds above 0, 10^9 at most, or a duration such as 90s, 30m, 7h", "SECONDS")
 _COLUMN = Takes("a column name", "COLUMN")
 _PATH = Takes("a path", "PATH")
 _SWITCH = "true or false"
@@ -155,7 +161,9 @@ class RunConfig(BaseModel):
     )
     concurrency: Count = _setting("the most requests in flight; fewer where fewer help", _COUNT, 32)
     rate: PerSecond | None = _setting(
-        "the most requests a second, retries included", Takes("a number above 0", "N"), None
+        "the most requests a second, retries included",
+        Takes("a number above 0, between 0.000001 and 10^12", "N"),
+        None,
     )
     timeout_s: Seconds = _setting("one attempt, from sending to the last byte", _DURATION, 120.0)
     max_loading_s: Seconds = _setting("how long to wait for a loading model", _DURATION, 1800.0)
@@ -301,7 +309,7 @@ class RunConfig(BaseModel):
         A flag that was not given is absent from `flags`; `defaults` stand for settings that have
         none. Raises SettingsError, with the place that an unknown setting came from.
         """
-        from_file = _read_yaml(file) if file else {}
+        from_file = read_config_file(file) if file else {}
         from_env = {
             name.removeprefix(ENV_PREFIX).lower(): value
             for name, value in environ.items()
@@ -344,23 +352,16 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
             given = settings[key]
             if key == "endpoint":  # its query may hold a key
                 given = addresses.without_query(str(given))
-            what = f"{setting(key)}: {given!r} is not allowed."
+            what = f"{setting(key)}: {_shortened(given)} is not allowed."
             found[key] = (what, f"It takes {takes(key).words}.")
     if len(found) == 1:
         return SettingsError(*found.popitem()[1])
     return SettingsError("\n".join(map(" ".join, found.values())))
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{file}: cannot read the config file: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        words = " ".join(str(error).split())
-        raise SettingsError(f"{file}: the config file is not YAML: {words}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise SettingsError(f"{file} is not a mapping.", "It must hold `setting: value` lines.")
-    return content
+def _shortened(value: Any) -> str:
+    """Return what `repr` does, cut short: aliases can make a few lines of YAML a gigabyte."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxdict = 2, 4, 4
+    short.maxstring = short.maxother = 200
+    return short.repr(value)

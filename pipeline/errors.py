@@ -62,6 +62,12 @@ class UsageError(ClassifyError):
 
     exit_code = 2
 
+    def after_sending(self) -> StoppedEarly:
+        """Return what to raise instead once requests were sent, which exit code 2 says were not."""
+        kept = "What was answered is kept, for the same input and output."
+        again = "Run the same command again to continue."
+        return StoppedEarly(self.what, " ".join(filter(None, (self.fix, kept, again))))
+
 
 class SettingsError(UsageError):
     """A setting is unknown, has the wrong type or an impossible value."""

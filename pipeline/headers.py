@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SettingsError
 from pipeline.foreign import keep_secret
+from pipeline.system.paths import expanded
 from pipeline.wording import setting
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -84,8 +84,8 @@ def _value(name: str, place: str) -> str:
     else:
         source = where
         try:
-            value = Path(where).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError, RuntimeError) as error:
+            value = expanded(where).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is no text in UTF-8"
             raise SettingsError(f"{what}{where} cannot be read: {why}.") from None
     if not value:

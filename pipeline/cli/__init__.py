@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from functools import partial
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from pipeline.errors import StoppedEarly
+from pipeline.system import streams
 from pipeline.version import __version__
 from pipeline.wording import speak_to
 
@@ -73,10 +76,19 @@ def main(**_: Any) -> None:
     click.get_current_context().call_on_close(partial(speak_to, "python"))
 
 
-def console() -> None:
+def console(prog_name: str | None = None) -> None:
     """The installed command: `main` in a process of its own, whose signals stay its own to the end.
 
     Restored when the command is over, a signal could still change the exit code while the
     interpreter ends.
     """
-    main(obj=True)
+    streams.settle()
+    try:
+        main(prog_name=prog_name, obj=True)
+    except SystemExit as ended:
+        if (error := streams.lost()) is not None:
+            click.echo(f"Standard output could not be written: {error.strerror}.", err=True)
+            # Of a run, what counts is the output.
+            if not ended.code and sys.argv[1:2] != ["run"]:
+                sys.exit(StoppedEarly.exit_code)
+        raise

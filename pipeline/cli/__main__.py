@@ -1,5 +1,5 @@
 """`python -m pipeline.cli` is `classify`."""
 
-from pipeline.cli import main
+from pipeline.cli import console
 
-main(prog_name="python -m pipeline.cli")
+console("python -m pipeline.cli")

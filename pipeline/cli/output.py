@@ -16,6 +16,7 @@ from pipeline.events import RunEnded, Waiting
 from pipeline.foreign import safe, safe_json
 from pipeline.observers.progress import JsonProgress
 from pipeline.observers.words import EMPTY_LABEL, Wait
+from pipeline.system import means
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -42,7 +43,12 @@ def say(text: str, colour: str | None = None, *, err: bool = False) -> None:
 def failing(*, as_json: bool = False, progress: Progress | None = None) -> Iterator[None]:
     """Say what went wrong, as `progress` speaks, and end with the exit code of the error."""
     try:
-        yield
+        try:
+            yield
+        except (MemoryError, RuntimeError, OSError, ImportError) as failure:
+            if (short := means.ran_out(failure)) is None:
+                raise
+            raise short from failure
     except ClassifyError as error:
         ended = RunEnded.unbegun(error)
         if isinstance(progress, JsonProgress):

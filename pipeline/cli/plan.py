@@ -11,7 +11,7 @@ import click
 from pipeline.cli.output import WaitPrinter, counts, failing, print_json, say
 from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.errors import SettingsError
-from pipeline.observers.words import span
+from pipeline.observers.words import size, span
 from pipeline.system import process
 from pipeline.wording import counted, setting
 
@@ -68,7 +68,7 @@ def plan(
     with failing(as_json=as_json):
         again = earlier_run(given)
         config = load_config(given)
-        process.fit()
+        process.fit(config.concurrency)
         from pipeline import probing
         from pipeline.job import kept
         from pipeline.plan import forecast as planning
@@ -142,5 +142,8 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
         f"{found.requests:,}, with {counted(found.texts_per_request, 'text')} at most{canary}",
     )
     yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
+    if found.disk_bytes is not None:
+        free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free"
+        yield "disk", f"about {size(found.disk_bytes)} at its worst{free}"
     if found.cost is not None:
         yield "cost", f"{found.cost:,.2f}, without retries"

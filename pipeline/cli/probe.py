@@ -54,7 +54,7 @@ def probe(*, as_json: bool, **given: Any) -> None:
     process.end_at_once()
     with failing(as_json=as_json):
         config = load_config(given, {"input": _NO_INPUT, "output": "probe.parquet"})
-        process.fit()
+        process.fit(config.concurrency)
         from pipeline import probing
 
         texts = probing.first_texts(config) if config.input != (_NO_INPUT,) else ()

@@ -63,7 +63,7 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     with failing(as_json=as_json, progress=progress), closing(progress):
         again = earlier_run(given)
         config = load_config(given)
-        process.fit()
+        process.fit(config.concurrency)
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pipeline.endpoint.models import DEFAULT_MODEL
-from pipeline.errors import ClassifyError, SettingsError
+from pipeline.errors import ClassifyError, SettingsError, StoppedEarly
 from pipeline.system.threads import in_thread
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class EndpointProcess:
             self._announced = json.loads(line)
             return
         code = child.wait()
-        kind = SettingsError if code == SettingsError.exit_code else ClassifyError
+        kinds = {kind.exit_code: kind for kind in (SettingsError, StoppedEarly)}
+        kind = kinds.get(code, ClassifyError)
         raise kind(f"The local endpoint did not start (exit code {code}){self._tail()}")
 
     def _tail(self) -> str:

@@ -19,6 +19,7 @@ from pipeline.rows import NOBODY_TOLD, Revision, check_columns
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
 from pipeline.store.ownership import METRICS_MARK, may_replace
+from pipeline.system import means
 from pipeline.version import __version__
 from pipeline.wording import setting
 
@@ -73,6 +74,7 @@ Opening = Fresh | Continue | Standing | Complete | Retry
 
 def check(config: RunConfig, store: RunStore) -> None:
     """Refuse an output, a cache or an endpoint that cannot be. Raises UsageError."""
+    means.check(config.concurrency)
     store.output.check(config.input, limit=config.limit)
     _check_cache(config.cache)
     metrics_file = config.metrics_file

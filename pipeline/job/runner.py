@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.engines import open_engine
-from pipeline.errors import ClassifyError, Interrupted, RevisionMoved, StoppedEarly
+from pipeline.errors import (
+    ClassifyError,
+    Interrupted,
+    RevisionMoved,
+    StoppedEarly,
+    UsageError,
+)
 from pipeline.events import (
     BeginsAgain,
     NothingToRetry,
@@ -22,7 +28,7 @@ from pipeline.events import (
     Stopping,
     fan_out,
 )
-from pipeline.job import kept, opening, summary
+from pipeline.job import kept, opening, room, summary
 from pipeline.job.opening import Complete, Standing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
@@ -30,6 +36,7 @@ from pipeline.producer import InputTable
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
 from pipeline.store import LocalStore
+from pipeline.system import means
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
 from pipeline.writer import assemble
@@ -115,7 +122,7 @@ class Run:
         With `retry_failed` a complete run asks again for the rows of its output that carry an
         error, and for nothing else; an unfinished run is continued as without it.
 
-        Raises UsageError before anything is sent or written, and any other ClassifyError after
+        Raises UsageError before this attempt has sent anything, and any other ClassifyError after
         what was done has been committed; `summary` of such an error is the summary so far.
         """
         self._task = asyncio.current_task()
@@ -146,7 +153,10 @@ class Run:
             emit(RunEnded.unbegun(reason))
             raise reason from None
         except BaseException as failure:
-            emit(RunEnded.unbegun(failure))
+            told = self._told(failure)
+            emit(RunEnded.unbegun(told))
+            if told is not failure:
+                raise told from failure
             raise
         if isinstance(opened, Complete):
             if retry_failed:
@@ -167,7 +177,9 @@ class Run:
             error = self._stop.reason or cancelled
             raise error from None
         except BaseException as failure:
-            error = failure
+            error = self._told(failure)
+            if error is not failure:
+                raise error from failure
             raise
         finally:
             found = self._summary(started, error)
@@ -178,6 +190,14 @@ class Run:
             if isinstance(error, ClassifyError):
                 error.summary = found
         return found
+
+    def _told(self, failure: BaseException) -> BaseException:
+        """Return what to tell of a failure: whether the same command can continue."""
+        if (short := means.ran_out(failure)) is not None:
+            return short
+        if isinstance(failure, UsageError) and self._metrics.requests:
+            return failure.after_sending()
+        return failure
 
     def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:
         state = self._store.log.run
@@ -197,6 +217,7 @@ class Run:
         if leased:
             leaving.callback(store.lease.release)
         found = decide()
+        room.check(self._config, store, found, found.state.rows if found.state else 0)
         if not leased:
             store.lease.acquire(create=True)
             leaving.callback(store.lease.release)

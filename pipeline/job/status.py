@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pipeline.errors import EXIT_ROWS_FAILED, EndpointRefused
+from pipeline.errors import EXIT_ROWS_FAILED, ClassifyError, EndpointRefused, UsageError
 from pipeline.meanings import PerSecond, Seconds
 from pipeline.observers.event_log import logged
 from pipeline.observers.words import clock
@@ -210,6 +210,10 @@ def _stopped(ended: LoggedEvent) -> dict[str, Any]:
     advice = _SAME_COMMAND
     if code == EndpointRefused.exit_code:
         advice = "Fix what the endpoint refuses, then run the same command again to continue."
+    elif code == UsageError.exit_code:
+        advice = "Fix that, then run the same command again to continue."
+    elif code == ClassifyError.exit_code:
+        advice = "A bug: report it, with its traceback. The same command continues the run."
     elif code == EXIT_ROWS_FAILED:
         advice = "Fix the cause or raise max_errors, then run the same command again to continue."
     return {"state": "stopped", "next": advice, "message": ended["message"], "exit_code": code}

@@ -30,6 +30,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
 
 
+def size(size_bytes: int) -> str:
+    """Word a number of bytes in the largest unit of which it has one."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if size_bytes >= 1000**power:
+            count = size_bytes / 1000**power
+            return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.2g} {unit}"  # noqa: PLR2004
+    return counted(size_bytes, "byte")
+
+
 def span(seconds: Sequence[float]) -> str:
     """Word the least and the most that something may take."""
     least, most = map(duration, seconds)

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.client import dialect_of, stated_dialect
+from pipeline.errors import StoppedEarly, UsageError
 from pipeline.events import AnswersPassedOver
-from pipeline.job import kept, opening, stream
+from pipeline.job import kept, opening, room, stream
 from pipeline.job.opening import Complete, Standing
 from pipeline.meanings import Money
 from pipeline.observers.words import notice
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
+    from pipeline.job.room import Room
     from pipeline.outcomes import Item
     from pipeline.probing import Probe
     from pipeline.producer.chunks import Chunk
@@ -80,6 +82,10 @@ class Forecast:
     seconds: Annotated[tuple[float, float], "the least and the most seconds that it may take"]
     seconds_are: Annotated[str, "how far these can be trusted, in words"]
     cost: Annotated[Money | None, "at the price given, in its currency; null without one"]
+    disk_bytes: Annotated[
+        int | None, "about how much disk it takes at its worst, in bytes; null if nobody knows"
+    ]
+    disk_free_bytes: Annotated[int | None, "what is free there; null if nobody knows"]
     output: Annotated[str, "path of the output, as it was given"]
     endpoint: Annotated[str, "`local`, `hf` or the address, without keys in its query"]
     model: Annotated[str | None, "the model asked for"]
@@ -105,7 +111,7 @@ def forecast(
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
     Writes nothing: see `kept.keep`. Sends nothing but what `measure` does, a probe with some of the
-    texts, called last and only if there are rows to do.
+    texts, called only if there are rows to do.
 
     Raises what the run would before it sends anything: UsageError, OutputBusy if another run works
     on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the run
@@ -124,6 +130,7 @@ def forecast(
         ask_again=ask_again,
     )
     first_row = _first_row(opened, store)
+    room.check(config, store, opened, first_row)
     begins = first_row < opened.source.input.rows
     probe = None
     if measure is not None and begins:
@@ -134,11 +141,17 @@ def forecast(
             raise failure
     count = _Count(config, opened, first_row, probe)
     if begins:
-        count.go_through(store)
+        try:
+            count.go_through(store)
+        except UsageError as error:
+            if probe is None:
+                raise
+            raise StoppedEarly(error.what, error.fix) from error
+    disk = room.room(config, store, opened, first_row, count.asked)
     made_for = kept.basis(config, store, opened, resumed_rows=first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (retry_failed and isinstance(opened, Complete))
-    return _forecast(count, price, made_for, retries=retries)
+    return _forecast(count, price, made_for, disk, retries=retries)
 
 
 def _first_row(opened: Opening, store: RunStore) -> int:
@@ -239,7 +252,7 @@ class _Count:
 
 
 def _forecast(
-    count: _Count, price: Price | None, made_for: dict[str, Any], *, retries: bool
+    count: _Count, price: Price | None, made_for: dict[str, Any], disk: Room, *, retries: bool
 ) -> Forecast:
     config, probe, notices = count.config, count.probe, count.notices
     # The canary asks for a text alone, which is to be compared with one in a batch.
@@ -273,6 +286,8 @@ def _forecast(
         seconds=seconds,
         seconds_are=seconds_are,
         cost=cost,
+        disk_bytes=disk.about,
+        disk_free_bytes=disk.free,
         output=str(config.output),
         endpoint=config.public_endpoint,
         model=config.model_id,

@@ -50,7 +50,8 @@ def blame(found: Findings) -> tuple[str, ClassifyError] | None:
     mixed = len(found.revisions) > 1 and not found.config.allow_drift
     match reason:
         case SettingsError():
-            return "parameters", reason
+            sent = any(asked.texts for asked in found.asked)
+            return "parameters", reason.after_sending() if sent else reason
         case StoppedEarly() if mixed and not used_up:
             return "revision", StoppedEarly(
                 f"Two answers tell different revisions: {', '.join(found.revisions)}.",

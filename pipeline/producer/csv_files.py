@@ -33,6 +33,7 @@ import itertools
 import re
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.producer.files import SourceFile
+    from pipeline.producer.footprint import Footprint
     from pipeline.producer.input_table import CsvFormat
 
 # At most four bytes a character keep a block's column below the 2 GiB of an Arrow string array.
@@ -102,7 +104,7 @@ def check_format(csv_format: CsvFormat) -> None:
 
 
 def settle_files(
-    sources: Sequence[SourceFile], csv_format: CsvFormat
+    sources: Sequence[SourceFile], csv_format: CsvFormat, footprint: Footprint
 ) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every file once, and return the schema that holds over all rows of all files.
 
@@ -128,6 +130,7 @@ def settle_files(
                 rows += len(block)
                 _check_unicode(itertools.chain.from_iterable(block))
                 types.observe(block)
+                footprint.observe(len(block), partial(_as_text, block))
         settled.append(
             InputFile(
                 source.path,
@@ -140,6 +143,11 @@ def settle_files(
     if not header:
         raise _no_header(first)
     return pa.schema(list(zip(header, types.types(), strict=True))), tuple(settled)
+
+
+def _as_text(block: list[list[str]]) -> pa.Table:
+    columns = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
+    return pa.Table.from_arrays(columns, list(map(str, range(len(columns)))))
 
 
 def read_batches(

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.errors import InputError
 from pipeline.producer import folders
 from pipeline.producer.input_table import Signature
+from pipeline.system.paths import expanded
 from pipeline.system.threads import stop_point
 from pipeline.wording import alike, is_uri, short
 
@@ -205,7 +206,7 @@ def check_same_columns(
 
 
 def _expand(name: str, output: Path | None) -> list[str]:
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         path.stat()
     except FileNotFoundError as error:
@@ -246,7 +247,7 @@ def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[st
     for path in paths:
         found.update(folders.walk(path, refuse) if path.is_dir() else [path])
     written = None if output is None else output.resolve()
-    root, named = folders.root_of(name), set(Path(name).expanduser().parts)
+    root, named = folders.root_of(name), set(expanded(name).parts)
     kept: dict[Path, bool] = {}
     tables = []
     for path in sorted(filter(_is_table, found), key=str):

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.system.arrays import strings
+from pipeline.system.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ _FORMATS = (
 
 def root_of(name: str) -> Path:
     """Return the directory that is named, or that in which a glob begins."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         return path
     fixed: list[str] = []

@@ -77,12 +77,15 @@ class InputTable:
     """The input, settled: its columns and types, how many rows will come, and from which files.
 
     `rows` is after the limit. `csv_format` is None for Parquet and for tables in memory.
+    `stored_bytes` is about what all rows of the files take as Parquet, None where an older version
+    recorded the input.
     """
 
     schema: pa.Schema
     rows: int
     files: tuple[InputFile, ...]
     csv_format: CsvFormat | None = None
+    stored_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; the schema, with its metadata, as base64 of its Arrow IPC message."""
@@ -91,6 +94,7 @@ class InputTable:
             "rows": self.rows,
             "files": [asdict(file) for file in self.files],
             "csv_format": None if self.csv_format is None else asdict(self.csv_format),
+            "stored_bytes": self.stored_bytes,
         }
 
     @classmethod
@@ -102,6 +106,7 @@ class InputTable:
             rows=values["rows"],
             files=tuple(InputFile(**file) for file in values["files"]),
             csv_format=None if csv_format is None else CsvFormat(**csv_format),
+            stored_bytes=values.get("stored_bytes"),
         )
 
     def differences(self, other: InputTable) -> list[str]:

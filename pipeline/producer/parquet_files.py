@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.producer.files import SourceFile
+    from pipeline.producer.footprint import Footprint
 
 # A batch is decoded whole, and its first rows may be larger than the mean of their row group.
 BATCH_ROWS = 1024
@@ -39,7 +41,9 @@ _WIDE = pa.int32()
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
-def settle_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputFile, ...]]:
+def settle_files(
+    sources: Sequence[SourceFile], footprint: Footprint
+) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Settle one schema by all footers, then decode and checksum every file.
 
     The schema is the first file's, metadata included, and each column as wide as any file needs
@@ -68,6 +72,7 @@ def settle_files(sources: Sequence[SourceFile]) -> tuple[pa.Schema, tuple[InputF
             for batch in read_batches(source, schema, 0):
                 rows += batch.num_rows
                 _collect_values(batch, values)
+                footprint.observe(batch.num_rows, partial(pa.Table.from_batches, [batch]))
             sha256 = source.sha256()
         settled.append(
             InputFile(source.path, rows, sha256=sha256, **signature._asdict(), keys=source.keys)

@@ -16,6 +16,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.producer import csv_files, files, folders, parquet_files
 from pipeline.producer.chunks import Chunk, rechunk
 from pipeline.producer.files import SourceFile
+from pipeline.producer.footprint import Footprint
 from pipeline.producer.input_table import CsvFormat, InputFile, InputTable, Signature
 from pipeline.producer.storable import check_storable
 from pipeline.system.threads import stop_point
@@ -127,17 +128,24 @@ def first_rows(
 
 def _settle(sources: list[SourceFile], csv_format: CsvFormat) -> InputTable:
     is_csv = files.is_csv(sources[0].path)
+    footprint = Footprint()
     schema, settled = (
-        csv_files.settle_files(sources, csv_format)
+        csv_files.settle_files(sources, csv_format, footprint)
         if is_csv
-        else parquet_files.settle_files(sources)
+        else parquet_files.settle_files(sources, footprint)
     )
     schema = pa.schema(
         [*schema, *folders.key_fields([source.keys for source in sources])], schema.metadata
     )
     parquet_files.check_columns(sources[0].path, schema)
     check_storable(sources[0].path, schema)
-    return InputTable(schema, _limited(settled, None), settled, csv_format if is_csv else None)
+    return InputTable(
+        schema,
+        _limited(settled, None),
+        settled,
+        csv_format if is_csv else None,
+        stored_bytes=footprint.size_bytes(),
+    )
 
 
 def _still_valid(
@@ -217,7 +225,16 @@ class TableSource(Source):
         check_storable("The table", table.schema)
         _check_dictionaries(table)
         self._table = table
-        self.input = InputTable(table.schema, table.num_rows, (_identify(table),))
+        footprint = Footprint()
+        for first in range(0, table.num_rows, csv_files.BLOCK_ROWS):
+            piece = table.slice(first, csv_files.BLOCK_ROWS)
+            footprint.observe(piece.num_rows, piece.slice)
+        self.input = InputTable(
+            table.schema,
+            table.num_rows,
+            (_identify(table),),
+            stored_bytes=footprint.size_bytes(),
+        )
 
     def _batches(self, start_row: int) -> Iterable[pa.RecordBatch]:
         batches: list[pa.RecordBatch] = self._table.slice(start_row).to_batches(

@@ -91,6 +91,12 @@ class DiskObjects:
                 return []
         return sorted(folder + name for name in names)
 
+    def free_bytes(self) -> int | None:
+        place = next(path for path in (self._root, *self._root.absolute().parents) if path.exists())
+        with reading(place):
+            found = shutil.disk_usage(place)
+        return found.free if found.total else None  # some file systems do not count
+
     def delete(self, name: str) -> None:
         path = self._root / name
         if not name.endswith("/"):

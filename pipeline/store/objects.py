@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import pyarrow as pa
 
 from pipeline.errors import StoppedEarly
+from pipeline.system import means
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,9 @@ class Objects(Protocol):
 
     def list(self, folder: str) -> list[str]:
         """Return the names of the objects directly in a folder (`log/`; "" for the top)."""
+
+    def free_bytes(self) -> int | None:
+        """Return how much room there is for more; None if nobody knows."""
 
     def delete(self, name: str) -> None:
         """Delete an object, or an empty folder (`log/`); a missing one is fine."""
@@ -199,6 +203,8 @@ def _stopping(doing: str, place: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if (short := means.ran_out(error)) is not None:
+            raise short from error
         reason = error.strerror or error
         raise StoppedEarly(
             f"{place}: cannot {doing}: {reason}. {_FIXES[doing]}",

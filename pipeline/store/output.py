@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.errors import OutputError
 from pipeline.store import disk, ownership
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
+from pipeline.system.paths import expanded
 from pipeline.wording import is_uri, setting
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class DiskOutput:
             )
         if not os.access(parent, os.W_OK | os.X_OK):
             raise OutputError(
-                f"{setting('output')}: no permission to write in {parent}.",
+                f"{setting('output')}: no permission to write in {parent.resolve()}.",
                 "Choose another place, or change the permission.",
             )
         if self._run_directory.exists() and not self._run_directory.is_dir():
@@ -129,7 +130,7 @@ class DiskOutput:
     def _check_apart_from(self, inputs: Sequence[str]) -> None:
         output, inside = self.path.resolve(), self._run_directory.resolve()
         for name in inputs:
-            path = Path(name).expanduser().resolve()
+            path = expanded(name).resolve()
             if output in path.parents:
                 raise OutputError(
                     f"{setting('output')}: {self.path} holds the input {name}, which would"
@@ -150,7 +151,7 @@ class DiskOutput:
                 )
 
     def replaces(self, inputs: Sequence[str]) -> bool:
-        paths = [Path(name).expanduser().resolve() for name in inputs]
+        paths = [expanded(name).resolve() for name in inputs]
         return paths == [self.path.resolve()]
 
     def check_holds_only(self, files: Sequence[str]) -> None:

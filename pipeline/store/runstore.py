@@ -115,6 +115,10 @@ class RunStore:
         """Return the names of the objects that are parts, recorded or not."""
         return [name for name in self._objects.list(_PARTS) if _PART_NAME.fullmatch(name)]
 
+    def free_bytes(self) -> int | None:
+        """Return how much room there is for parts, answers and output; None if nobody knows."""
+        return self._objects.free_bytes()
+
     def holds_answers(self) -> bool:
         """Return True if there is anything in the journal of this run."""
         with reading(self.journal.place):

@@ -14,6 +14,8 @@ from contextlib import suppress
 
 import click
 
+from pipeline.system import means
+
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # glibc's mallopt(3), by the variables that users may set instead: from which size a buffer is
 # mapped by itself, and so given back when it is free, and how much may be free at the heap's end.
@@ -34,7 +36,9 @@ def end_at_once() -> None:
 
     def end(number: int, _frame: object) -> None:
         name = signal.Signals(number).name
-        os.write(2, f"Stopped by {name} before it was done. Run the same command again.\n".encode())
+        with suppress(OSError):
+            words = f"Stopped by {name} before it was done. Run the same command again.\n"
+            os.write(2, words.encode())
         # Not by an exception, which could strike in the middle of an import and be lost there.
         os._exit(128 + number)
 
@@ -51,21 +55,29 @@ def ignore_outside_of_the_run() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def fit() -> None:
+def fit(connections: int = 0) -> None:
     """Set what is not for a library to choose; to be called before Arrow is loaded.
+
+    Raises SettingsError if the system does not let a process have so many connections, or the
+    memory that it takes to load Arrow.
 
     Each row makes a few small objects, none in a cycle: at its defaults the garbage collector
     takes a fifth of a run. Arrow's own allocator keeps what each thread frees; with the system's a
     run peaks 130 MB lower, at the same speed, and hardly more for more rows, if that is told to map
     large buffers.
     """
+    means.check(connections)
     before = gc.get_threshold()
     gc.set_threshold(50_000, 50, 100)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # numpy's would take a stack and a buffer for each core, and is never asked to do anything.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import pyarrow as pa
 
     # They would swallow an interrupt during a long read.
     pa.enable_signal_handlers(False)
+    with suppress(OSError):
+        ctypes.CDLL("libgcc_s.so.1")  # loaded when a thread ends; without memory, that aborts
     context = click.get_current_context()
     if context.obj:
         with suppress(AttributeError):  # another libc

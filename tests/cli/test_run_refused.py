@@ -48,6 +48,16 @@ def _in_a_directory_of_bad_inputs(tmp_path, monkeypatch):
         "word.yaml": b"concurrency: many\n",
         "list_value.yaml": b"model: [a, b]\n",
         "empty_value.yaml": b"text:\n",
+        "date.yaml": b"deadline: 2026-02-30\n",
+        "digits.yaml": b"limit: " + b"9" * 5_000 + b"\n",
+        "nested_key.yaml": b"{limit: 1}: 2\n",
+        "nested.yaml": b"limit: {most: 3}\n",
+        "deep.yaml": b"limit: " + b"[" * 2_000 + b"\n",
+        "twice.yaml": b"limit: 1\nlimit: 2\n",
+        "exploding.yaml": b"limit:\n- &a0 [x, x]\n"
+        + b"".join(
+            b"- &a%d [%s]\n" % (i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 20)
+        ),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -152,6 +162,36 @@ CASES = {
     "config is a directory": (["--config", "empty_directory"], {}, ["empty_directory"]),
     "config is not YAML": (["good.csv", "--config", "not.yaml"], {}, ["not.yaml", "YAML"]),
     "config is not text": (["good.csv", "--config", "binary.yaml"], {}, ["binary.yaml", "YAML"]),
+    **{
+        f"config with a {name} value": (["good.csv", "--config", f"{name}.yaml"], {}, [*words])
+        for name, words in {
+            "date": ("date.yaml", "day is out of range"),
+            "digits": ("digits.yaml", "limit"),
+            "nested_key": ("nested_key.yaml", "line 1"),
+            "nested": ("--limit", "{'most': 3}"),
+            "deep": ("deep.yaml", "too deeply"),
+            "twice": ("twice.yaml", "'limit' is given twice", "line 2"),
+            "exploding": ("--limit",),
+        }.items()
+    },
+    **{
+        f"10^30 as {flag}": (["good.csv", flag, f"{10**30}"], {}, [flag, "10^"])
+        for flag in (
+            *("--concurrency", "--limit", "--max-requests", "--rate", "--timeout-s", "--deadline"),
+            *("--max-loading-s", "--max-outage-s", "--grace-s"),
+        )
+    },
+    **{
+        f"10^30 as {flag}": (["good.csv", flag, f"{10**30}"], {}, [flag])
+        for flag in ("--batch-size", "--top-k", "--max-errors")
+    },
+    "deadline that is a date": (["good.csv", "--deadline", "2026-02-30"], {}, ["2026-02-30"]),
+    "rate of nearly nothing": (["good.csv", "--rate", "1e-30"], {}, ["--rate", "1e-30"]),
+    "host with an empty part": (["good.csv", "--endpoint", "http://a..b"], {}, ["http://a..b"]),
+    "host with a part too long": (
+        ["good.csv", "--endpoint", f"http://{'a' * 64}.com"], {}, ["host", "too long"],
+    ),
+    "home of an unknown user": (["~nobody-here/good.csv"], {}, ["~nobody-here/good.csv"]),
     "config is a list": (["good.csv", "--config", "list.yaml"], {}, ["list.yaml", "setting:"]),
 }  # fmt: skip
 if PROC.is_dir():
@@ -186,6 +226,7 @@ def test_refused_with_one_message(server, listing, case, command, as_json):
     assert "pydantic" not in ended.stderr
     assert ended.stderr.count(ended.stderr.splitlines()[0]) == 1
     assert ended.stderr.count("\n") <= 8
+    assert len(ended.stderr) < 3_000
     if as_json and ended.stdout:
         told = json.loads(ended.stdout)
         assert told["exit_code"] == 2

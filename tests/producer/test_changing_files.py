@@ -169,7 +169,7 @@ def test_while_it_is_read(label, server, source, right_answer, tmp_path, change)
             act()
 
     server.script = script
-    with pytest.raises(InputError, match=r"in\.\S+ changed while it was being read"):
+    with pytest.raises(StoppedEarly, match=r"in\.\S+ changed while it was being read"):
         label(source, output, batch_size=8, concurrency=1)
     assert not output.exists()
     assert set(server.texts) <= set(TEXTS), "no text of another version was sent"
@@ -218,7 +218,7 @@ def test_one_file_of_several(label, server, source, tmp_path, change):
     act = once(lambda: elsewhere(change, second))
 
     server.script = lambda _: act()
-    with pytest.raises(InputError, match=r"later\.\S+ changed while it was being read"):
+    with pytest.raises(StoppedEarly, match=r"later\.\S+ changed while it was being read"):
         label(source, tmp_path / "out.parquet", input=[str(source), str(second)],
               batch_size=8, concurrency=1)  # fmt: skip
     assert not (tmp_path / "out.parquet").exists()

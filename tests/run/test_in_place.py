@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError, OutputError, ResumeRefused, StoppedEarly
+from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
 from pipeline.store import disk
 from pipeline.store.records import RunLog
 
@@ -209,7 +209,7 @@ def test_an_input_that_changes_under_the_run_is_not_replaced(label, server, data
             pq.write_table(new, file)
 
     server.script = rewrite
-    with pytest.raises(InputError, match="changed"):
+    with pytest.raises(StoppedEarly, match="changed"):
         label(data, data, overwrite=True, batch_size=200)
     assert pq.read_table(file).equals(new)
 

@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.errors import (
     EndpointRefused,
-    InputError,
     OutputError,
     ResumeRefused,
     StoppedEarly,
@@ -380,7 +379,7 @@ def test_an_output_that_changes_meanwhile_is_not_replaced(label, server, source,
     file = output / "part-00000.parquet" if output.is_dir() else output
     new = pa.table({"text": ["somebody's work"]})
     server.script = lambda _: pq.write_table(new, file)
-    with pytest.raises(InputError, match="changed"):
+    with pytest.raises(StoppedEarly, match="changed"):
         label(source, output, retry_failed=True, batch_size=200)
     assert pq.read_table(file).equals(new)
 

@@ -59,6 +59,9 @@ class MemoryObjects:
     def get(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
+    def free_bytes(self) -> int | None:
+        return None
+
     def list(self, folder: str) -> list[str]:
         found = [name for name in list(self._objects) if name.startswith(folder)]
         return sorted(name for name in found if "/" not in name[len(folder) :])

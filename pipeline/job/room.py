@@ -1,0 +1,73 @@
+"""The room that a run needs on its disk: parts, the output assembled from them, and answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.errors import OutputError
+from pipeline.job.opening import Continue, Fresh
+from pipeline.observers.words import size
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.job.opening import Opening
+    from pipeline.store import RunStore
+
+# What a label and its score take, compressed, in a row of a part and in the journal.
+_RESULT_BYTES, _ANSWER_BYTES = 10, 52
+# How many labels a model has, if the rows get all of them.
+_LABELS = 10
+# How much less than the sample of them the rows may take: in parts, and in the output, whose larger
+# row groups hold what repeats only once.
+_LEAST_PARTS, _LEAST_OUTPUT = 0.5, 0.1
+
+
+class Room(NamedTuple):
+    """In bytes: about what a run takes at its worst, the least that it can take, what is free.
+
+    None for what nobody knows.
+    """
+
+    about: int | None
+    least: int
+    free: int | None
+
+
+def room(
+    config: RunConfig, store: RunStore, opened: Opening, first_row: int, answers: int = 0
+) -> Room:
+    """Return how much more disk a run takes from `first_row` on, with so many new answers.
+
+    Parts stay until the output that is assembled from them has its name. Raises StoppedEarly if
+    the disk cannot be asked.
+    """
+    table, free = opened.source.input, store.free_bytes()
+    if first_row == table.rows:
+        return Room(0, 0, free)
+    if table.stored_bytes is None:
+        return Room(None, 0, free)
+    row_bytes = table.stored_bytes / max(1, sum(file.rows for file in table.files))
+    left = table.rows - first_row
+    labels = _LABELS if config.top_k == "all" else config.top_k
+    about = (row_bytes + _RESULT_BYTES * labels) * (left + table.rows)
+    if config.cache is None:  # which may lie elsewhere
+        about += _ANSWER_BYTES * labels * answers
+    least = row_bytes * (_LEAST_PARTS * left + _LEAST_OUTPUT * table.rows)
+    return Room(int(about), int(least), free)
+
+
+def check(config: RunConfig, store: RunStore, opened: Opening, first_row: int) -> None:
+    """Raise OutputError for a run that cannot fit on its disk, however small its rows become.
+
+    One that takes the place of another is let through: what it throws away makes room.
+    """
+    begins = isinstance(opened, Fresh) and not store.log.entries.exists()
+    if not (begins or isinstance(opened, Continue)):
+        return
+    need = room(config, store, opened, first_row)
+    if need.free is not None and need.least > need.free:
+        raise OutputError(
+            f"{store.place}: the run takes about {size(need.about or 0)} of disk, "
+            f"{size(need.least)} at least, and {size(need.free)} are free.",
+            "Make room, or choose another place for the output.",
+        )
