@@ -153,7 +153,7 @@ class Run:
             emit(RunEnded.unbegun(reason))
             raise reason from None
         except BaseException as failure:
-            told = self._told(failure)
+            told = _told(failure, self._metrics.requests)
             emit(RunEnded.unbegun(told))
             if told is not failure:
                 raise told from failure
@@ -177,7 +177,7 @@ class Run:
             error = self._stop.reason or cancelled
             raise error from None
         except BaseException as failure:
-            error = self._told(failure)
+            error = _told(failure, self._metrics.requests)
             if error is not failure:
                 raise error from failure
             raise
@@ -190,14 +190,6 @@ class Run:
             if isinstance(error, ClassifyError):
                 error.summary = found
         return found
-
-    def _told(self, failure: BaseException) -> BaseException:
-        """Return what to tell of a failure: whether the same command can continue."""
-        if (short := means.ran_out(failure)) is not None:
-            return short
-        if isinstance(failure, UsageError) and self._metrics.requests:
-            return failure.after_sending()
-        return failure
 
     def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:
         state = self._store.log.run
@@ -321,3 +313,12 @@ class Run:
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))
+
+
+def _told(failure: BaseException, requests: int) -> BaseException:
+    """Return what to tell of a failure after so many requests, by whether a run can continue."""
+    if (short := means.ran_out(failure)) is not None:
+        return short
+    if isinstance(failure, UsageError) and requests:
+        return failure.after_sending()
+    return failure
