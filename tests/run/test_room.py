@@ -36,8 +36,7 @@ def in_small_place(tmp_path, server):
         script = tmp_path / "script"
         script.write_text(
             f"mount -t tmpfs -o size={size_bytes} tmpfs small || exit 99\n"
-             f"classify={CLASSIFY} job='{source} {options}'\n"
-            + "\n".join(lines)
+            f"classify={CLASSIFY} job='{source} {options}'\n" + "\n".join(lines)
         )
         # Mounts of its own, which need no root where user namespaces are allowed.
         ended = subprocess.run(
