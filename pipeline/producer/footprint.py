@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -10,9 +11,9 @@ import pyarrow.parquet as pq
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# So many rows, or pieces, are written together, as a part is; of such groups one in so many, since
-# that takes several times as long as reading.
-_ROWS, _PIECES, _EVERY = 4096, 4, 16
+# So many rows, or bytes, are written together, about as in a part; of such groups one in so many,
+# since that takes several times as long as reading.
+_ROWS, _BYTES, _EVERY = 4096, 1 << 20, 16
 
 
 class Footprint:
@@ -20,7 +21,7 @@ class Footprint:
 
     def __init__(self) -> None:
         self._rows = self._written_rows = self._written_bytes = 0
-        self._groups = self._group_rows = self._group_pieces = 0
+        self._groups = self._group_rows = self._group_bytes = 0
         self._group: list[pa.Table] = []
 
     def size_bytes(self) -> int:
@@ -30,20 +31,26 @@ class Footprint:
 
     def observe(self, rows: int, piece: Callable[[], pa.Table]) -> None:
         """Count a piece of so many rows, which is made if it is wanted."""
-        if self._groups % _EVERY == 0:
-            self._group.append(piece())
+        self._rows += rows
         self._group_rows += rows
-        self._group_pieces += 1
-        if self._group_rows >= _ROWS or self._group_pieces == _PIECES:
+        if self._groups % _EVERY == 0:
+            table = piece()
+            # Large cells are not held twice.
+            some = table.slice(0, max(1, rows * _BYTES // max(_BYTES, table.nbytes)))
+            self._group.append(some)
+            self._group_bytes += some.nbytes
+        if self._group_rows >= _ROWS or self._group_bytes >= _BYTES:
             self._end_group()
 
     def _end_group(self) -> None:
         if self._group:
+            table = pa.concat_tables(self._group)
             sink = pa.BufferOutputStream()
-            pq.write_table(pa.concat_tables(self._group), sink, compression="zstd")
-            content = sink.getvalue()
-            self._written_bytes += content.size - int.from_bytes(content[-8:-4], "little")
-            self._written_rows += self._group_rows
-        self._rows += self._group_rows
+            # Nulls among the values of a dictionary are moved only where chunks are cut.
+            with suppress(pa.ArrowNotImplementedError):
+                pq.write_table(table, sink, compression="zstd")
+                content = sink.getvalue()
+                self._written_bytes += content.size - int.from_bytes(content[-8:-4], "little")
+                self._written_rows += table.num_rows
         self._groups += 1
-        self._group, self._group_rows, self._group_pieces = [], 0, 0
+        self._group, self._group_rows, self._group_bytes = [], 0, 0

@@ -57,6 +57,7 @@ NEVER = {
 
 # Numbers that differ from run to run, in what is shown and in what is there.
 VARIES = {
+    r"\d[\d,]*(\.\d+)? ([kMGT]B|bytes)\b": "N MB",
     r"\d[\d,]*(\.\d+)? (s|min)\b( \d\d s)?": "N s",
     r"[\d,.]+ (rows|requests)/s": r"N \1/s",
     r"\d+ answers are stored": "N answers are stored",

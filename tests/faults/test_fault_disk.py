@@ -8,6 +8,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import StoppedEarly
+
 FEW = 5_000
 
 
@@ -163,7 +165,7 @@ def test_an_exception_in_the_middle_of_writing(
     if batches < 4:
         with pytest.MonkeyPatch.context() as armed:
             failing_after(batches)
-            with pytest.raises(MemoryError, match="between two batches"):
+            with pytest.raises(StoppedEarly, match="Not enough memory: raised between two batches"):
                 label(source, output)
             del armed
         assert not output.exists()

@@ -128,9 +128,9 @@ def readings(monkeypatch):
     seen = []
     real = csv_files.settle_files
 
-    def counting(paths, csv_format):
+    def counting(paths, *arguments):
         seen.append(paths)
-        return real(paths, csv_format)
+        return real(paths, *arguments)
 
     monkeypatch.setattr(csv_files, "settle_files", counting)
     return seen
