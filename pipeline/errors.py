@@ -95,6 +95,7 @@ class EndpointRefused(ClassifyError):
     """The endpoint refuses the account or the model; resumable once that is fixed.
 
     `status` is the HTTP status, None where no answer came. `at_fault` is what has to change.
+    `is_page` is True for the words of a web page, as gateways and firewalls send them.
     """
 
     exit_code = 4
@@ -106,9 +107,11 @@ class EndpointRefused(ClassifyError):
         *,
         status: int | None = None,
         at_fault: Literal["token", "address", "model", "dialect", "texts"] = "address",
+        is_page: bool = False,
     ) -> None:
         super().__init__(what, fix)
         self.status = status
+        self.is_page = is_page
         self.at_fault = at_fault
 
 

@@ -85,8 +85,12 @@ def _may_hold_one(content: bytes) -> bool:
 def _forms(character: str) -> str:
     """Return the pattern of a character: itself, or as JSON, Python, an address or HTML has it."""
     code = ord(character)
-    escaped = f"\\\\+(?:u00|x){code:02x}|%(?:25)*{code:02x}|&#(?:0*{code}|x0*{code:x});"
-    return f"(?:\\\\*{re.escape(character)}|{escaped})"
+    # Bounded, or a long run of backslashes would take a time in its square.
+    escaped = (
+        f"\\\\{{1,8}}(?:u00|x){code:02x}|%(?:25){{0,8}}{code:02x}"
+        f"|&#(?:0{{0,8}}{code}|x0{{0,8}}{code:x});"
+    )
+    return f"(?:\\\\{{0,8}}{re.escape(character)}|{escaped})"
 
 
 def _shown(found: re.Match[str]) -> str:

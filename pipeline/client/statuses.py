@@ -91,7 +91,11 @@ def error_of(
     for refused, words, at_fault, fix in _REFUSALS:
         if status == refused and re.search(words, said, re.IGNORECASE):
             return EndpointRefused(
-                f"The endpoint refuses: {sentence(message)}", fix, status=status, at_fault=at_fault
+                f"The endpoint refuses: {sentence(message)}",
+                fix,
+                status=status,
+                at_fault=at_fault,
+                is_page=body.lstrip().startswith(b"<"),
             )
     match status:
         case 400 | 413 | 422:

@@ -37,7 +37,15 @@ MAX_ANSWER_BYTES = 64 << 20
 AT_ONCE_BYTES = 1 << 20
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 # What code that reads bytes raises where nobody thought of them.
-_UNFORESEEN = (ValueError, ArithmeticError, LookupError, RecursionError, EOFError)
+_UNFORESEEN = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    EOFError,
+)
 _PROXY_DENIES = (401, 403, 407)
 
 
@@ -124,8 +132,8 @@ async def exchange(
             content = await _read(response)
             told = Told(response.status, Headers(response.headers), redacted_bytes(content))
     except TimeoutError:
-        what = f"no answer within {timeout.total:g} s"
-        raise Retryable(Cause.TIMEOUT, what) from None
+        within = "in time" if timeout.total is None else f"within {timeout.total:g} s"
+        raise Retryable(Cause.TIMEOUT, f"no answer {within}") from None
     except aiohttp.ClientHttpProxyError as error:
         assert target.proxy is not None
         raise _refused(target.proxy, error.status, error.message) from None

@@ -33,6 +33,10 @@ class Failures:
 
     first_at = float("inf")
     successes_seen = 0
+    # True while the gate's probe is another input than the request's own.
+    probed_with_one = False
+    # True once it was refused as if the account were, while others were answered.
+    acquitted = False
     exhausted = False
     # True if the last one may be due to what the request holds, and not to its way there.
     of_content = False

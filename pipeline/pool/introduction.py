@@ -161,6 +161,7 @@ class Introduction:
                     if isinstance(plain, RowsRejected):
                         raise self._patience.trust.distrust(plain)
             elif answer is not None and type(answer.outcomes[0]) is not RowError:
+                self._patience.trust.learn(batch.part(position), answer.outcomes)
                 return position, answer
             if self._client.dialect.name == "single":
                 return None
@@ -249,4 +250,5 @@ class Introduction:
 
     def _fall_back(self, why: NoBatches, failure: RequestError | None = None) -> None:
         self._client.use_single()
+        self._patience.trust.known = None  # by an answer of another form
         self._emit(OneTextARequest(why, failure.what if failure else ""))

@@ -115,7 +115,7 @@ class Patience:
                 raise StoppedError
             probing = await self._gate.enter()
             try:
-                if probing and await self._probed_with_one(batch, retry=failure is not None):
+                if probing and await self._probed_with_one(batch, failures):
                     continue
                 return await attempt(probing, failure is not None)
             except GateClosedError:
@@ -132,20 +132,22 @@ class Patience:
                 if probing:
                     self._gate.leave()
             if isinstance(failure, EndpointRefused):
-                raise await self._acquit(failure, batch)
+                await self._blame(failure, failures, batch)
+                continue
             failures.add(failure, self._clock.now())
             if not patient and failure.cause is Cause.UNREADABLE and failures.total > 1:
                 raise failure
             await self._after(failure, failures)
 
-    async def _probed_with_one(self, batch: Batch | None, *, retry: bool) -> bool:
+    async def _probed_with_one(self, batch: Batch | None, failures: Failures) -> bool:
         """Probe an outage with one input; False if the request itself is the probe."""
         outage = self._gate.why is Why.OUTAGE
         light = self.trust.light_probe(batch, self._gate.failures) if outage else None
+        failures.probed_with_one = light is not None
         if light is None:
             return False
         with suppress(RowsRejected):  # that text is refused, so somebody is there
-            self.trust.compare(light, await self._attempt(light.batch, True, retry))
+            self.trust.compare(light, await self._attempt(light.batch, True, True))
         return True
 
     async def confirm(self, like: Batch, batch_size: int) -> None:
@@ -153,11 +155,17 @@ class Patience:
 
         Raises EndpointRefused or StoppedEarly if that is refused, too.
         """
-        in_flight = self._attempts.limit.limit
-        if self.trust.doubtful(in_flight, batch_size):
-            async with self._deciding:  # the others need only hear what came of it
-                if self.trust.doubtful(in_flight, batch_size):
-                    await self._decide(like)
+        if self.trust.doubtful(self._attempts.limit.limit, batch_size):
+            await self.decide(like, self.trust.refusals)
+
+    async def decide(self, like: Batch, number: int) -> None:
+        """Ask the text that decides, unless the refusal of this number is vouched for.
+
+        Raises EndpointRefused or StoppedEarly if that is refused, too.
+        """
+        async with self._deciding:  # the others need only hear what came of it
+            if self.trust.vouched < number:
+                await self._decide(like)
 
     async def _decide(self, like: Batch) -> None:
         known = self.trust.text_to_ask(like)
@@ -170,22 +178,25 @@ class Patience:
             raise self.trust.distrust(refusal) from None
         self.trust.compare(known, reply)
 
-    async def _acquit(self, refusal: EndpointRefused, batch: Batch | None) -> RowsRejected:
-        """Return the error of rows that are refused as if the account were, while others are not.
+    async def _blame(
+        self, refusal: EndpointRefused, failures: Failures, batch: Batch | None
+    ) -> None:
+        """Find out whose fault it is that a request is refused as if the account were.
 
-        Raises `refusal` if the endpoint refuses what it answered before as well, or has answered
-        nothing yet.
+        Raises `refusal` if the endpoint refuses what it answered before as well. If it has answered
+        nothing yet, only a refusal by a web page, as of a firewall, is doubted. Raises RowsRejected
+        if the rows are at fault; a single one is asked again first, since it would be condemned.
         """
-        if batch is None or refusal.status is None or self.trust.known is None:
+        doubtful = self.trust.known is not None or refusal.is_page
+        if batch is None or refusal.status is None or not doubtful or failures.probed_with_one:
             raise refusal
-        number = self.trust.refusals
-        async with self._deciding:
-            if self.trust.vouched < number:
-                try:
-                    await self._decide(batch)
-                except EndpointRefused:
-                    raise refusal from None
-        return RowsRejected(refusal.status, refusal.what.rstrip("."))
+        try:
+            await self.decide(batch, self.trust.refusals)
+        except EndpointRefused:
+            raise refusal from None
+        if failures.inputs > 1 or failures.acquitted:
+            raise RowsRejected(refusal.status, refusal.what.rstrip(".")) from refusal
+        failures.acquitted = True
 
     async def _attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
         refusals = self.trust.refusals

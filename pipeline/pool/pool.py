@@ -142,7 +142,7 @@ class Pool:
                 else:
                     await self._splitting.answer(batch)
                 if self._batcher.outstanding == 1 and not self._batcher.due:
-                    self._splitting.conclude()
+                    await self._splitting.conclude()
                 self.demand.batch_finished()
         except StoppedError:
             pass

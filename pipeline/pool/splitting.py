@@ -97,8 +97,13 @@ class Splitting:
         self._believe(self._patience.trust.vouched)
         return 1
 
-    def conclude(self) -> None:
-        """Believe the refusals so far: they are few, and nothing can come to vouch for them."""
+    async def conclude(self) -> None:
+        """Settle the suspects, as no other request is on its way to vouch for them.
+
+        A single one is believed; of more the text that decides tells. Raises what `reject` does.
+        """
+        if len(self._suspects) > 1:
+            await self._patience.decide(self._suspects[-1].batch, self._suspects[-1].number)
         self._believe(self._patience.trust.refusals)
 
     def _believe(self, number: int) -> None:

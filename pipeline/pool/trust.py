@@ -69,10 +69,16 @@ class Trust:
         return self.refusals - self.vouched > explained
 
     def learn(self, batch: Batch, outcomes: list[Outcome]) -> None:
-        """Take the first input of a batch for the one to ask again, unless there is one."""
+        """Take an input of a batch for the one to ask again, unless there is one.
+
+        The one with the highest score: a near tie might fall the other way if it is asked alone.
+        """
         self.acquittals = 0
-        if self.known is None and type(outcomes[0]) is not RowError:
-            self.known = Known(batch.part(0), outcomes[0])
+        if self.known is None:
+            scores = [-1.0 if isinstance(each, RowError) else each[0][1] for each in outcomes]
+            best = max(range(len(scores)), key=scores.__getitem__)
+            if not isinstance(outcomes[best], RowError):
+                self.known = Known(batch.part(best), outcomes[best])
 
     def text_to_ask(self, like: Batch) -> Known:
         """Return what to ask: what was answered before, else a text that no model refuses."""
@@ -91,7 +97,7 @@ class Trust:
         """Raise EndpointRefused if nothing was answered yet, as this is another kind of server."""
         if failure.cause is Cause.UNREADABLE:
             self._unreadable = failure
-        soon = failure.cause is Cause.SERVER_ERROR and failures.total > 1
+        soon = failures.of_content and failures.total > 1
         if self.known is None and self._unreadable and (failures.exhausted or soon):
             raise not_the_api(self._unreadable) from failure
 
@@ -101,17 +107,20 @@ class Trust:
         Raises StoppedEarly if it is another one than before: another model answers.
         """
         (answer,) = reply.outcomes
-        if asked.answer is not None and not agree(asked.answer, answer) and not self._allow_drift:
+        if isinstance(answer, RowError):
+            return
+        before = asked.answer
+        if before is not None and not agree(before, answer) and not self._allow_drift:
             raise StoppedEarly(
                 "The endpoint answers a text otherwise than before "
-                f"({_shown(answer)}, and {_shown(asked.answer)} before): another model seems to be "
+                f"({_shown(answer)}, and {_shown(before)} before): another model seems to be "
                 "served there now, and the labels of two models would be mixed.",
                 f"Start over with {setting('restart', 'True')} (with "
                 f"{setting('overwrite', 'True')} too if there is an output), or accept the "
                 f"mixture with {setting('allow_drift', 'True')}.",
             )
         self.acquittals += 1
-        self.known = Known(asked.batch, answer) if type(answer) is not RowError else self.known
+        self.known = Known(asked.batch, answer)
 
     def distrust(self, refusal: RowsRejected) -> EndpointRefused | StoppedEarly:
         """Return why the run ends if the text that decides was refused, too."""

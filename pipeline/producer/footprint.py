@@ -33,7 +33,8 @@ class Footprint:
         """Count a piece of so many rows, which is made if it is wanted."""
         self._rows += rows
         self._group_rows += rows
-        if self._groups % _EVERY == 0:
+        # More of the first ones: a small input has no more.
+        if self._groups % _EVERY == 0 or self._groups & (self._groups - 1) == 0:
             table = piece()
             # Large cells are not held twice.
             some = table.slice(0, max(1, rows * _BYTES // max(_BYTES, table.nbytes)))

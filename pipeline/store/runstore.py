@@ -129,7 +129,8 @@ class RunStore:
 
     def begin(self, run: RunRecord, *, keep_answers: bool = False) -> None:
         """Begin a run; what was recorded before is thrown away, as far as it is of a run."""
-        if self.log.entries.exists() or self._manifest() is not None:
+        stale = not keep_answers and self.holds_answers()
+        if stale or self.log.entries.exists() or self._manifest() is not None:
             self.log.abandon()
             failpoint("begin.abandoned")
             self.clear(keep_answers=keep_answers)

@@ -91,8 +91,55 @@ async def test_a_text_that_a_firewall_refuses_carries_the_error_alone(
         outcomes = await running.label(texts)
         assert isinstance(outcomes.pop(at), RowError)
         assert outcomes == kit.right(texts[:at] + texts[at + 1 :])
-        # Each level of the split, what was answered before, and the row alone.
-        assert len(server.requests) <= math.ceil(200 / 16) + 3 * math.log2(16) + 1
+        # Each level of the split with what was answered before, and the row alone, twice.
+        assert len(server.requests) <= math.ceil(200 / 16) + 3 * math.log2(16) + 3
+
+
+@pytest.mark.parametrize("dialect", ["auto", "hf", "single"])
+@pytest.mark.parametrize("at", [0, 3])
+async def test_a_firewall_in_the_first_batch_ends_no_run(kit, dialect, at):
+    """By its page it is told from a refusal of the account, and a plain text decides."""
+    texts = kit.texts(40)
+
+    def script(asked):
+        return kit.Said(403, FIREWALL) if texts[at] in asked.items else None
+
+    async with (
+        kit.serve(script) as server,
+        kit.pool(server, dialect=dialect, batch_size=8) as running,
+    ):
+        outcomes = await running.label(texts)
+        assert isinstance(outcomes.pop(at), RowError)
+        assert outcomes == kit.right(texts[:at] + texts[at + 1 :])
+
+
+@pytest.mark.parametrize("status", [401, 404])
+async def test_a_refusal_that_passes_by_condemns_no_row(kit, status):
+    """Of half the requests in flight, one text each."""
+    kit.without_debug()
+    texts = kit.texts(400)
+
+    def script(asked):
+        return kit.Said(status, "default backend") if 50 <= asked.number < 58 else None
+
+    async with (
+        kit.serve(script) as server,
+        kit.pool(server, dialect="single", concurrency=16) as running,
+    ):
+        assert await running.label(texts) == kit.right(texts)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("left", [2, 16])
+async def test_a_server_that_fails_at_the_very_end_blames_no_row(kit, batch_size, left):
+    """Nothing is on its way that could vouch for the last refusals."""
+    texts = kit.texts(64 + left)
+    script = Broken(kit.Said(400, CUDA), 64 // batch_size)
+    async with kit.serve(script) as server:
+        with pytest.raises(StoppedEarly, match="CUDA"):
+            async with kit.pool(server, batch_size=batch_size, concurrency=1) as running:
+                await running.label(texts)
+    assert len(running.saved) == 64
 
 
 @pytest.mark.parametrize("status", [424, 500])
