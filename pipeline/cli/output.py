@@ -43,12 +43,8 @@ def say(text: str, colour: str | None = None, *, err: bool = False) -> None:
 def failing(*, as_json: bool = False, progress: Progress | None = None) -> Iterator[None]:
     """Say what went wrong, as `progress` speaks, and end with the exit code of the error."""
     try:
-        try:
+        with means.told():
             yield
-        except (MemoryError, RuntimeError, OSError, ImportError) as failure:
-            if (short := means.ran_out(failure)) is None:
-                raise
-            raise short from failure
     except ClassifyError as error:
         ended = RunEnded.unbegun(error)
         if isinstance(progress, JsonProgress):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ from pipeline.system.threads import Stop, in_thread
 from pipeline.writer import assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
@@ -54,6 +54,18 @@ if TYPE_CHECKING:
 # What is done with rows is Python code in good part, which only one thread at a time can run; each
 # more thread is one more that the others wait for.
 ROW_THREADS = 2
+
+
+@contextmanager
+def _told(metrics: Metrics) -> Iterator[None]:
+    """Raise what tells whether the same command can continue, not only what failed."""
+    try:
+        with means.told():
+            yield
+    except UsageError as error:
+        if not metrics.requests:
+            raise
+        raise error.after_sending() from error
 
 
 class Run:
@@ -147,16 +159,14 @@ class Run:
     ) -> dict[str, Any]:
         emit = fan_out(self._observers)
         try:
-            opened = await in_thread(open_, self._stop)
+            with means.told():
+                opened = await in_thread(open_, self._stop)
         except asyncio.CancelledError as cancelled:
             reason = self._stop.reason or cancelled
             emit(RunEnded.unbegun(reason))
             raise reason from None
         except BaseException as failure:
-            told = _told(failure, self._metrics.requests)
-            emit(RunEnded.unbegun(told))
-            if told is not failure:
-                raise told from failure
+            emit(RunEnded.unbegun(failure))
             raise
         if isinstance(opened, Complete):
             if retry_failed:
@@ -171,15 +181,14 @@ class Run:
         emit = fan_out(self._observers)
         error: BaseException | None = None
         try:
-            await self._execute(opened, emit)
+            with _told(self._metrics):
+                await self._execute(opened, emit)
         except asyncio.CancelledError as cancelled:
             # A second signal cancels; what ended the run is still the first one.
             error = self._stop.reason or cancelled
             raise error from None
         except BaseException as failure:
-            error = _told(failure, self._metrics.requests)
-            if error is not failure:
-                raise error from failure
+            error = failure
             raise
         finally:
             found = self._summary(started, error)
@@ -313,12 +322,3 @@ class Run:
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))
-
-
-def _told(failure: BaseException, requests: int) -> BaseException:
-    """Return what to tell of a failure after so many requests, by whether a run can continue."""
-    if (short := means.ran_out(failure)) is not None:
-        return short
-    if isinstance(failure, UsageError) and requests:
-        return failure.after_sending()
-    return failure

@@ -141,12 +141,7 @@ def forecast(
             raise failure
     count = _Count(config, opened, first_row, probe)
     if begins:
-        try:
-            count.go_through(store)
-        except UsageError as error:
-            if probe is None:
-                raise
-            raise StoppedEarly(error.what, error.fix) from error
+        count.go_through(store)
     disk = room.room(config, store, opened, first_row, count.asked)
     made_for = kept.basis(config, store, opened, resumed_rows=first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
@@ -194,7 +189,18 @@ class _Count:
         self.notices: list[str] = []
 
     def go_through(self, store: RunStore) -> None:
-        """Count what the rows would take, with the answers that are stored."""
+        """Count what the rows would take, with the answers that are stored.
+
+        Raises StoppedEarly for a wrong input that is found once the probe has sent requests.
+        """
+        try:
+            self._go_through_with_answers(store)
+        except UsageError as error:
+            if self.probe is None:
+                raise
+            raise StoppedEarly(error.what, error.fix) from error
+
+    def _go_through_with_answers(self, store: RunStore) -> None:
         opened, keeps = self.opened, self.opened.keeps_answers
         if not keeps and self.config.cache is None:
             self._go_through(None)

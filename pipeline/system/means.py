@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from pipeline.errors import SettingsError, StoppedEarly
+from pipeline.errors import ClassifyError, SettingsError, StoppedEarly
 from pipeline.wording import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Beside its connections, a run has so many files open at most: input, records, the event loop.
 _FILES = 32
@@ -45,6 +50,8 @@ def check(connections: int) -> None:
 def ran_out(error: BaseException) -> StoppedEarly | None:
     """Return what to tell if memory, threads or open files ran out; None for any other error."""
     words = str(error)
+    if isinstance(error, ClassifyError):
+        return None
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return StoppedEarly(
             f"{words.rstrip('.')}.",
@@ -58,3 +65,14 @@ def ran_out(error: BaseException) -> StoppedEarly | None:
             "the same command again to continue.",
         )
     return None
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raise StoppedEarly where memory, threads or open files run out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if (short := ran_out(error)) is None:
+            raise
+        raise short from error
