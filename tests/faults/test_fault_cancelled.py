@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import aclassify
+from pipeline.job.status import status_of
 from pipeline.store import LocalStore
 
 pytestmark = [pytest.mark.fault(9), pytest.mark.usefixtures("small_chunks")]
@@ -69,7 +72,7 @@ async def tidy(monkeypatch, tmp_path):
 
 
 async def cancelled_after(turns, server, checkpoint):
-    """Cancel a call after so many turns of the loop; gives whether it was, and not done before."""
+    """Cancel a call after so many turns of the loop; gives its error, None if it was done."""
     work = asyncio.create_task(
         aclassify(
             TABLE, endpoint=server.url, checkpoint=checkpoint, dialect="hf", batch_size=8,
@@ -82,11 +85,22 @@ async def cancelled_after(turns, server, checkpoint):
         await asyncio.sleep(0)
     if work.done():
         assert (await work)["error"].null_count == len(TEXTS)
-        return False
+        return None
     work.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError) as cancelled:
         await work
-    return True
+    return str(cancelled.value)
+
+
+def take_what_is_kept(cancelled):
+    """Take a temporary checkpoint away: it is there if something was answered, and is named."""
+    left = list(Path(tempfile.gettempdir()).iterdir())
+    assert [f'`checkpoint="{each}"`' in cancelled for each in left] == [True] * len(left)
+    assert bool(left) == ("after storing" in cancelled)
+    for each in left:
+        found = status_of(each)
+        assert found.answers or found.committed_rows
+        shutil.rmtree(each)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +108,7 @@ async def cancelled_after(turns, server, checkpoint):
 )
 @pytest.mark.parametrize("kept", [False, True], ids=["no checkpoint", "checkpoint"])
 async def test_cancelled_after_every_turn(server, tmp_path, tidy, record_property, kept, stride):
-    """Nothing is left behind, and with a checkpoint the next call sends no stored text again.
+    """Nothing is left but what is named; with a checkpoint, no stored text is sent again.
 
     A call takes some 350 turns of the loop. It goes on until a call was done before its turn came.
     """
@@ -103,6 +117,8 @@ async def test_cancelled_after_every_turn(server, tmp_path, tidy, record_propert
         checkpoint = tmp_path / f"kept {turns}" if kept else None
         server.requests.clear()
         cancelled = await cancelled_after(turns, server, checkpoint)
+        if cancelled is not None and not kept:
+            take_what_is_kept(cancelled)
         await tidy(thorough=turns % 20 == 0)
         tries += 1
         if kept:
@@ -116,7 +132,7 @@ async def test_cancelled_after_every_turn(server, tmp_path, tidy, record_propert
             assert found["error"].null_count == len(TEXTS)
             again = {text for each in server.requests[sent:] for text in each.texts}
             assert not again & stored
-        done += not cancelled
+        done += cancelled is None
         turns += 1 if turns < BORDER else stride
     record_property("tries", tries)
 

@@ -133,7 +133,8 @@ def test_an_interrupt_of_aclassify_keeps_what_was_answered(prepared, server):
 @pytest.mark.parametrize("call", ["pipeline.classify", "await pipeline.aclassify"])
 def test_an_interrupt_without_a_checkpoint_says_where_the_answers_are(prepared, server, call):
     server.script = lambda each: server.reply(hold=True) if each.number >= 10 else None
-    prepared.work("del again['checkpoint']")
+    place = f"import tempfile; tempfile.tempdir = {str(prepared.directory)!r}"
+    prepared.work(f"del again['checkpoint']; {place}")
     cell = prepared.start(f"{call}(frame, grace_s=0.1, **again)")
     server.wait_for(lambda: server.in_flight == 4)
     prepared.interrupt()
