@@ -10,6 +10,7 @@ import asyncio
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ import pytest
 from aiohttp import web
 
 import pipeline.api
+from pipeline import foreign
 from pipeline.config import RunConfig
 from pipeline.responses import ResponseStore
 from pipeline.store import LocalStore
@@ -250,7 +252,12 @@ def right_answer():
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path_factory):
-    """Neither settings nor a token or a proxy of whoever runs the tests reach a run."""
+    """Neither settings nor a token or a proxy of whoever runs the tests reach a run.
+
+    Nor do the secrets of another test in this process.
+    """
+    for name, nothing in (("_secrets", set()), ("_signs", ()), ("_found", re.compile("(?!)"))):
+        monkeypatch.setattr(foreign, name, nothing)
     for name in list(os.environ):
         if name.startswith(("CLASSIFY_", "HF_")) or name.lower().endswith(("_proxy", "_ca_bundle")):
             monkeypatch.delenv(name)

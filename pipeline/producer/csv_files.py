@@ -43,6 +43,7 @@ from pipeline.producer import files
 from pipeline.producer.csv_bytes import READ_BYTES, ROW_BYTES, RowTooLong, Tap, open_bytes, start_of
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.input_table import InputFile
+from pipeline.system.arrays import strings
 from pipeline.system.threads import stop_point
 from pipeline.wording import counted, setting, short
 
@@ -146,7 +147,7 @@ def settle_files(
 
 
 def _as_text(block: list[list[str]]) -> pa.Table:
-    columns = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
+    columns = list(map(strings, zip(*block, strict=True)))
     return pa.Table.from_arrays(columns, list(map(str, range(len(columns)))))
 
 
