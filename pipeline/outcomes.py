@@ -28,7 +28,7 @@ class Provisional(Protocol):
     """
 
     async def earlier(self, first: int, end: int) -> Sequence[Outcome | None]:
-        """Return those of an earlier attempt to some of the inputs; None where there is none."""
+        """Return those of an earlier attempt to some of the inputs, None for the others."""
 
     def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
         """Keep the answers to some of the inputs, from place `first` on."""

@@ -18,8 +18,8 @@ from pipeline.foreign import keep_secret
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # What to do about a certificate that nobody here trusts.
 CERTIFICATE_FIX = (
-    "Check the address and its certificate. If a company or a proxy signs with a certificate of "
-    "its own, set SSL_CERT_FILE to the file of that."
+    "Check the address and its certificate. If your company or proxy uses its own certificate "
+    "authority, set SSL_CERT_FILE to that authority's certificate file."
 )
 
 

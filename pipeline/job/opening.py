@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
@@ -28,6 +28,20 @@ if TYPE_CHECKING:
     from pipeline.producer import Source
     from pipeline.store import RunState, RunStore
     from pipeline.store.objects import GrowingFile
+
+
+class EarlierRun(TypedDict, total=False):
+    """What is to be done about an earlier run; each is False if it is left out.
+
+    `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
+    too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
+    error, and for nothing else; an unfinished run is continued as without it.
+    """
+
+    restart: bool
+    overwrite: bool
+    retry_failed: bool
+    ask_again: bool
 
 
 @dataclass(frozen=True)
@@ -107,18 +121,16 @@ def decide(
     config: RunConfig,
     store: RunStore,
     table: Source | None = None,
-    *,
-    restart: bool = False,
-    overwrite: bool = False,
-    retry_failed: bool = False,
-    ask_again: bool = False,
+    **earlier: Unpack[EarlierRun],
 ) -> Opening:
     """Read the input and the record of an earlier attempt, and decide what they mean.
 
-    `table` replaces the input files. `ask_again` is a restart without the stored answers. Raises
-    UsageError for what cannot be labelled, continued or replaced.
+    `table` replaces the input files. Raises UsageError for what cannot be labelled, continued or
+    replaced.
     """
-    restart = restart or ask_again
+    overwrite, ask_again = earlier.get("overwrite", False), earlier.get("ask_again", False)
+    restart = ask_again or earlier.get("restart", False)
+    retry_failed = earlier.get("retry_failed", False)
     found = store.load(restart=restart, overwrite=overwrite)
     place = _place(config, store, found)
     if restart and found is not None and found.complete is None and place != "standing":
@@ -134,20 +146,18 @@ def decide(
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
     """Write down what was decided, under the lease. Return how many parts turn out damaged."""
+    if isinstance(found, Fresh | Continue | Retry):  # an output is to take its place
+        store.output.check_rename()
     match found:
         case Fresh(source):
             settings, table = config.result_settings(), source.input.to_json()
             record = RunRecord(f"classify-pipeline {__version__}", settings, table)
-            store.output.check_rename()
             store.begin(record, keep_answers=found.keeps_answers)
         case Continue():
-            store.output.check_rename()
             return store.repair()
         case Standing():
             pass
         case Complete() | Retry():
-            if isinstance(found, Retry):
-                store.output.check_rename()
             if store.log.run.retry_of is not None:
                 store.log.drop_retry()
             with suppress(StoppedEarly):

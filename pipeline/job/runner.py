@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.job.opening import Opening
+    from pipeline.job.opening import EarlierRun, Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
     from pipeline.store import RunStore
@@ -121,18 +121,8 @@ class Run:
         elif self._interrupts == 2 and self._task is not None:  # noqa: PLR2004
             self._task.cancel()
 
-    async def execute(
-        self,
-        *,
-        restart: bool = False,
-        overwrite: bool = False,
-        retry_failed: bool = False,
-        ask_again: bool = False,
-    ) -> dict[str, Any]:
+    async def execute(self, **earlier: Unpack[EarlierRun]) -> dict[str, Any]:
         """Run to the end. Return the summary.
-
-        With `retry_failed` a complete run asks again for the rows of its output that carry an
-        error, and for nothing else; an unfinished run is continued as without it.
 
         Raises UsageError before this attempt has sent anything, and any other ClassifyError after
         what was done has been committed; `summary` of such an error is the summary so far.
@@ -144,15 +134,9 @@ class Run:
         async with AsyncExitStack() as leaving:
             if self._metrics_file is not None:
                 leaving.push_async_callback(self._metrics_file.close)
-            open_ = partial(
-                self._open,
-                leaving,
-                restart=restart,
-                overwrite=overwrite,
-                retry_failed=retry_failed,
-                ask_again=ask_again,
-            )
-            return await self._attempt(started, open_, retry_failed=retry_failed)
+            retries = earlier.get("retry_failed", False)
+            open_ = partial(self._open, leaving, **earlier)
+            return await self._attempt(started, open_, retry_failed=retries)
 
     async def _attempt(
         self, started: float, open_: Callable[[], Opening], *, retry_failed: bool
@@ -205,14 +189,13 @@ class Run:
         done = state.complete or summary.facts(self._config, state, "stopped")
         return summary.of_attempt(done, self._metrics, started, error, self._plan)
 
-    def _open(self, leaving: AsyncExitStack, **wanted: bool) -> Opening:
+    def _open(self, leaving: AsyncExitStack, **earlier: Unpack[EarlierRun]) -> Opening:
         """Check everything that can be checked; write only once all is well.
 
-        If the output is complete already, nothing is begun. `leaving` gives the lease back,
-        and `wanted` is what `opening.decide` asks for.
+        If the output is complete already, nothing is begun. `leaving` gives the lease back.
         """
         store = self._store
-        decide = partial(opening.decide, self._config, store, self._source, **wanted)
+        decide = partial(opening.decide, self._config, store, self._source, **earlier)
         opening.check(self._config, store)
         leased = store.lease.acquire(create=False)
         if leased:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import numpy as np
 import pyarrow.compute as pc
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from pipeline.config import RunConfig
-    from pipeline.job.opening import Opening
+    from pipeline.job.opening import EarlierRun, Opening
     from pipeline.job.room import Room
     from pipeline.outcomes import Item
     from pipeline.probing import Probe
@@ -101,12 +101,9 @@ class Forecast:
 def forecast(
     config: RunConfig,
     *,
-    restart: bool = False,
-    overwrite: bool = False,
-    retry_failed: bool = False,
-    ask_again: bool = False,
     price: Price | None = None,
     measure: Callable[[list[Item]], Probe] | None = None,
+    **earlier: Unpack[EarlierRun],
 ) -> Forecast:
     """Say what a run would do. Reads the whole input, with the memory of a few chunks.
 
@@ -121,14 +118,7 @@ def forecast(
     opening.check(config, store)
     if (holder := store.lease.holder()) is not None:
         raise busy(store.place, holder)
-    opened = opening.decide(
-        config,
-        store,
-        restart=restart,
-        overwrite=overwrite,
-        retry_failed=retry_failed,
-        ask_again=ask_again,
-    )
+    opened = opening.decide(config, store, **earlier)
     first_row = _first_row(opened, store)
     room.check(config, store, opened, first_row)
     begins = first_row < opened.source.input.rows
@@ -145,7 +135,7 @@ def forecast(
     disk = room.room(config, store, opened, first_row, count.asked)
     made_for = kept.basis(config, store, opened, resumed_rows=first_row)
     is_retry = opened.state is not None and opened.state.retry_of is not None
-    retries = is_retry or (retry_failed and isinstance(opened, Complete))
+    retries = is_retry or (earlier.get("retry_failed", False) and isinstance(opened, Complete))
     return _forecast(count, price, made_for, disk, retries=retries)
 
 

@@ -41,7 +41,7 @@ class Failures:
     # True if the last one may be due to what the request holds, and not to its way there.
     of_content = False
 
-    def __init__(self, batch: Batch | None, *, doubted: bool) -> None:
+    def __init__(self, batch: Batch | None = None, *, doubted: bool = False) -> None:
         self._counts: dict[Cause, int] = {}
         self.inputs = 0 if batch is None else len(batch)
         self._doubted = doubted

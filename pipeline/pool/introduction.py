@@ -87,8 +87,7 @@ class Introduction:
         self._first = batch
         verdict, permits = FirstBatch([], batch), None
         if not client.knows_dialect:
-            failures = Failures(None, doubted=False)
-            permits = await self._patience.until_answered(self._discover, failures)
+            permits = await self._patience.until_answered(self._discover, Failures())
             if client.dialect.name == "hf":
                 verdict = await self._check_batching(batch, more_to_come=demand.more_to_come)
         most = client.dialect.most_texts

@@ -89,8 +89,7 @@ class Patience:
 
         An outage is probed with one of its inputs, or of those of `among`.
         """
-        attempt = partial(self._attempt, batch)
-        failures = Failures(batch, doubted=doubted)
+        attempt, failures = partial(self._attempt, batch), Failures(batch, doubted=doubted)
         return self.until_answered(attempt, failures, among or batch, patient=patient)
 
     async def until_answered(
@@ -164,19 +163,17 @@ class Patience:
         Raises EndpointRefused or StoppedEarly if that is refused, too.
         """
         async with self._deciding:  # the others need only hear what came of it
-            if self.trust.vouched < number:
-                await self._decide(like)
-
-    async def _decide(self, like: Batch) -> None:
-        known = self.trust.text_to_ask(like)
-        try:
-            attempt = partial(self._attempt, known.batch)
-            reply = await self.until_answered(attempt, Failures(known.batch, doubted=False))
-        except RowsRejected as refusal:
-            if refusal.given_up:
-                return  # it kept failing for another reason, which tells nothing
-            raise self.trust.distrust(refusal) from None
-        self.trust.compare(known, reply)
+            if self.trust.vouched >= number:
+                return
+            known = self.trust.text_to_ask(like)
+            try:
+                attempt = partial(self._attempt, known.batch)
+                reply = await self.until_answered(attempt, Failures(known.batch))
+            except RowsRejected as refusal:
+                if refusal.given_up:
+                    return  # it kept failing for another reason, which tells nothing
+                raise self.trust.distrust(refusal) from None
+            self.trust.compare(known, reply)
 
     async def _blame(
         self, refusal: EndpointRefused, failures: Failures, batch: Batch | None
@@ -202,12 +199,10 @@ class Patience:
         refusals = self.trust.refusals
         try:
             reply = await self._attempts.make(batch.items, probing=probing, retry=retry)
-        except RowsRejected:
+        except (RowsRejected, EndpointRefused) as refusal:
             self.trust.refused()
-            self._alive()
-            raise
-        except EndpointRefused:
-            self.trust.refused()
+            if isinstance(refusal, RowsRejected):
+                self._alive()
             raise
         self.trust.answered(refusals)
         self._alive()

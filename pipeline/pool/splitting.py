@@ -84,7 +84,7 @@ class Splitting:
             trust.learn(batch, reply.outcomes)
         failed = self._hand_out(batch, reply.outcomes, reply.revision)
         if self._suspects:
-            self._believe(self._patience.trust.vouched)
+            self._believe(trust.vouched)
         return failed
 
     async def reject(self, batch: Batch, rejection: RowsRejected) -> int:

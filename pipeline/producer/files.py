@@ -128,15 +128,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
             found.append(path)
             root = folders.root_of(name)
             keys.append(() if root == Path(path) else folders.keys_of(path, root))
-    for path in found:
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the "
-                "run.",
-                "Rename the file.",
-            ) from error
+    _check_names(found)
     csv = next((path for path in found if is_csv(path)), None)
     parquet = next((path for path in found if not is_csv(path)), None)
     if csv is not None and parquet is not None:
@@ -152,6 +144,18 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
             )
     folders.check_keys(found, keys)
     return list(map(SourceFile, found, keys))
+
+
+def _check_names(paths: Sequence[str]) -> None:
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path!r} has a name that is not valid UTF-8, so it cannot be recorded with the "
+                "run.",
+                "Rename the file.",
+            ) from error
 
 
 def is_csv(path: str) -> bool:

@@ -1,6 +1,6 @@
 """Standard input, output and error as a command finds them: closed, full, or read by nobody.
 
-None of that is a reason to end a run, or to leave by another exit code.
+A run goes on in each of these cases, and its exit code stays the same.
 """
 
 from __future__ import annotations

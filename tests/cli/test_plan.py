@@ -439,20 +439,15 @@ def test_an_attempt_that_came_to_nothing_leaves_the_plan(kept, label, server, wr
     assert label(source, output)["plan"]["requests"] == 4
 
 
-def test_a_run_that_is_thrown_away_has_the_plan_for_that(kept, label, write_csv, tmp_path):
+@pytest.mark.parametrize(("flag", "requests"), [("restart", 3), ("ask_again", 4)])
+def test_a_run_that_is_thrown_away_has_the_plan_for_that(
+    kept, label, write_csv, tmp_path, flag, requests
+):
     source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
     with pytest.raises(StoppedEarly):
         label(source, output, max_requests=1)
-    kept(source, output, restart=True)
-    assert label(source, output, restart=True)["plan"]["requests"] == 3
-
-
-def test_a_run_that_asks_again_has_the_plan_for_that(kept, label, write_csv, tmp_path):
-    source, output = write_csv("in.csv", TEXTS), tmp_path / "out.parquet"
-    with pytest.raises(StoppedEarly):
-        label(source, output, max_requests=1)
-    kept(source, output, ask_again=True)
-    assert label(source, output, ask_again=True)["plan"]["requests"] == 4
+    kept(source, output, **{flag: True})
+    assert label(source, output, **{flag: True})["plan"]["requests"] == requests
 
 
 def test_a_retry_has_the_plan_of_a_retry(kept, label, server, write_csv, tmp_path):
