@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import aiohttp
 from yarl import URL
 
 from pipeline.addresses import beside
@@ -17,7 +16,7 @@ from pipeline.client.dialects import Single, Tei, dialect_of
 from pipeline.client.statuses import binding_hint_s, error_of
 from pipeline.client.target import ROUTER
 from pipeline.client.token import find_token
-from pipeline.client.wire import NO_TIMEOUT, exchange, open_session
+from pipeline.client.wire import Wire, within
 from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
 from pipeline.foreign import keep_secret
 from pipeline.wording import setting
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 INFO_TIMEOUT_S = 10.0
 # Hugging Face's dedicated Inference Endpoints.
 DEDICATED_HOST = ".endpoints.huggingface.cloud"
-_WAIT_FOR_MODEL = {"x-wait-for-model": "true"}
+_WAIT_FOR_MODEL = (("x-wait-for-model", "true"),)
 _parsed = lru_cache(8)(URL)
 
 
@@ -52,7 +51,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """One aiohttp session for the run; `async with` opens and closes it.
+    """The connections of a run; `async with` opens and closes it.
 
     `dialect` may change while the server is being met: see `introduction`.
     """
@@ -77,17 +76,15 @@ class Client:
             keep_secret(target.token)
             self._headers["Authorization"] = f"Bearer {target.token}"
         self._renewing = asyncio.Lock()
-        self._session: aiohttp.ClientSession | None = None
+        self._wire: Wire | None = None
 
     async def __aenter__(self) -> Self:
-        # aiohttp tells a proxy the headers of a session, which would be the secrets among them.
-        shared = {} if self._target.proxy else self._headers
-        self._session = open_session(self._target, shared)
+        self._wire = Wire(self._target, self._headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None
-        await self._session.close()
+        assert self._wire is not None
+        await self._wire.close()
 
     @property
     def knows_dialect(self) -> bool:
@@ -114,9 +111,9 @@ class Client:
         if self._target.url.startswith(ROUTER):
             return None
         url = _parsed(beside(self._target.url, "info"))
-        timeout = aiohttp.ClientTimeout(total=min(INFO_TIMEOUT_S, self._config.timeout_s))
+        timeout_s = min(INFO_TIMEOUT_S, self._config.timeout_s)
         try:
-            status, headers, body = await self._exchange("GET", url, timeout=timeout)
+            status, headers, body = await self._exchange("GET", url, timeout_s=timeout_s)
         except Retryable as failure:
             if failure.cause is Cause.CONNECTION:
                 raise
@@ -155,7 +152,7 @@ class Client:
             "POST",
             _parsed(dialect.url(self._target.url)),
             dialect.body(items),
-            headers=_WAIT_FOR_MODEL if wait_for_model else None,
+            headers=_WAIT_FOR_MODEL if wait_for_model else (),
         )
         if status == 401 and await self._has_new_token(token):  # noqa: PLR2004
             what = "401: the token has expired, and there is a new one"
@@ -169,18 +166,15 @@ class Client:
         self,
         method: str,
         url: URL,
-        body: bytes | None = None,
+        body: bytes = b"",
         *,
-        headers: dict[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout = NO_TIMEOUT,
+        headers: tuple[tuple[str, str], ...] = (),
+        timeout_s: float | None = None,
     ) -> Awaitable[Told]:
-        """Send and receive; see `wire.exchange`."""
-        assert self._session is not None
-        if self._target.proxy is not None:
-            headers = {**self._headers, **(headers or {})}
-        return exchange(
-            self._session, self._target, method, url, body, headers=headers, timeout=timeout
-        )
+        """Send and receive; see `Wire.exchange`."""
+        assert self._wire is not None
+        asking = self._wire.exchange(method, url, body, headers)
+        return asking if timeout_s is None else within(timeout_s, asking)
 
     async def _has_new_token(self, refused: str | None) -> bool:
         """Return True if there is another token than the one that was refused.
@@ -195,8 +189,8 @@ class Client:
                     found = await asyncio.to_thread(find_token, self._config.token_file)
                     self._token = found.value or refused
                     self._headers["Authorization"] = f"Bearer {self._token}"
-                    if self._session is not None and self._target.proxy is None:
-                        self._session.headers.update(self._headers)
+                    if self._wire is not None:
+                        self._wire.set_headers(self._headers)
         return self._token != refused
 
 

@@ -6,15 +6,16 @@ and without broken characters from here on, and whatever else happens is an erro
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import select
 import ssl
-from io import BytesIO
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.payload import BytesPayload
+from yarl import URL
 
 from pipeline.addresses import without_query
 from pipeline.client.answers import unreadable
@@ -23,18 +24,19 @@ from pipeline.errors import Cause, EndpointRefused, Retryable, Unreachable
 from pipeline.foreign import redacted, redacted_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
+    from aiohttp import StreamReader
     from aiohttp.connector import Connection
-    from yarl import URL
 
     from pipeline.client.network import Proxy
     from pipeline.client.target import Target
 
 # An answer of all labels to a large batch stays far below; what is larger is no answer.
 MAX_ANSWER_BYTES = 64 << 20
-# What aiohttp writes in one go; what is larger it writes in pieces, and the loop goes on between.
-AT_ONCE_BYTES = 1 << 20
+# A connection that was idle for longer may be one that the server is just closing.
+KEPT_IDLE_S = 15.0
+# The pool watches over the time of all attempts.
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 # What code that reads bytes raises where nobody thought of them.
 _UNFORESEEN = (
@@ -47,6 +49,8 @@ _UNFORESEEN = (
     EOFError,
 )
 _PROXY_DENIES = (401, 403, 407)
+# Interim answers: the answer itself is still to come. A 101 is none, and nobody asked for one.
+_INFORMATION = frozenset(range(100, 200)) - {101}
 
 
 class Headers:
@@ -71,91 +75,178 @@ class Told(NamedTuple):
     body: bytes
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Takes no idle connection on which bytes have arrived: they would be the next answer."""
+class _Link:
+    """A connection to the server, for one request after the other."""
 
-    async def _get(self, key: Any, traces: Any) -> Connection | None:
-        while (connection := await super()._get(key, traces)) is not None:
-            if not _has_unread(connection):
-                return connection
-            connection.close()
-        return None
+    __slots__ = ("_connection", "_unread", "idle_since", "protocol", "transport")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        assert connection.protocol is not None
+        self.protocol = connection.protocol
+        assert self.protocol.transport is not None
+        self.transport = self.protocol.transport
+        unread = select.poll()
+        unread.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._unread = unread.poll
+        self.idle_since = 0.0
+
+    def is_usable(self, now: float) -> bool:
+        """Return False if it is closed or old, or if bytes have come: they would be an answer."""
+        return not (
+            self.transport.is_closing()
+            or self.protocol.should_close
+            or now - self.idle_since > KEPT_IDLE_S
+            # Those that the event loop has not seen yet.
+            or self._unread(0)
+        )
+
+    def close(self) -> None:
+        self._connection.close()
 
 
-def _has_unread(connection: Connection) -> bool:
-    protocol = connection.protocol
-    if protocol is None or protocol.transport is None or protocol.should_close:
-        return True
-    # Those that the event loop has not seen yet.
-    poll = select.poll()
-    poll.register(protocol.transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+class Wire:
+    """The connections to one server, and the exchange of requests and answers on them.
 
+    It stands on the connector and the parser of aiohttp, not on its session, whose cookies,
+    redirects, logins and traces nobody wants here, and which takes two thirds of the time of a
+    request (docs/decisions.md). `headers` go with each request.
+    """
 
-def open_session(target: Target, headers: Mapping[str, str]) -> aiohttp.ClientSession:
-    """Open the one session of a run; these headers go with each request."""
-    return aiohttp.ClientSession(
+    def __init__(self, target: Target, headers: Mapping[str, str]) -> None:
+        self._target = target
         # The pool bounds the requests in flight. A limit here too would make an attempt wait for
         # a connection inside its own timeout.
-        connector=_Connector(limit=0, ttl_dns_cache=60, ssl=target.certificates or True),
-        # No cookies: what one answer sets must not change the next request.
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers=headers,
-        # Not by aiohttp's `trust_env`, which would take a token out of .netrc, too.
-        proxy=target.proxy.url if target.proxy else None,
-        # The pool watches over the time of all attempts.
-        timeout=NO_TIMEOUT,
-    )
+        self._connector = aiohttp.TCPConnector(
+            limit=0, ttl_dns_cache=60, ssl=target.certificates or True
+        )
+        self._idle: list[_Link] = []
+        self._heads: dict[Any, bytes] = {}
+        self.set_headers(headers)
 
-
-async def exchange(
-    session: aiohttp.ClientSession,
-    target: Target,
-    method: str,
-    url: URL,
-    body: bytes | None,
-    *,
-    headers: Mapping[str, str] | None,
-    timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  (aiohttp enforces it)
-) -> Told:
-    """Send and receive. Raises Retryable or EndpointRefused if no answer came."""
-    try:
-        async with session.request(
-            method,
-            url,
-            data=body and _payload(body),
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these headers from now on."""
+        self._heads.clear()
+        self._request = aiohttp.ClientRequest(
+            "POST",
+            URL(self._target.url),
             headers=headers,
-            timeout=timeout,
-            # A redirect could carry the token to another host.
-            allow_redirects=False,
-        ) as response:
-            content = await _read(response)
-            told = Told(response.status, Headers(response.headers), redacted_bytes(content))
+            # Not by aiohttp's `trust_env`, which would take a token out of .netrc, too.
+            proxy=self._target.proxy.url if self._target.proxy else None,
+            loop=asyncio.get_running_loop(),
+        )
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What goes with each request."""
+        return self._request.headers
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._connector.closed
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for link in self._idle:
+            link.close()
+        await self._connector.close()
+
+    async def exchange(
+        self, method: str, url: URL, body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()
+    ) -> Told:
+        """Send and receive. Raises Retryable or EndpointRefused if no answer came."""
+        target = self._target
+        try:
+            link = self._take_idle() or _Link(
+                await self._connector.connect(self._request, traces=[], timeout=NO_TIMEOUT)
+            )
+            try:
+                told = await self._speak(link, self._head(method, url, headers), body)
+            except BaseException:
+                link.close()
+                raise
+            self._give_back(link)
+        except TimeoutError:
+            raise Retryable(Cause.TIMEOUT, "no answer in time") from None
+        except aiohttp.ClientHttpProxyError as error:
+            assert target.proxy is not None
+            raise _refused(target.proxy, error.status, error.message) from None
+        except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
+            raise EndpointRefused(
+                f"{without_query(target.url)}: cannot connect safely: {_words_of(error)}.",
+                CERTIFICATE_FIX,
+            ) from None
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            raise _lost(error, url, target.proxy) from None
+        except _UNFORESEEN as error:
+            raise unreadable(f"not readable ({type(error).__name__}: {_words_of(error)})") from None
+        if told.status == 407 and target.proxy is not None:  # noqa: PLR2004
+            raise _refused(target.proxy, told.status, "Proxy Authentication Required")
+        return told
+
+    def _take_idle(self) -> _Link | None:
+        now = monotonic()
+        while self._idle:
+            link = self._idle.pop()
+            if link.is_usable(now):
+                return link
+            link.close()
+        return None
+
+    def _give_back(self, link: _Link) -> None:
+        # What is not all sent yet, though it is answered, would go before the next request.
+        if link.protocol.should_close or link.transport.get_write_buffer_size():
+            link.close()
+        else:
+            link.idle_since = monotonic()
+            self._idle.append(link)
+
+    def _head(self, method: str, url: URL, headers: tuple[tuple[str, str], ...]) -> bytes:
+        """Return a request up to the value of its Content-Length, which is the last header.
+
+        Called while there is a connection: with the first one, aiohttp adds what a proxy asks for.
+        """
+        key = method, url, headers
+        if (head := self._heads.get(key)) is None:
+            through = self._target.proxy is not None and url.scheme == "http"
+            lines = [f"{method} {url.with_fragment(None) if through else url.raw_path_qs} HTTP/1.1"]
+            for name, value in (*self._request.headers.items(), *headers):
+                if name.lower() != "content-length":
+                    lines.append(f"{name}: {value}")
+            head = self._heads[key] = "\r\n".join([*lines, "Content-Length: "]).encode()
+        return head
+
+    async def _speak(self, link: _Link, head: bytes, body: bytes) -> Told:
+        protocol = link.protocol
+        protocol.set_response_params(read_until_eof=True)
+        link.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        message, payload = await protocol.read()
+        while message.code in _INFORMATION:
+            message, payload = await protocol.read()
+        content = await _read(payload)
+        return Told(message.code, Headers(message.headers), redacted_bytes(content))
+
+
+async def within(seconds: float, exchange: Awaitable[Told]) -> Told:
+    """Have an exchange end in time. Raises Retryable (timeout) if it does not."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await exchange
     except TimeoutError:
-        within = "in time" if timeout.total is None else f"within {timeout.total:g} s"
-        raise Retryable(Cause.TIMEOUT, f"no answer {within}") from None
-    except aiohttp.ClientHttpProxyError as error:
-        assert target.proxy is not None
-        raise _refused(target.proxy, error.status, error.message) from None
-    except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
-        raise EndpointRefused(
-            f"{without_query(target.url)}: cannot connect safely: {_words_of(error)}.",
-            CERTIFICATE_FIX,
-        ) from None
-    except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-        by = "" if target.proxy is None else f"by the proxy {target.proxy}: "
-        what = f"{by}{type(error).__name__}: {_words_of(error)}".rstrip(": ")
-        unreachable = None if target.proxy else _unreachable(error)
-        if unreachable is Unreachable.UNKNOWN_HOST:
-            what = f"the name {url.host} cannot be resolved"
-        elif unreachable is Unreachable.REFUSED:
-            what = f"nothing listens at {url.host}:{url.port}"
-        raise Retryable(Cause.CONNECTION, what, unreachable=unreachable) from None
-    except _UNFORESEEN as error:
-        raise unreadable(f"not readable ({type(error).__name__}: {_words_of(error)})") from None
-    if told.status == 407 and target.proxy is not None:  # noqa: PLR2004
-        raise _refused(target.proxy, told.status, "Proxy Authentication Required")
-    return told
+        raise Retryable(Cause.TIMEOUT, f"no answer within {seconds:g} s") from None
+
+
+def _lost(error: Exception, url: URL, proxy: Proxy | None) -> Retryable:
+    """Return the error of a connection that could not be made, or broke."""
+    by = "" if proxy is None else f"by the proxy {proxy}: "
+    what = f"{by}{type(error).__name__}: {_words_of(error)}".rstrip(": ")
+    unreachable = None if proxy else _unreachable(error)
+    if unreachable is Unreachable.UNKNOWN_HOST:
+        what = f"the name {url.host} cannot be resolved"
+    elif unreachable is Unreachable.REFUSED:
+        what = f"nothing listens at {url.host}:{url.port}"
+    return Retryable(Cause.CONNECTION, what, unreachable=unreachable)
 
 
 def _refused(proxy: Proxy, status: int, said: str) -> EndpointRefused | Retryable:
@@ -169,7 +260,7 @@ def _refused(proxy: Proxy, status: int, said: str) -> EndpointRefused | Retryabl
 def _words_of(error: BaseException) -> str:
     """Return the words of an error; those of aiohttp repeat the address, which may hold a key."""
     match error:
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError():
             return redacted(error.message)
         case aiohttp.InvalidURL():
             return "no address"
@@ -184,18 +275,14 @@ def _unreachable(error: Exception) -> Unreachable | None:
     return Unreachable.REFUSED if refused else None
 
 
-def _payload(body: bytes) -> BytesPayload | BytesIO:
-    """Return a body as what aiohttp would make of it, without its search among all kinds."""
-    return BytesPayload(body) if len(body) <= AT_ONCE_BYTES else BytesIO(body)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(payload: StreamReader) -> bytes:
     """Read a body up to the size cap, so that a server gone wrong cannot fill the memory."""
     pieces, size_bytes = [], 0
-    while piece := await response.content.readany():
+    while piece := await payload.readany():
         size_bytes += len(piece)
         if size_bytes > MAX_ANSWER_BYTES:
-            response.close()
             raise unreadable(f"larger than {MAX_ANSWER_BYTES >> 20} MiB")
         pieces.append(piece)
+        if payload.at_eof():
+            break
     return b"".join(pieces)

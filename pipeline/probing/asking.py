@@ -183,9 +183,7 @@ class _Client(Client):
                 self._findings.asked[-1].failure = failure
             raise
 
-    async def _exchange(
-        self, method: str, url: URL, body: bytes | None = None, **options: Any
-    ) -> Told:
+    async def _exchange(self, method: str, url: URL, body: bytes = b"", **options: Any) -> Told:
         self._stop_where_enough()
         asked = Asked(method, self._next_texts, self.loading)
         self._findings.asked.append(asked)

@@ -328,7 +328,7 @@ async def test_a_dedicated_endpoint_is_asked_to_scale_up(kit):
     async def headers(url):
         config = kit.config(url, timeout_s=100)
         async with Client(config, Target.of(config, None)) as client:
-            return client._session.headers
+            return client._wire.headers
 
     dedicated = await headers("https://abc.eu-west-1.aws.endpoints.huggingface.cloud")
     assert dedicated["X-Scale-Up-Timeout"] == "90"

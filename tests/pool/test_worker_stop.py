@@ -168,7 +168,7 @@ async def test_cancellation_at_any_moment_leaves_nothing(kit, tmp_path, dialect,
                 if one.get_name().startswith(("worker", "group-commit"))
             ]  # fmt: skip
             assert mine == []
-            assert all(client._session.closed for client in clients)
+            assert all(client._wire.closed for client in clients)
         assert len(clients) > 20
     assert kit.nothing_left() == []
 
