@@ -303,9 +303,9 @@ class Batcher:
     def _cut(self) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
         size = self.size.take(self._waiting_items)
-        window = self._window or self._next_window(size)
+        window = self._next_window(size) if self._window is None else self._window
         batch = Batch(window.take(size, MAX_REQUEST_BYTES, None))
-        while not window and len(batch) < size and self._stretches:
+        while len(batch) < size and self._stretches and not window:
             window = self._next_window(size)
             job, places = batch.shares[-1]
             room, room_bytes = size - len(batch), MAX_REQUEST_BYTES - batch.size_bytes
@@ -321,6 +321,8 @@ class Batcher:
         room = min(sum([b - a for _, a, b in self._stretches]), self._most_overtaking * size)
         if room > size:
             room -= room % size  # what is left over waits with newer inputs, being the newest
+        # Of a single batch nothing is left to choose from, and a single text is as long as itself.
+        by_length = self._most_overtaking if room > size > 1 else 0
         stretches = []
         while room:
             job, start, stop = self._stretches.popleft()
@@ -329,5 +331,4 @@ class Batcher:
             room -= cut - start
             if cut < stop:
                 self._stretches.appendleft((job, cut, stop))
-        # Alone in its request, an input needs none of its length.
-        return Window(stretches, self._most_overtaking if size > 1 else 0)
+        return Window(stretches, size, by_length)

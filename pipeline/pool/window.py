@@ -32,12 +32,14 @@ class Window:
 
     A later window opens only when this one is used up, so a batch overtakes nothing but inputs of
     its own window. After `most_by_length` batches the rest goes in the order of the table; so no
-    more than these overtake an input, whatever their sizes.
+    more than these overtake an input, whatever their sizes. `size` is the one to expect.
     """
 
     __slots__ = ("_by_length", "_longest", "_order", "_sizes", "_stretches")
 
-    def __init__(self, stretches: Sequence[tuple[Job, int, int]], most_by_length: int) -> None:
+    def __init__(
+        self, stretches: Sequence[tuple[Job, int, int]], size: int, most_by_length: int
+    ) -> None:
         # Inputs are numbered through all stretches, from the place of the first in its job: in a
         # window of one job, which is the usual one, numbers are places. A stretch here is its job,
         # the end of its numbers, and what a number is above its place.
@@ -53,7 +55,10 @@ class Window:
         self._order = list(range(first, end))
         if most_by_length:
             lengths = np.minimum(self._sizes[first:end], LONGEST_BYTES).astype(np.uint16)
-            self._order = (np.argsort(lengths, kind="stable") + first).tolist()
+            order = np.argsort(lengths, kind="stable") + first
+            # A batch has the order of the table again: its first input is its oldest.
+            order[: len(order) // size * size].reshape(-1, size).sort()
+            self._order = order.tolist()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -87,9 +92,10 @@ class Window:
         """Return where in the order of length the next batch begins."""
         order = self._order
         if like_bytes is not None:
+            # Close enough, though inside of a batch the order is another.
             start = bisect_left(order, like_bytes, key=self._sizes.__getitem__)
             return max(0, min(start, len(order) - most))
-        # The order as batches, of which the one with the oldest first input is the next.
+        # The order as batches, of which the one with the oldest input is the next.
         firsts = order[: len(order) - most + 1 : most]
         return most * firsts.index(min(firsts)) if firsts else 0
 
