@@ -27,14 +27,16 @@ class Provisional(Protocol):
     They are kept, so that a run that ends meanwhile does not pay for them again.
     """
 
-    async def earlier(self, first: int, end: int) -> Sequence[Outcome | None]:
-        """Return those of an earlier attempt to some of the inputs, None for the others."""
+    async def earlier(self, places: Sequence[int]) -> Sequence[Outcome | None]:
+        """Return those of an earlier attempt to the inputs at these places, None for the others."""
 
-    def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
-        """Keep the answers to some of the inputs, from place `first` on."""
+    def keep(
+        self, places: Sequence[int], outcomes: Sequence[Outcome], revision: str | None
+    ) -> None:
+        """Keep the answers to the inputs at these places."""
 
 
-# Hears of each request that is answered: the place of the first of its inputs among those that were
-# asked, their outcomes, and the model revision that the answer told. Returns False if the answer is
-# one that ends the run, and is not part of it.
-Arrived = Callable[[int, Sequence[Outcome], str | None], bool]
+# Hears of each request that is answered: the places of its inputs among those that were asked, in
+# any order, their outcomes, and the model revision that the answer told. Returns False if the
+# answer is one that ends the run, and is not part of it.
+Arrived = Callable[[Sequence[int], Sequence[Outcome], str | None], bool]

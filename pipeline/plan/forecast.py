@@ -21,7 +21,7 @@ from pipeline.job import kept, opening, room, stream
 from pipeline.job.opening import Complete, Standing
 from pipeline.meanings import Money
 from pipeline.observers.words import notice
-from pipeline.pool.batching import Batcher, Job
+from pipeline.pool.batching import OVERTAKING, Batcher, Job
 from pipeline.probing import first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
@@ -170,7 +170,7 @@ class _Count:
         self.texts_per_request = min(config.texts_per_request, most or config.texts_per_request)
         if probe is not None:
             self.texts_per_request = probe.texts_per_request
-        self._batcher = Batcher(self.texts_per_request)
+        self._batcher = Batcher(self.texts_per_request, OVERTAKING * config.concurrency)
         # Files without a name go where the run would write: there is room.
         self._spill = next(path for path in config.output.absolute().parents if path.exists())
         self._seen = Index(self._spill)

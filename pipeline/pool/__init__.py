@@ -2,6 +2,7 @@
 
     demand      how much input is wanted, and when a batch goes out that is not full
     batching    inputs of several chunks become batches, which run on over their borders
+    window      inputs that wait, sorted by length, so that those of a batch are of similar length
     pool        workers, each with one request in flight at most; `ask` and the end
     introduction  how the first worker meets the endpoint, before the others start
     splitting   each input gets its outcome; a refused batch is halved to find the row at fault

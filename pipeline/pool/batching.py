@@ -1,7 +1,8 @@
 """Batching: the inputs of several chunks become requests of `batch_size` inputs.
 
-A batch is made of spans of jobs, so that batches run on over the borders of chunks: the number of
-requests is the ceiling of inputs over batch size, however the input was cut into chunks.
+A batch is made of shares of jobs, so that batches run on over the borders of chunks: the number of
+requests is the ceiling of inputs over batch size, however the input was cut into chunks. Its inputs
+are of similar length, see `window`.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
+from pipeline.pool.window import Window
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from pipeline.outcomes import Arrived, Item, Outcome, Provisional
+    from pipeline.pool.window import Share
 
 # TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
 MAX_REQUEST_BYTES = 1_900_000
 # So many good requests before a larger one is tried: twice as many after each refusal.
 FIRST_PATIENCE = 32
 LONGEST_PATIENCE = 2_048
+# So many batches for each request in flight may overtake an input: the more, the closer their
+# inputs are in length, and the longer a chunk waits for its last one.
+OVERTAKING = 2
 # A text that every model of every language takes.
 PLAIN = "Good."
 
@@ -35,7 +41,7 @@ class Job:
     """
 
     items: Sequence[Item]
-    arrived: Arrived = lambda _first, _outcomes, _revision: True
+    arrived: Arrived = lambda _places, _outcomes, _revision: True
     provisional: Provisional | None = None
     failure: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,85 +49,82 @@ class Job:
     open_items: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sizes = list(accumulate(_sizes_bytes(self.items), initial=0))
+        self.sizes = list(_sizes_bytes(self.items))
         self.open_items = len(self.items)
 
 
 def size_bytes(item: Item) -> int:
-    """Bound from above the bytes of an input in UTF-8, without encoding it.
-
-    ASCII is counted exactly, other text as four bytes a character.
-    """
+    """Return the bytes of an input in UTF-8."""
     if type(item) is str:
-        return len(item) if item.isascii() else 4 * len(item)
+        return len(item) if item.isascii() else len(item.encode())
     return sum(map(size_bytes, item))
 
 
-def _sizes_bytes(items: Sequence[Item]) -> Iterator[int]:
-    """Return `size_bytes` of each input, at once if all are ASCII."""
-    if set(map(type, items)) == {str} and all(map(str.isascii, cast("Sequence[str]", items))):
+def _sizes_bytes(items: Sequence[Item]) -> Iterable[int]:
+    """Return `size_bytes` of each input, at once if all are ASCII texts; a job has no mixture."""
+    if items and type(items[0]) is str and all(map(str.isascii, cast("Sequence[str]", items))):
         return map(len, items)
     return map(size_bytes, items)
 
 
 class Batch:
-    """The inputs of one request, as spans (job, start, stop)."""
+    """The inputs of one request, as shares (job, places of its inputs)."""
 
-    __slots__ = ("_count", "spans")
+    __slots__ = ("_count", "shares")
 
-    def __init__(self, spans: tuple[tuple[Job, int, int], ...]) -> None:
-        self.spans = spans
-        self._count = sum([stop - start for _, start, stop in spans])
+    def __init__(self, shares: Sequence[Share]) -> None:
+        self.shares = shares
+        self._count = sum([len(places) for _, places in shares])
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def size_bytes(self) -> int:
-        """The size of the inputs, bounded from above."""
-        return sum(job.sizes[stop] - job.sizes[start] for job, start, stop in self.spans)
+        """The size of the inputs."""
+        return sum([sum(map(job.sizes.__getitem__, places)) for job, places in self.shares])
 
     @property
     def items(self) -> list[Item]:
         """The inputs, in order."""
-        if len(self.spans) == 1:
-            job, start, stop = self.spans[0]
-            return list(job.items[start:stop])
-        return [item for job, start, stop in self.spans for item in job.items[start:stop]]
+        found: list[Item] = []
+        for job, places in self.shares:
+            items = job.items
+            found += [items[place] for place in places]
+        return found
 
     def part(self, position: int) -> Batch:
         """Return the one input at a position, as a batch of its own."""
-        for job, start, stop in self.spans:
-            if position < stop - start:
-                return Batch(((job, start + position, start + position + 1),))
-            position -= stop - start
+        for job, places in self.shares:
+            if position < len(places):
+                return Batch([(job, [places[position]])])
+            position -= len(places)
         raise IndexError(position)
 
     def without(self, positions: Collection[int]) -> Batch:
         """Return the other inputs."""
-        kept = [self.part(i).spans[0] for i in range(len(self)) if i not in positions]
-        return Batch(tuple(kept)) if positions else self
+        kept = [self.part(i).shares[0] for i in range(len(self)) if i not in positions]
+        return Batch(kept) if positions else self
 
     def halves(self) -> tuple[Batch, Batch]:
         """Split in two, to find the row at fault."""
         half = len(self) // 2
         left, right = [], []
-        for job, start, stop in self.spans:
-            cut = min(stop, start + half)
-            half -= cut - start
-            if cut > start:
-                left.append((job, start, cut))
-            if stop > cut:
-                right.append((job, cut, stop))
-        return Batch(tuple(left)), Batch(tuple(right))
+        for job, places in self.shares:
+            if half > 0:
+                left.append((job, places[:half]))
+            if half < len(places):
+                right.append((job, places[max(half, 0) :]))
+            half -= len(places)
+        return Batch(left), Batch(right)
 
     def settle(self, outcomes: Sequence[Outcome], revision: str | None) -> bool:
         """Hand the outcomes of one answer to the jobs; False if the run ends with this answer."""
         assert len(outcomes) == len(self)
         at, taken = 0, True
-        for job, start, stop in self.spans:
-            count = stop - start
-            taken &= job.arrived(start, outcomes[at : at + count], revision)
+        for job, places in self.shares:
+            count = len(places)
+            taken &= job.arrived(places, outcomes[at : at + count], revision)
             at += count
             job.open_items -= count
             if not job.open_items:
@@ -131,25 +134,25 @@ class Batch:
     def keep(self, outcomes: Sequence[Outcome], revision: str | None) -> None:
         """Keep answers that cannot be believed yet."""
         at = 0
-        for job, start, stop in self.spans:
+        for job, places in self.shares:
             if job.provisional is not None:
-                job.provisional.keep(start, outcomes[at : at + stop - start], revision)
-            at += stop - start
+                job.provisional.keep(places, outcomes[at : at + len(places)], revision)
+            at += len(places)
 
     async def kept(self) -> list[Outcome] | None:
         """Return the answers that an earlier attempt kept; None unless it did for all inputs."""
         found: list[Outcome | None] = []
-        for job, start, stop in self.spans:
+        for job, places in self.shares:
             if job.provisional is None:
                 return None
-            found += await job.provisional.earlier(start, stop)
+            found += await job.provisional.earlier(places)
         return None if None in found else cast("list[Outcome]", found)
 
 
 def plain_batch(like: Batch) -> Batch:
     """Return one input that no model refuses, a pair if the batch's are; nobody waits for it."""
     item = PLAIN if type(like.items[0]) is str else (PLAIN, PLAIN)
-    return Batch(((Job([item]), 0, 1),))
+    return Batch([(Job([item]), [0])])
 
 
 class BatchSize:
@@ -201,14 +204,20 @@ class Batcher:
     """The queue between chunks and workers: jobs go in, batches of full size come out.
 
     What is left of the newest job waits for the next one; it goes out as a smaller batch only
-    after `flush`. `outstanding` batches were taken and are not finished.
+    after `flush`. `most_overtaking` batches overtake an input at most, in favour of others whose
+    lengths go together. `outstanding` batches were taken and are not finished.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, most_overtaking: int) -> None:
         self.size = BatchSize(batch_size)
-        self._spans: deque[tuple[Job, int, int]] = deque()
+        self._most_overtaking = most_overtaking
+        # The inputs that wait: the oldest in a window, then stretches (job, start, stop). Before
+        # all of them go batches that a taker was given and, being cancelled, did not take.
+        self._returned: list[Batch] = []
+        self._window: Window | None = None
+        self._stretches: deque[tuple[Job, int, int]] = deque()
+        self._waiting_items = 0
         self._takers: deque[asyncio.Future[Batch | None]] = deque()
-        self._waiting_items = self._waiting_bytes = 0
         self._flush_items = 0
         self.outstanding = 0
         self._closed = False
@@ -216,9 +225,8 @@ class Batcher:
     def put(self, job: Job) -> None:
         """Add the inputs of a job."""
         if job.items:
-            self._spans.append((job, 0, len(job.items)))
+            self._stretches.append((job, 0, len(job.items)))
             self._waiting_items += len(job.items)
-            self._waiting_bytes += job.sizes[-1]
             self._hand_out()
 
     def close(self) -> None:
@@ -234,7 +242,7 @@ class Batcher:
     @property
     def waiting(self) -> bool:
         """True if inputs wait that no batch took."""
-        return self._waiting_items > 0
+        return bool(self._waiting_items or self._returned)
 
     async def take(self) -> Batch | None:
         """Wait for the next batch; None once all is taken and the batcher is closed.
@@ -250,15 +258,17 @@ class Batcher:
             return await taker
         except asyncio.CancelledError:
             if taker.done() and not taker.cancelled() and (batch := taker.result()):
-                self._spans.extendleft(reversed(batch.spans))
-                self._waiting_items += len(batch)
-                self._waiting_bytes += batch.size_bytes
+                self._returned.append(batch)
                 self.outstanding -= 1
+                self._hand_out()
             raise
 
     def take_now(self) -> Batch | None:
         """Return a batch that is due; None if there is none."""
-        return self._cut() if self.due else None
+        if not self.due:
+            return None
+        self.outstanding += 1
+        return self._returned.pop() if self._returned else self._cut()
 
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""
@@ -269,16 +279,22 @@ class Batcher:
         """True if there is a batch to hand out."""
         return bool(
             self._waiting_items >= self.size.now
+            or (self._waiting_items and (self._closed or self._flush_items))
+            or self._returned
             or self._waiting_bytes > MAX_REQUEST_BYTES
-            or (self._spans and (self._closed or self._flush_items))
         )
+
+    @property
+    def _waiting_bytes(self) -> int:
+        window_bytes = self._window.size_bytes if self._window else 0
+        return window_bytes + sum([sum(job.sizes[a:b]) for job, a, b in self._stretches])
 
     def _hand_out(self) -> None:
         while self._takers:
             if self._takers[0].done():
                 self._takers.popleft()
-            elif self.due:
-                self._takers.popleft().set_result(self._cut())
+            elif (batch := self.take_now()) is not None:
+                self._takers.popleft().set_result(batch)
             elif self._closed:
                 self._takers.popleft().set_result(None)
             else:
@@ -286,29 +302,33 @@ class Batcher:
 
     def _cut(self) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
-        spans: list[tuple[Job, int, int]] = []
         size = self.size.take(self._waiting_items)
-        room, room_bytes = size, MAX_REQUEST_BYTES
-        while room and self._spans:
-            job, start, stop = self._spans[0]
-            cut = min(stop, start + room)
-            while cut > start and job.sizes[cut] - job.sizes[start] > room_bytes:
-                cut -= 1
-            if cut == start:
-                if spans:
-                    break
-                cut = start + 1  # an input that is too large on its own goes alone
-            spans.append((job, start, cut))
-            room -= cut - start
-            room_bytes -= job.sizes[cut] - job.sizes[start]
-            if cut < stop:
-                self._spans[0] = (job, cut, stop)
-                break
-            self._spans.popleft()
-        taken = size - room
-        self._waiting_items -= taken
-        self._waiting_bytes -= MAX_REQUEST_BYTES - room_bytes
+        window = self._next_window(size) if self._window is None else self._window
+        batch = Batch(window.take(size, MAX_REQUEST_BYTES, None))
+        while len(batch) < size and self._stretches and not window:
+            window = self._next_window(size)
+            job, places = batch.shares[-1]
+            room, room_bytes = size - len(batch), MAX_REQUEST_BYTES - batch.size_bytes
+            batch = Batch([*batch.shares, *window.take(room, room_bytes, job.sizes[places[-1]])])
+        self._window = window or None
+        self._waiting_items -= len(batch)
         if self._flush_items:
-            self._flush_items = max(0, self._flush_items - taken)
-        self.outstanding += 1
-        return Batch(tuple(spans))
+            self._flush_items = max(0, self._flush_items - len(batch))
+        return batch
+
+    def _next_window(self, size: int) -> Window:
+        """Move the oldest inputs into a window of whole batches."""
+        room = min(sum([b - a for _, a, b in self._stretches]), self._most_overtaking * size)
+        if room > size:
+            room -= room % size  # what is left over waits with newer inputs, being the newest
+        # Of a single batch nothing is left to choose from, and a single text is as long as itself.
+        by_length = self._most_overtaking if room > size > 1 else 0
+        stretches = []
+        while room:
+            job, start, stop = self._stretches.popleft()
+            cut = min(stop, start + room)
+            stretches.append((job, start, cut))
+            room -= cut - start
+            if cut < stop:
+                self._stretches.appendleft((job, cut, stop))
+        return Window(stretches, size, by_length)

@@ -103,7 +103,7 @@ class Introduction:
             splitting.settle(rest, verdict.reply)
         elif verdict.refusal is not None and len(rest) > 1 and most != 1:
             await splitting.split(rest, verdict.refusal)
-        elif rest.spans:
+        elif rest.shares:
             await splitting.answer(rest)
         self.over()
 
@@ -232,7 +232,7 @@ class Introduction:
         for _ in range(2):  # one refusal may have passed by
             try:
                 alone = alone or (await self._ask(one)).outcomes[0]
-                answers = (await self._ask(Batch(one.spans * 2))).outcomes
+                answers = (await self._ask(Batch([*one.shares, *one.shares]))).outcomes
             except RowsRejected:
                 continue
             except Retryable:

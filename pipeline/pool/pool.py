@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from pipeline.errors import StoppedEarly
 from pipeline.pool.attempt import Attempts, StoppedError
-from pipeline.pool.batching import Batcher, Job
+from pipeline.pool.batching import OVERTAKING, Batcher, Job
 from pipeline.pool.demand import Demand
 from pipeline.pool.gate import Gate
 from pipeline.pool.introduction import Introduction
@@ -51,8 +51,10 @@ class Pool:
         self._config = config
         self._stop = stop
         self.tally = tally = Tally(emit, self._limits, stop.ask)
-        self._batcher = Batcher(config.texts_per_request)
-        self.demand = Demand(self._batcher, 2 * config.concurrency * config.texts_per_request, stop)
+        self._batcher = Batcher(config.texts_per_request, OVERTAKING * config.concurrency)
+        # Beside a full window, so that the next batches are of similar length too, those in flight.
+        enough = (OVERTAKING + 1) * config.concurrency * config.texts_per_request
+        self.demand = Demand(self._batcher, enough, stop)
         gate = Gate(config, clock, tally.emit)
         self._attempts = Attempts(config, client, gate, clock, tally, stop, requests_sent)
         patience = Patience(config, self._attempts, gate, clock, tally.emit, stop)

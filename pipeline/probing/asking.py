@@ -306,8 +306,9 @@ class _Questions:
         """Have texts answered; the answers to a trial are not counted among the outcomes."""
         outcomes: list[Outcome] = [()] * len(texts)
 
-        def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
-            outcomes[first : first + len(some)] = some
+        def arrived(places: Sequence[int], some: Sequence[Outcome], revision: str | None) -> bool:
+            for place, outcome in zip(places, some, strict=True):
+                outcomes[place] = outcome
             if not trial:
                 self.found.outcomes.extend(some)
             try:

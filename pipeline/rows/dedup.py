@@ -94,12 +94,14 @@ class _Provisional:
     _look_up: Callable[[Sequence[bytes]], Awaitable[tuple[dict[int, Outcome], set[int]]]]
     _save: Callable[[Sequence[bytes], Sequence[Outcome], str | None], object]
 
-    async def earlier(self, first: int, end: int) -> Sequence[Outcome | None]:
-        known, _ = await self._look_up(provisional(self._keys[first:end]))
-        return [known.get(i) for i in range(end - first)]
+    async def earlier(self, places: Sequence[int]) -> Sequence[Outcome | None]:
+        known, _ = await self._look_up(provisional([self._keys[place] for place in places]))
+        return [known.get(i) for i in range(len(places))]
 
-    def keep(self, first: int, outcomes: Sequence[Outcome], revision: str | None) -> None:
-        self._save(provisional(self._keys[first : first + len(outcomes)]), outcomes, revision)
+    def keep(
+        self, places: Sequence[int], outcomes: Sequence[Outcome], revision: str | None
+    ) -> None:
+        self._save(provisional([self._keys[place] for place in places]), outcomes, revision)
 
 
 @dataclass(eq=False)
@@ -209,11 +211,11 @@ class Dedup:
         """Ask for inputs that nobody knows, and take each answer as it comes."""
         outcomes: list[Outcome | None] = [None] * len(items)
 
-        def arrived(first: int, some: Sequence[Outcome], revision: str | None) -> bool:
-            end = first + len(some)
-            outcomes[first:end] = some
+        def arrived(places: Sequence[int], some: Sequence[Outcome], revision: str | None) -> bool:
+            for place, outcome in zip(places, some, strict=True):
+                outcomes[place] = outcome
             # Stored in any case: it is paid for, and another run may be of this revision.
-            failed = self.save(keys[first:end], some, revision)
+            failed = self.save([keys[place] for place in places], some, revision)
             try:
                 self._drift.observe(revision)
                 for error in failed:

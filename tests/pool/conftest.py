@@ -388,11 +388,12 @@ class Running:
         """Ask for what was announced, and take the answers as a run does."""
         outcomes: list[Any] = [None] * len(items)
 
-        def arrived(first: int, some: Sequence[Any], told: str | None) -> bool:
-            outcomes[first : first + len(some)] = some
-            for item, outcome in zip(items[first:], some, strict=False):
-                assert key_of(item) not in self.saved, "an input was answered twice"
-                self.saved[key_of(item)] = (outcome, told)
+        def arrived(places: Sequence[int], some: Sequence[Any], told: str | None) -> bool:
+            for place, outcome in zip(places, some, strict=True):
+                key = key_of(items[place])
+                assert key not in self.saved, "an input was answered twice"
+                self.saved[key] = (outcome, told)
+                outcomes[place] = outcome
             try:
                 self.drift.observe(told)
                 for outcome in some:

@@ -39,7 +39,7 @@ class Asking:
         outcomes = [
             RowError("bad") if item in self.fails else self.kit.outcome_of(item) for item in items
         ]
-        arrived(0, outcomes, "sha")
+        arrived(range(len(items)), outcomes, "sha")
 
 
 @asynccontextmanager
