@@ -44,10 +44,10 @@ LONG = "really good " * MAXIMUM
 
 
 def _texts():
-    """Texts of all lengths, none of them twice."""
-    chosen = random.Random(7)
+    """Texts of all lengths that the model takes, none of them twice."""
+    chosen, words = random.Random(7), [word for word in WORDS[5:] if word.isalpha()]
     lengths = [1 + i % (MAXIMUM - 8) for i in range(300)]
-    texts = [" ".join(chosen.choices(WORDS[5:], k=length)) for length in lengths]
+    texts = [" ".join(chosen.choices(words, k=length)) for length in lengths]
     return list(dict.fromkeys(["", "caf\u00e9 \U0001f60d", *texts]))
 
 
