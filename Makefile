@@ -9,10 +9,14 @@ TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.installed-dev
 LOWEST := .venv-lowest
+# Servers of other makers, each in an environment of its own, by what pip is to install.
+SERVERS := .servers
+infinity := infinity_emb[server,torch]==0.0.77 click==8.1.8 transformers==4.51.3
+mlflow := mlflow==3.17.2 transformers==4.51.3
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-lowest test-transformers bench bench-peers lint docs images format pins clean
+.PHONY: help setup run test test-faults test-lowest test-transformers test-servers bench bench-peers lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +60,14 @@ test-transformers: $(DEVELOP) ## install torch and transformers, and run the tes
 	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
 	$(BIN)/python -m pytest -m transformers
 
+$(SERVERS)/%/.installed: Makefile
+	rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' $(patsubst %,'%',$($*))
+	@touch $@
+
+test-servers: $(DEVELOP) $(SERVERS)/infinity/.installed $(SERVERS)/mlflow/.installed ## install infinity and MLflow, and label tables with them
+	$(BIN)/python -m pytest -m servers
+
 lint: $(DEVELOP) ## ruff (rules and format), mypy, and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -93,4 +105,4 @@ pins: ## rewrite constraints.txt with the newest versions that fit
 	@touch $(INSTALLED) $(DEVELOP)
 
 clean: ## remove .venv, caches and output/
-	rm -rf $(VENV) $(LOWEST) output build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(SERVERS) output build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from pipeline import errors
 from pipeline.cli import main
+from pipeline.client.dialects import REGISTRY
 from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
 from pipeline.job.status import Status
@@ -31,6 +32,8 @@ from pipeline.rows import result_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from pipeline.client.dialects.base import Limit
 
 REFERENCE = Path(__file__).parent / "reference"
 # Not in RESULT_SETTINGS, since what is compared is what was read.
@@ -75,6 +78,31 @@ def _decides(name: str) -> str:
     if name == "output":
         return "names the run"
     return "by what is read" if name in READ else "no"
+
+
+def dialects() -> str:
+    """Every dialect, with what can be asked in it."""
+    asked = ("text_pair", "top_k", "function_to_apply", "truncate")
+    rows = (
+        (
+            f"`{name}`",
+            dialect.server,
+            *(_honoured(dialect.limits.get(key)) for key in asked),
+            "any number" if dialect.most_texts is None else f"{dialect.most_texts:,}",
+        )
+        for name, dialect in REGISTRY.items()
+    )
+    settings = " | ".join(f"`{key}`" for key in asked)
+    return table(f"dialect | server | {settings} | texts in a request", rows)
+
+
+def _honoured(limit: Limit | None) -> str:
+    if limit is None:
+        return "yes"
+    values = [value for value in limit.honoured if value not in (None, False)]
+    if values and values[0] is True:
+        return "always"
+    return " or ".join(f"`{value}`" for value in values) + " only" if values else "no"
 
 
 def commands() -> str:
@@ -244,7 +272,19 @@ def _kind(hint: Any) -> str:
 
 MADE: dict[str, Callable[[], str]] = {
     each.__name__: each
-    for each in (settings, commands, codes, tree, columns, metadata, summary, plan, probe, status)
+    for each in (
+        settings,
+        dialects,
+        commands,
+        codes,
+        tree,
+        columns,
+        metadata,
+        summary,
+        plan,
+        probe,
+        status,
+    )
 }
 
 

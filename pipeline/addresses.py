@@ -6,11 +6,15 @@ yarl is imported where it is needed: `classify --help` does without.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.errors import SettingsError
 from pipeline.foreign import keep_secret
 from pipeline.wording import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A parameter of an address that is named so holds a key.
 _SECRET = re.compile(r"code|sig|auth|.*(?:key|token|secret|passw(?:or)?d|pwd|signature|credential)")
@@ -41,15 +45,17 @@ def without_query(address: str) -> str:
     return address.partition("?")[0]
 
 
-def beside(address: str, page: str) -> str:
-    """Return the address of a page below that of an endpoint, or of its `/predict`.
+def beside(address: str, page: str, routes: Iterable[str]) -> str:
+    """Return the address of a page below that of an endpoint, which may end with one of `routes`.
 
     The query stays: it may hold the key.
     """
     from yarl import URL
 
     url = URL(address)
-    path = url.raw_path.removesuffix("/").removesuffix("/predict")
+    path = url.raw_path.removesuffix("/")
+    for route in routes:
+        path = path.removesuffix(f"/{route}")
     return str(url.with_path(f"{path}/{page}", encoded=True, keep_query=True))
 
 

@@ -8,6 +8,7 @@ environment, then file, then default. The token is deliberately not a setting (s
 from __future__ import annotations
 
 import difflib
+import pkgutil
 import re
 import reprlib
 from pathlib import Path
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENV_PREFIX = "CLASSIFY_"
+# Each is a module of this directory, known here by its name alone.
+DIALECTS = tuple(
+    module.name
+    for module in pkgutil.iter_modules([str(Path(__file__).parent / "client" / "dialects")])
+    if module.name != "base"
+)
+if TYPE_CHECKING:
+    DialectName = str
+else:
+    DialectName = Literal["auto", *DIALECTS]
 
 # Beyond these, no sum or wait can be counted in 64 bits; no run is as large or as long.
 _MOST, _MOST_S, _LEAST_RATE = 10**12, 10**9, 1e-6
@@ -129,8 +140,8 @@ class RunConfig(BaseModel):
         "a model id such as org/name",
         None,
     )
-    dialect: Literal["auto", "hf", "tei", "single"] = _setting(
-        "how the server wants to be asked; auto finds out", "auto, hf, tei, single", "auto"
+    dialect: DialectName = _setting(
+        "how the server wants to be asked; auto finds out", ", ".join(("auto", *DIALECTS)), "auto"
     )
     top_k: Literal["all"] | Count = _setting(
         "labels asked for; over 1 adds the column of predictions", "1, 2, ... or all", 1
@@ -243,12 +254,6 @@ class RunConfig(BaseModel):
         if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
             raise SettingsError(
                 f"{setting('bill_to')}: {self.bill_to!r} is not allowed.", "It takes a plain name."
-            )
-        if self.dialect == "tei" and self.function_to_apply in ("sigmoid", "softmax"):
-            raise SettingsError(
-                f"{setting('function_to_apply')}: {self.function_to_apply} cannot be asked of "
-                "dialect tei, which picks it by the model.",
-                "Leave it out, or use none.",
             )
         if self.cache is not None and not self.dedup:
             raise SettingsError(

@@ -6,25 +6,23 @@ import asyncio
 import math
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from yarl import URL
 
-from pipeline.addresses import beside
-from pipeline.client.answers import read_object
-from pipeline.client.dialects import Single, Tei, dialect_of
+from pipeline.client.dialects import dialect_of
+from pipeline.client.discovery import Site, recognised
 from pipeline.client.statuses import binding_hint_s, error_of
 from pipeline.client.target import ROUTER
 from pipeline.client.token import find_token
 from pipeline.client.wire import Wire, within
-from pipeline.errors import Cause, EndpointRefused, Retryable, SettingsError
+from pipeline.errors import Cause, Retryable, SettingsError
 from pipeline.foreign import keep_secret
-from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from pipeline.client.dialects import Dialect
+    from pipeline.client.dialects.base import Dialect
     from pipeline.client.target import Target
     from pipeline.client.wire import Told
     from pipeline.config import RunConfig
@@ -94,52 +92,36 @@ class Client:
     @property
     def single(self) -> Dialect:
         """The dialect of one text a request, which every server takes."""
-        return Single(self._config)
+        return dialect_of("single", self._config)
 
     def use_single(self) -> None:
         """From now on, send one text a request."""
         self.dialect = self.single
 
     async def discover(self) -> int | None:
-        """Ask the server what it is, and take TEI's dialect if it says so.
+        """Ask the server what it is, and take the dialect that it says it speaks.
 
         Returns how many texts it works on at once, if it says so. Only servers of people's own are
-        asked (`GET /info` is TEI's page); a server that has no such page is taken for hf. Raises
-        Retryable if the server is not ready, EndpointRefused for a model that is no classifier,
-        SettingsError for what TEI cannot do.
+        asked; one that says nothing is taken for hf. Raises Retryable if the server is not ready,
+        EndpointRefused for a model that is no classifier, SettingsError for what cannot be asked.
         """
-        if self._target.url.startswith(ROUTER):
-            return None
-        url = _parsed(beside(self._target.url, "info"))
+        if not self._target.url.startswith(ROUTER):
+            site = Site(self._target.url, self._page)
+            self.dialect = await recognised(site, self._config) or self.dialect
+        return self.dialect.permits
+
+    async def _page(self, url: str) -> tuple[int, bytes]:
+        """GET a page that need not be there; status 0 stands for no answer. Raises Retryable."""
         timeout_s = min(INFO_TIMEOUT_S, self._config.timeout_s)
         try:
-            status, headers, body = await self._exchange("GET", url, timeout_s=timeout_s)
+            status, headers, body = await self._exchange("GET", _parsed(url), timeout_s=timeout_s)
         except Retryable as failure:
             if failure.cause is Cause.CONNECTION:
                 raise
-            return None
+            return 0, b""
         if status == 429 or status >= 500:  # noqa: PLR2004
             raise error_of(status, headers, body)
-        info = read_object(body) if status == 200 else {}  # noqa: PLR2004
-        if "max_client_batch_size" not in info:
-            return None
-        kind = info.get("model_type")
-        if isinstance(kind, dict) and "embedding" in kind:
-            name = info.get("model_id")
-            raise EndpointRefused(
-                f"{name if type(name) is str else 'The model'} at {url.host} is a model for "
-                "embeddings, not a classifier.",
-                "Serve a model for text classification there, then run again.",
-                at_fault="model",
-            )
-        if self._config.function_to_apply in ("sigmoid", "softmax"):
-            raise SettingsError(
-                f"{setting('function_to_apply')}: {self._config.function_to_apply} cannot be asked "
-                "of Text Embeddings Inference, which picks it by the model.",
-                "Leave it out, or use none.",
-            )
-        self.dialect = Tei(self._config, _count(info.get("max_client_batch_size")))
-        return _count(info.get("max_concurrent_requests"))
+        return status, body
 
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
         """Send one request and read its answer.
@@ -158,7 +140,7 @@ class Client:
             what = "401: the token has expired, and there is a new one"
             raise Retryable(Cause.SERVER_ERROR, what, status=status)
         if status != 200:  # noqa: PLR2004
-            raise error_of(status, headers, body)
+            raise error_of(status, headers, body, dialect.signs)
         outcomes = dialect.read(body, len(items))
         return Reply(outcomes, headers.get("x-sha") or None, binding_hint_s(headers))
 
@@ -192,8 +174,3 @@ class Client:
                     if self._wire is not None:
                         self._wire.set_headers(self._headers)
         return self._token != refused
-
-
-def _count(value: Any) -> int | None:
-    """Return a number that a server told of itself; None unless it is one from 1 up."""
-    return value if type(value) is int and value > 0 else None

@@ -10,7 +10,7 @@ import email.utils
 import math
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
@@ -20,49 +20,60 @@ from pipeline.errors import Cause, EndpointRefused, RequestError, Retryable, Row
 from pipeline.wording import sentence, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pipeline.client.wire import Headers
 
-# What refuses the account or the model: status, what its message says (if that decides), what is at
-# fault, and the fix. A 400 of the serverless API is otherwise about the rows, and TEI's 424 a
-# failure of its backend.
-_REFUSALS: tuple[tuple[int, str, Literal["token", "address", "model"], str], ...] = (
-    (400, "token seems invalid", "token", "Check the token in HF_TOKEN, then run again."),
-    (
+
+class Sign(NamedTuple):
+    """An error that means something else than its status says: told by words of its message.
+
+    It refuses what is at fault, for which `fix` is what to do, or has a cause that passes.
+    """
+
+    status: int
+    words: str
+    means: Literal["token", "address", "model"] | Cause
+    fix: str = ""
+
+
+# A 400 of the serverless API is otherwise about the rows, and TEI's 424 a failure of its backend.
+_SIGNS = (
+    Sign(400, "token seems invalid", "token", "Check the token in HF_TOKEN, then run again."),
+    Sign(
         400,
         "not supported by provider|model .* is not supported",
         "model",
         "Check that the model is served here, then run again.",
     ),
-    (
+    Sign(
         400,
         "invalid state",  # a dedicated endpoint that was paused
         "address",
         "Resume the endpoint if it is paused, then run again.",
     ),
-    (401, "", "token", "Check the token in HF_TOKEN, then run again."),
-    (402, "", "token", "Add credits, or wait for the next month, then run again."),
-    (
+    Sign(401, "", "token", "Check the token in HF_TOKEN, then run again."),
+    Sign(402, "", "token", "Add credits, or wait for the next month, then run again."),
+    Sign(
         403,
         "",
         "token",
         "Give the token permission for inference or for the model, then run again.",
     ),
-    (
+    Sign(
         404,
         "",
         "model",
         "Check the model id, and that it is deployed at this endpoint, then run again.",
     ),
-    (
+    Sign(
         410,
         "deprecated|by provider",
         "model",
         "Choose another model, or serve this one at an endpoint of your own, then run again.",
     ),
-    (410, "", "address", f"Set {setting('endpoint', 'hf')} instead, then run again."),
-    (
+    Sign(410, "", "address", f"Set {setting('endpoint', 'hf')} instead, then run again."),
+    Sign(
         424,
         "is not a classifier",
         "model",
@@ -80,21 +91,31 @@ LONGEST_HINT_S = 1e10
 
 
 def error_of(
-    status: int, headers: Headers | Mapping[str, str], body: bytes, *, now: datetime | None = None
+    status: int,
+    headers: Headers | Mapping[str, str],
+    body: bytes,
+    signs: Iterable[Sign] = (),
+    *,
+    now: datetime | None = None,
 ) -> RequestError | EndpointRefused:
-    """Return the error for an answer that is no success, with its fix."""
+    """Return the error for an answer that is no success, with its fix.
+
+    `signs` are those of the dialect, which go before those of all servers.
+    """
     content = read_object(body)
     said = _message(content, body)
     message = f"{status} {said}"
     if status == 424 and (inner := headers.get(_CONTAINER_STATUS, "")) in _CONTAINER_STATUSES:
         status = int(inner)
-    for refused, words, at_fault, fix in _REFUSALS:
+    for refused, words, means, fix in (*signs, *_SIGNS):
         if status == refused and re.search(words, said, re.IGNORECASE):
+            if isinstance(means, Cause):
+                return Retryable(means, message, status=status, wait_s=_hint_s(headers, now))
             return EndpointRefused(
                 f"The endpoint refuses: {sentence(message)}",
                 fix,
                 status=status,
-                at_fault=at_fault,
+                at_fault=means,
                 is_page=body.lstrip().startswith(b"<"),
             )
     match status:
@@ -124,7 +145,7 @@ def error_of(
         case _:
             return EndpointRefused(
                 f"The endpoint refuses: {sentence(message)}",
-                "Check its address and that it speaks the Hugging Face Inference API.",
+                f"Check its address and its {setting('dialect')}.",
                 status=status,
             )
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from pipeline.addresses import check_address, check_model_id, plain_model_id
+from pipeline.client.dialects import REGISTRY
 from pipeline.client.network import certificates, proxy_for
 from pipeline.errors import SettingsError
 from pipeline.events import OldHost, TokenNotSent
@@ -88,7 +89,7 @@ class Target:
             token, notice = None, TokenNotSent(parts.hostname or "")
         encrypted = "https" in (parts.scheme, proxy and proxy.url.scheme)
         trusted = certificates() if encrypted else None
-        return cls(url, config.dialect, token, notice, headers, proxy, trusted)
+        return cls(url, stated_dialect(config), token, notice, headers, proxy, trusted)
 
 
 def _routed(model: str) -> str:
@@ -96,6 +97,10 @@ def _routed(model: str) -> str:
 
 
 def stated_dialect(config: RunConfig) -> str:
-    """Return the dialect, as far as it is known before anything is sent: `auto` if it is not."""
-    embedded = config.endpoint == "local" and config.dialect == "auto"
-    return "hf" if embedded else config.dialect
+    """Return the dialect, as far as settings and address tell it; `auto` if the server has to."""
+    if config.dialect != "auto":
+        return config.dialect
+    if config.endpoint == "local":
+        return "hf"
+    address = URL(config.endpoint)
+    return next((each.name for each in REGISTRY.values() if each.lives_at(address)), "auto")

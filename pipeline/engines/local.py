@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.client import Client, Target, find_token
+from pipeline.client import Client, Target, dialect_of, find_token, stated_dialect
 from pipeline.pool import Pool
 from pipeline.system.clock import Clock
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def check_endpoint(config: RunConfig) -> None:
-    """Raise SettingsError for what will fail: a missing embedded model, a bad token file."""
+    """Raise SettingsError for what will fail.
+
+    That is a missing embedded model, a bad token file, or what the stated dialect cannot ask.
+    """
+    dialect_of(stated_dialect(config), config)
     if config.endpoint == "local":
         # Only this endpoint needs the code of a server, so nothing else loads it.
         from pipeline.endpoint.models import check_model

@@ -59,11 +59,13 @@ class Trust:
         self.vouched = max(self.vouched, refusals)
 
     def doubtful(self, in_flight: int, batch_size: int) -> bool:
-        """Return True if more was refused in a row than bad rows explain.
+        """Return True if more was refused in a row than bad rows explain, or nothing was answered.
 
         One bad row in each request in flight, one of which is on its way from a whole batch to a
         batch of its own; twice as many each time that the endpoint proves to be well.
         """
+        if self.known is None:
+            return True
         halvings = min(batch_size.bit_length(), MOST_HALVINGS)
         explained = max(FEW, in_flight - 1 + halvings) << self.acquittals
         return self.refusals - self.vouched > explained
@@ -144,8 +146,8 @@ class Trust:
 def not_the_api(wrong: Retryable) -> EndpointRefused:
     """Return the error of a server of another kind, by an answer that could not be read."""
     return EndpointRefused(
-        f"This does not speak the Hugging Face Inference API: {sentence(wrong.what)}",
-        "Check the address and the dialect.",
+        f"This does not speak the dialect that it was asked in: {sentence(wrong.what)}",
+        f"Check the address and the {setting('dialect')}.",
         status=wrong.status,
         at_fault="dialect",
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.client import Client, dialect_of
+from pipeline.client import Client
 from pipeline.errors import (
     Cause,
     ClassifyError,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.client import Target
     from pipeline.client.client import Reply
-    from pipeline.client.dialects import Dialect
+    from pipeline.client.dialects.base import Dialect
     from pipeline.client.token import Token
     from pipeline.client.wire import Told
     from pipeline.config import RunConfig
@@ -89,10 +89,10 @@ class Findings:
     """What a probe saw. `ended` is what stopped it before its end, None if nothing did.
 
     `outcomes` are those of the texts, in order of their answers. `permits` is how many texts the
-    server works on at once, where it told; `described` says that its page told the dialect.
-    `waited_s` is how long the model was loading. `function_ignored` and `long_text` are what came
-    of the trials of these settings; None where there was none. `before_single` counts the requests
-    with texts that were sent until one text a request was settled on.
+    server works on at once, where it told. `waited_s` is how long the model was loading.
+    `function_ignored` and `long_text` are what came of the trials of these settings; None where
+    there was none. `before_single` counts the requests with texts that were sent until one text a
+    request was settled on.
     """
 
     config: RunConfig
@@ -105,7 +105,6 @@ class Findings:
     notices: list[Notice] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
     permits: int | None = None
-    described: bool = False
     waited_s: float | None = None
     function_ignored: bool | None = None
     long_text: Outcome | None = None
@@ -156,10 +155,8 @@ class _Client(Client):
 
     async def discover(self) -> int | None:
         """Ask the server what it is; see `Client.discover`."""
-        before = self.dialect
         with self._noting(texts=0):
             self._findings.permits = await super().discover()
-        self._findings.described = self.dialect is not before
         return self._findings.permits
 
     async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
@@ -295,7 +292,7 @@ class _Questions:
             update={"function_to_apply": "sigmoid" if asked == "none" else "none"}
         )
         before = self.client.dialect
-        self.client.dialect = dialect_of(before.name, other)
+        self.client.dialect = before.under(other)
         try:
             (otherwise,) = await self._ask([text], trial=True)
         finally:

@@ -14,6 +14,7 @@ from pipeline.errors import (
     StoppedEarly,
     Unreachable,
 )
+from pipeline.pool.trust import not_the_api
 from pipeline.probing.asking import EnoughError
 from pipeline.wording import counted, sentence, setting
 
@@ -63,11 +64,7 @@ def blame(found: Findings) -> tuple[str, ClassifyError] | None:
         case StoppedEarly() if found.answered and (used_up or failure is None):
             return _rejected(found)  # the requests are used up: the probe's, or max_requests
         case _ if failure is not None and failure.cause is Cause.UNREADABLE:
-            return "dialect", EndpointRefused(
-                f"This does not speak the Hugging Face Inference API: {sentence(failure.what)}",
-                "Check the address and the dialect.",
-                status=failure.status,
-            )
+            return "dialect", not_the_api(failure)
         case EndpointRefused():
             if reason.status == 401 and not found.token.value:  # noqa: PLR2004
                 reason = copy(reason)

@@ -194,8 +194,10 @@ def _dialect(found: Findings) -> _Seen:
         return _ok(f"{name}, as the setting says; its answers are what was asked for.")
     if found.config.endpoint == "local":
         return _ok(f"{name}, as the embedded endpoint speaks.")
-    how = "as the page /info tells" if found.described else "found out by asking"
-    return _ok(f"{name}, {how}.")
+    if _given(found):
+        return _ok(f"{name}, as its address tells.")
+    told_by = found.dialect.told_by
+    return _ok(f"{name}, {'found out by asking' if told_by is None else f'as {told_by} tells'}.")
 
 
 def _batching(found: Findings) -> _Seen:
@@ -226,7 +228,7 @@ def _batching(found: Findings) -> _Seen:
 
 
 def _given(found: Findings) -> bool:
-    return found.config.dialect != "auto" or found.config.endpoint == "local"
+    return found.target.dialect != "auto"
 
 
 def _texts(found: Findings) -> _Seen:
@@ -360,7 +362,7 @@ def _texts_per_second(found: Findings) -> float | None:
 
 def _canaries(found: Findings) -> int:
     """How many requests a run with this dialect needs, beside those that label its texts."""
-    if _given(found) or found.described:
+    if _given(found) or found.dialect.told_by is not None:
         return 0
     return found.before_single if found.dialect.name == "single" else 1
 

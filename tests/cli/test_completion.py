@@ -13,6 +13,7 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from pipeline.cli import main
+from pipeline.config import DIALECTS
 
 PATIENCE_S = 40.0
 
@@ -44,7 +45,8 @@ def test_commands(offered):
 def test_flags_of_settings_and_their_words(offered, command):
     assert offered(command, "--batch") == plain("--batch-size")
     assert offered(command, "--no-tr") == plain("--no-truncate")
-    assert offered(command, "--dialect", "") == plain("auto", "hf", "tei", "single")
+    assert offered(command, "--dialect", "") == plain("auto", *DIALECTS)
+    assert {"hf", "tei", "single"} < set(DIALECTS)
     assert offered(command, "--function-to-apply", "s") == plain("sigmoid", "softmax")
     assert offered(command, "--engine", "") == plain("local")
     assert offered(command, "--top-k", "a") == plain("all")

@@ -186,7 +186,7 @@ def test_an_address_that_is_refused_is_shown_without_its_query(address):
     ],
 )  # fmt: skip
 def test_a_page_of_the_same_server_keeps_the_query(address, page):
-    assert addresses.beside(address, "info") == page
+    assert addresses.beside(address, "info", ["predict"]) == page
 
 
 @pytest.mark.parametrize(

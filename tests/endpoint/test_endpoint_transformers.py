@@ -14,14 +14,10 @@ from pipeline.endpoint.models import load_model
 from pipeline.endpoint.process import EndpointProcess
 from pipeline.endpoint.server import Endpoint, listening
 from pipeline.errors import SettingsError
+from tests.tiny_bert import MAXIMUM, WORDS, save_bert, save_tokenizer
 
 pytestmark = pytest.mark.transformers
 
-MAXIMUM = 64
-WORDS = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "i", "love", "hate", "it", "this", "film"),
-    *("really", "good", "bad", "not", "great", "##ly", "!", ".", "a", "b"),
-]
 LABELS = {f"emotion {i}": i for i in range(7)}
 SEVEN = {"label2id": LABELS, "id2label": {i: label for label, i in LABELS.items()}}
 
@@ -47,29 +43,6 @@ PAIRS = [
 def _offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def save_tokenizer(path, **settings):
-    from transformers import BertTokenizer
-
-    vocabulary = path.parent / "vocab.txt"
-    vocabulary.write_text("\n".join(WORDS))
-    settings = {"model_max_length": MAXIMUM, **settings}
-    BertTokenizer(str(vocabulary), **settings).save_pretrained(path)
-
-
-def save_bert(path, auto_class="AutoModelForSequenceClassification", **config):
-    """Save a tiny BERT with random weights, large enough that different texts differ."""
-    import torch
-    import transformers
-
-    torch.manual_seed(7)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=MAXIMUM, initializer_range=0.3, **config,
-    )  # fmt: skip
-    getattr(transformers, auto_class).from_config(config).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ class Said:
 
 
 class ScriptedServer:
-    """A server on 127.0.0.1 in the test's own loop.
+    """A server on 127.0.0.1 in the test's own loop; `info` is its page, or gives one by its path.
 
     `speaks`: `hf`, `compat`, `tei`, `single` (refuses lists), `first` (answers the first of a
     list only), `flat` (a label an input, in one list), `liar` (wrong labels in batches).
@@ -240,7 +240,8 @@ class ScriptedServer:
         body = orjson.loads(content) if content else None
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
-        inputs = body.get("inputs") if isinstance(body, dict) else None
+        given = body if isinstance(body, dict) else {}
+        inputs = next((given[k] for k in ("inputs", "input", "instances") if k in given), None)
         entries = inputs if isinstance(inputs, list) else [] if inputs is None else [inputs]
         asked = Asked(
             len(self.requests), at, http.method, http.path, http.headers, body,
@@ -249,7 +250,9 @@ class ScriptedServer:
         self.requests.append(asked)
         try:
             said = None
-            if http.method == "GET" and self.info is not None:
+            if http.method == "GET" and callable(self.info):
+                said = self.info(http.path)
+            elif http.method == "GET" and self.info is not None:
                 said = self.info if isinstance(self.info, Said) else Said(body=self.info)
             elif http.method == "GET":
                 said = Said(404, "not found")

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 import pipeline.client.wire
 from pipeline.client.answers import NON_FINITE
-from pipeline.client.dialects import Hf, Single, Tei
+from pipeline.client.dialects import REGISTRY
+from pipeline.client.dialects.hf import Hf
+from pipeline.client.dialects.single import Single
+from pipeline.client.dialects.tei import Tei
 from pipeline.errors import Cause, EndpointRefused, Retryable
 from pipeline.outcomes import RowError
 
@@ -195,6 +198,17 @@ def is_outcome(outcome):
     )
 
 
+# An entry of vLLM's answer, or nearly.
+CLASSIFIED = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.integers(-1, 3) | st.none() | st.booleans(),
+        "label": st.text(max_size=3) | st.none() | st.integers(),
+        "probs": ANYTHING | st.lists(st.floats() | st.integers() | st.none(), max_size=3),
+    },
+)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     answer=ANYTHING | st.lists(st.lists(FOUND, max_size=3), max_size=3),
@@ -220,8 +234,27 @@ def test_whatever_comes_is_outcomes_or_a_typed_error(kit, answer, count, top_k, 
             assert top_k == "all" or len(outcome) <= top_k
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    found=ANYTHING
+    | st.lists(ANYTHING | FOUND | CLASSIFIED | st.lists(FOUND, max_size=2), max_size=3),
+    count=st.integers(1, 3),
+    name=st.sampled_from(["infinity", "mlflow", "sglang", "vertex", "vllm"]),
+)
+def test_whatever_comes_of_other_makers_is_outcomes_or_a_typed_error(kit, found, count, name):
+    key = "predictions" if name in ("mlflow", "vertex") else "data"
+    body = json.dumps({key: found}).encode()
+    try:
+        outcomes = REGISTRY[name](kit.config()).read(body, count)
+    except Retryable as unreadable:
+        assert unreadable.cause is Cause.UNREADABLE  # noqa: PT017  (what happens inside is the test)
+        return
+    assert len(outcomes) == len(found) == count
+    assert all(map(is_outcome, outcomes))
+
+
 @settings(max_examples=200, deadline=None)
-@given(body=st.binary(max_size=60), dialect=st.sampled_from([Hf, Tei, Single]))
+@given(body=st.binary(max_size=60), dialect=st.sampled_from(list(REGISTRY.values())))
 def test_whatever_bytes_come_is_a_typed_error(kit, body, dialect):
     with pytest.raises(Retryable):
         dialect(kit.config()).read(body, 1)
