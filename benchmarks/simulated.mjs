@@ -128,7 +128,7 @@ let stats;
 function reset() {
   for (const request of [...waiting.slice(first), ...(working ?? [])]) request.response.destroy();
   waiting = []; first = 0; working = null; freeAt = 0; permits = PERMITS; allowance = REQUESTS_A_SECOND;
-  // `completed`: [when, in ms since 1970, texts, requests] of each ms in which work was done;
+  // `completed`: [when, in ms since 1970, texts, requests, tokens] of each ms in which work was done;
   // `sizes`: requests done by their number of texts.
   stats = { completed: [], texts: 0, requests: 0, refused: {}, sizes: {}, tokens: 0, padded_tokens: 0,
             in_flight: 0, peak_in_flight: 0, first_at: null };
@@ -146,8 +146,9 @@ function finish(request) {
   }
   const at = Math.round(now());
   const last = stats.completed.at(-1);
-  if (last !== undefined && last[0] === at) { last[1] += texts.length; last[2] += 1; }
-  else stats.completed.push([at, texts.length, 1]);
+  const words = sum(tokens);
+  if (last !== undefined && last[0] === at) { last[1] += texts.length; last[2] += 1; last[3] += words; }
+  else stats.completed.push([at, texts.length, 1, words]);
   stats.texts += texts.length;
   stats.requests += 1;
   stats.sizes[texts.length] = (stats.sizes[texts.length] ?? 0) + 1;
@@ -157,7 +158,7 @@ function finish(request) {
     stats.padded_tokens += group.length * longest;
     for (const [text, t] of group) answers.push(answerOf(text, request.topK, t < longest));
   }
-  stats.tokens += sum(tokens);
+  stats.tokens += words;
   reply(response, 200, request.flat ? answers[0] : `[${answers.join(",")}]`);
 }
 
