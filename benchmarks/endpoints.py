@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -48,19 +49,19 @@ class Endpoint:
     counts: bool = True
     by_token: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    directory: Path | None = None
     # What a real server is asked, to see that it is up and idle.
     greeting: tuple[str, Any] = ("", {"inputs": ["a"]})
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers. Raises RuntimeError if it does not."""
+        log = None if self.counts else tempfile.TemporaryFile()  # noqa: SIM115 - read if it fails
         self._process = subprocess.Popen(
-            self.command, cwd=self.directory, env=os.environ | self.environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE if self.counts else subprocess.DEVNULL,
-            stderr=None if self.counts else subprocess.DEVNULL, start_new_session=True,
+            self.command, env=os.environ | self.environment,
+            stdin=subprocess.PIPE, stdout=log or subprocess.PIPE, stderr=log,
+            start_new_session=True,
         )  # fmt: skip
-        if self.counts:
+        if log is None:
             assert self._process.stdout is not None
             self.url = json.loads(self._process.stdout.readline())["url"]
             return
@@ -71,7 +72,8 @@ class Endpoint:
                 return
             time.sleep(0.3)
         self.kill()
-        raise RuntimeError(f"{' '.join(self.command[:3])} did not start")
+        log.seek(0)
+        raise RuntimeError(f"{self.command} did not start: {log.read().decode()[-2000:]}")
 
     def kill(self) -> None:
         """End it at once, with the processes that it started."""
@@ -98,7 +100,7 @@ def simulated(name: str, *options: object) -> Endpoint:
     if node is None:
         sys.exit("The simulated servers need node (20.15 or newer), which is not installed.")
     command = [node, str(HERE / "simulated.mjs"), name, *map(str, options)]
-    return Endpoint(command, by_token=name in {"padded", "toolkit", "dynamic"})
+    return Endpoint(command, by_token=name in {"padded", "dynamic"})
 
 
 def toolkit(checkout: Path, python: str, model: Path) -> Endpoint:
@@ -106,12 +108,12 @@ def toolkit(checkout: Path, python: str, model: Path) -> Endpoint:
     port = free_port()
     source = (checkout / "src").resolve()
     return Endpoint(
-        [python, "-m", "uvicorn", "webservice_starlette:app", "--host", "127.0.0.1", "--port",
+        [python, "-P", "-m", "uvicorn", "--app-dir", str(source),
+         "huggingface_inference_toolkit.webservice_starlette:app", "--host", "127.0.0.1", "--port",
          str(port), "--log-level", "warning"],
         f"http://127.0.0.1:{port}", counts=False,
         environment={"HF_MODEL_DIR": str(model), "HF_TASK": "text-classification",
                      "PYTHONPATH": str(source), **ON_CPU},
-        directory=source / "huggingface_inference_toolkit",
     )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SPEEDS = (1.0, 0.6, 0.3)
 KILLED = 1
+# From the start of the command until each has answered a request.
+ALL_ASKED_S = 10.0
 
 
 @dataclass
@@ -51,7 +53,7 @@ def outage(
     write_texts(table, rows)
     servers = replicas()
     with started(*servers), code.running(table, [each.url for each in servers], *settings) as run:
-        _all_asked(servers, run, seconds / 3)
+        _all_asked(servers, run)
         began = min(each.stats()["first_at"] for each in servers)
         _sleep_until(began + seconds / 3 * 1e3, run)
         away = Outage(counted(servers[KILLED]), servers[KILLED].stats()["texts"])
@@ -84,12 +86,12 @@ def _phases(
     ]
 
 
-def _all_asked(servers: Sequence[Endpoint], run: Run, timeout_s: float) -> None:
-    until = time.monotonic() + timeout_s
+def _all_asked(servers: Sequence[Endpoint], run: Run) -> None:
+    until = time.monotonic() + ALL_ASKED_S
     while not all(each.stats()["requests"] for each in servers):
         if run.ended() or time.monotonic() > until:
             asked = sum(bool(each.stats()["requests"]) for each in servers)
-            raise Unsupported(f"--endpoint cannot be repeated: {asked} of {len(servers)} was asked")
+            raise Unsupported(f"--endpoint cannot be repeated: {asked} of {len(servers)} answered")
         time.sleep(0.1)
 
 

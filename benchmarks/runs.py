@@ -1,7 +1,7 @@
 """Runs of `classify` that are measured while they go on, and killed then.
 
-What was done is a list of `[when in ms, texts, requests]`, from the server if it counts, else from
-the event log of the run. Where the length of texts decides the cost, they are counted as so many
+What was done is a list of `[when in ms, work, requests, texts]`, from the server if it counts, else
+from the event log of the run. Work is texts, or where their length decides what they cost, so many
 of average length: else a window in which short ones happened to come would look fast.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,8 @@ class Run:
             with contextlib.suppress(json.JSONDecodeError):
                 event = json.loads(line)
                 if event["event"] == "Requests":
-                    found.append([event["at"] * 1e3, event["inputs"], sum(event["ended"].values())])
+                    texts, requests = event["inputs"], sum(event["ended"].values())
+                    found.append([event["at"] * 1e3, texts, requests, texts])
         return found
 
     def ended(self) -> bool:
@@ -109,13 +111,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Rate:
-    """Texts a second in the window, and in all from the first answer; and how they were asked."""
+    """Texts a second in the window, and in all from the first answer; and how they were asked.
+
+    What only a server tells is of the whole run: requests `refused`, `padding` as padded over real
+    tokens, and `sizes`, requests by how many texts they had.
+    """
 
     a_second: float
     in_all: float
     texts_a_request: float = 0.0
     refused: int = 0
     padding: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
     by_second: tuple[int, ...] = field(default=(), repr=False)
 
 
@@ -128,8 +135,8 @@ def rate(done: Sequence[Sequence[float]], first: float, last: float) -> float:
     inside = [entry for entry in done if first <= entry[0] <= last]
     if len(inside) < 2:
         return 0.0
-    texts = sum(entry[1] for entry in inside[1:])
-    return texts / (inside[-1][0] - inside[0][0]) * 1e3
+    work = sum(entry[1] for entry in inside[1:])
+    return work / (inside[-1][0] - inside[0][0]) * 1e3
 
 
 def done_at(endpoints: Sequence[Endpoint], run: Run) -> list[list[float]]:
@@ -143,8 +150,8 @@ def counted(endpoint: Endpoint) -> list[list[float]]:
     """Return what a server that counts has done."""
     entries = endpoint.stats()["completed"]
     if endpoint.by_token:
-        return [[at, tokens / MEAN_WORDS, requests] for at, _, requests, tokens in entries]
-    return [entry[:3] for entry in entries]
+        return [[at, tokens / MEAN_WORDS, asked, texts] for at, texts, asked, tokens in entries]
+    return [[at, texts, asked, texts] for at, texts, asked, _ in entries]
 
 
 def measured(
@@ -198,22 +205,25 @@ def _summed_up(
 ) -> Rate:
     within = [entry for entry in done if entry[0] <= last]
     requests = sum(entry[2] for entry in within if entry[0] >= first)
-    texts = sum(entry[1] for entry in within if entry[0] >= first)
-    refused, padding = 0, None
+    texts = sum(entry[3] for entry in within if entry[0] >= first)
+    refused, padding, sizes = 0, None, Counter[str]()
     if all(endpoint.counts for endpoint in endpoints):
         stats = [endpoint.stats() for endpoint in endpoints]
         refused = sum(sum(each["refused"].values()) for each in stats)
+        for each in stats:
+            sizes.update(each.get("sizes", {}))
         tokens = sum(each["tokens"] for each in stats)
         padding = sum(each["padded_tokens"] for each in stats) / max(tokens, 1)
     by_second = [0] * (int((last - began) / 1e3) + 1)
-    for at, count, _ in within:
-        by_second[int((at - began) / 1e3)] += int(count)
+    for at, work, *_ in within:
+        by_second[int((at - began) / 1e3)] += round(work)
     return Rate(
         rate(done, first, last),
         sum(entry[1] for entry in within) / (last - began) * 1e3,
         texts / max(requests, 1),
         refused,
         padding,
+        dict(sizes.most_common(8)),
         tuple(by_second[:-1]),
     )
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import platform
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
@@ -51,7 +53,7 @@ class Pace:
     checked: int = 1_000
 
 
-QUICK = Pace((32,), (16,), 0.3, 1.0, 0, 1.0, 3.0, 100)
+QUICK = Pace((32,), (16,), 0.3, 1.0, 0, 1.0, 2.0, 100)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _python(options: argparse.Namespace, name: str) -> str:
     found = getattr(options, f"{name}_python") or HERE.parent / ".servers" / name / "bin" / "python"
     if not Path(found).exists():
         raise Unsupported(f"not installed: make install-servers, or --{name}-python")
-    return str(found)
+    return str(Path(found).absolute())
 
 
 def _model(options: argparse.Namespace, name: str, directory: Path) -> Path:
@@ -134,6 +136,11 @@ SERVERS = [
 ]  # fmt: skip
 REAL = ("hf-toolkit", "infinity")
 REPLICAS = "replicas"
+FIXED = "32 texts, 32 at once"
+MACHINE = (
+    f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+    f"Python {platform.python_version()}"
+)
 Cell = tuple[str, int, int]
 
 
@@ -147,10 +154,10 @@ class Bench:
     new: Code
     old: Code | None
 
-    def table(self, rows: int, *, by_length: bool = False) -> Path:
-        path = self.directory / f"{rows}-{by_length}.parquet"
+    def table(self, rows: int, *, batch: int | None = None) -> Path:
+        path = self.directory / f"{rows}-{batch}.parquet"
         if not path.exists():
-            write_texts(path, rows, by_length=by_length)
+            write_texts(path, rows, batch=batch)
         return path
 
     def grid(self, server: Server) -> list[Cell]:
@@ -170,7 +177,7 @@ class Bench:
         # Room for the longest window there may be, at the speed of the server's best.
         rows = int(server.most * (self.pace.warm_up_s + 2 * window_s))
         return measured(
-            self.new, endpoints, self.table(rows, by_length=order == BY_LENGTH),
+            self.new, endpoints, self.table(rows, batch=size if order == BY_LENGTH else None),
             "--batch-size", size, "--concurrency", concurrency, *server.settings,
             warm_up_s=self.pace.warm_up_s, window_s=window_s,
         )  # fmt: skip
@@ -198,13 +205,13 @@ class Bench:
         table = self.table(int(server.most * (self.pace.auto_s * 1.1 + self.pace.warm_up_s)))
         asked: list[tuple[Code | None, str, tuple[str, ...], float, float]] = [
             (self.old, "defaults", (), self.pace.warm_up_s, self.pace.defaults_s),
-            (self.new, "32 texts, 32 at once", ("--batch-size", "32", "--concurrency", "32"),
+            (self.new, FIXED, ("--batch-size", "32", "--concurrency", "32"),
              self.pace.warm_up_s, self.pace.defaults_s),
             (self.new, "auto", auto, self.pace.auto_s / 2, self.pace.auto_s / 2),
         ]  # fmt: skip
         found = {}
         for code, name, settings, warm_up_s, window_s in asked:
-            if code is None:
+            if code is None or (self.options.quick and name == FIXED):
                 continue
             try:
                 one = measured(
@@ -222,6 +229,7 @@ class Bench:
             )
             if name == "auto":
                 print("    by second:", *one.by_second)
+                print("    requests by texts:", one.sizes, "refused:", one.refused)
         return found
 
     def measure(self, server: Server) -> list[str]:
@@ -249,14 +257,14 @@ class Bench:
                 bests.append(self.best(few, endpoints)[2])
         lines = []
         for name, texts, could in replicas.outage(
-            self.new, self.directory, bests, self.pace.auto_s, *self.options.auto.split()
+            self.new, self.directory, bests, max(15.0, self.pace.auto_s), *self.options.auto.split()
         ):
             print(f"  {name:40} {texts:8,.0f} texts/s, {texts / could:.3f} of {could:,.0f}")
             lines.append([name, f"{texts:,.0f}", f"{could:,.0f}", f"{texts / could:.3f}"])
         return [
-            f"### {REPLICAS}: padded, of speeds 1, 0.6 and 0.3; the second killed and back",
+            f"## {REPLICAS}: padded, of speeds 1, 0.6 and 0.3; the second killed and back",
             "",
-            "The sum is that of the bests of each alone. The output has each row once.",
+            f"{MACHINE}. The sum is that of the bests of each alone. The output has each row once.",
             "",
             *markdown(["", "texts/s", "the sum", "of the sum (target: 0.95)"], lines),
         ]
@@ -264,7 +272,11 @@ class Bench:
 
 def named(cell: Cell) -> str:
     order, size, concurrency = cell
-    return f"{size} texts, {concurrency} at once, {order}"
+    return f"{plural(size)}, {concurrency} at once, {order}"
+
+
+def plural(texts: int) -> str:
+    return f"{texts} text{'s' * (texts > 1)}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -298,12 +310,12 @@ def report(
         wanted += f", {server.over_defaults} times the defaults"
     concurrencies = sorted({concurrency for _, _, concurrency in grid})
     cells = [
-        [f"{size} texts, {order}"]
+        [f"{plural(size)}, {order}"]
         + [f"{grid.get((order, size, concurrency), 0):,.0f}" for concurrency in concurrencies]
         for order, size in dict.fromkeys((order, size) for order, size, _ in grid)
     ]
     return [
-        f"### {server.name}: {server.what}", "", f"Wanted of `auto`: {wanted}.", "",
+        f"## {server.name}: {server.what}", "", f"{MACHINE}. Wanted of `auto`: {wanted}.", "",
         *markdown(header, lines), "",
         "The grid, in texts/s, by requests in flight:", "",
         *markdown(["", *map(str, concurrencies)], cells),
@@ -325,6 +337,7 @@ def arguments() -> argparse.Namespace:
     names = [server.name for server in SERVERS] + [REPLICAS]
     simulated_ones = [name for name in names if name not in REAL]
     parser.add_argument("--server", nargs="+", choices=names, default=simulated_ones)
+    parser.add_argument("--code", type=Path, default=HERE.parent, help="the checkout to measure")
     parser.add_argument("--baseline", type=Path, help="a checkout whose defaults are measured")
     parser.add_argument("--auto", default="--batch-size auto", help="the settings of `auto`")
     parser.add_argument("--quick", action="store_true", help="only see that everything works")
@@ -341,12 +354,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="classify-servers-") as directory:
         bench = Bench(
             options, QUICK if options.quick else Pace(), Path(directory),
-            Code("this checkout", HERE.parent), old,
+            Code("this checkout", options.code), old,
         )  # fmt: skip
         # The replicas take as long as two servers: three small grids, and two minutes together.
         counted = [known.get(name, known["sequential"]) for name in options.server]
         counted += [known["sequential"]] * (REPLICAS in options.server)
-        minutes = estimate(bench, counted) / 60
+        minutes = max(1, estimate(bench, counted) / 60)
         print(f"{', '.join(options.server)}: about {minutes:.0f} min", flush=True)
         for name in options.server:
             try:

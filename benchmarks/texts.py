@@ -9,6 +9,7 @@ words over real ones are 4.6. All texts are distinct, and the same numbers give 
 from __future__ import annotations
 
 import sys
+from math import gcd
 from pathlib import Path
 from zlib import crc32
 
@@ -21,8 +22,6 @@ MEAN_WORDS = 55.0
 SEED = 18
 VOCABULARY = 2_000
 AT_ONCE = 20_480
-RUN = 512
-STRIDE = 17
 LABELS = ("NEGATIVE", "NEUTRAL", "POSITIVE")
 
 
@@ -53,12 +52,20 @@ def texts(first: int, counts: np.ndarray) -> list[str]:
     ]
 
 
-def write_texts(path: Path, rows: int, *, by_length: bool = False) -> None:
-    """Write a table of `id` and `text`.
+def mixed(order: np.ndarray, batch: int) -> np.ndarray:
+    """Cut a sorted order into batches and mix them by a stride of about the golden ratio."""
+    batches = [order[at : at + batch] for at in range(0, len(order), batch)]
+    stride = round(0.382 * len(batches)) or 1
+    while gcd(stride, len(batches)) > 1:
+        stride += 1
+    return np.concatenate([batches[i * stride % len(batches)] for i in range(len(batches))])
 
-    With `by_length` the texts of each block of 20,480 are sorted by their length, cut into runs of
-    512, and the runs shuffled: batches of up to 512 in the order of the table are then of similar
-    length, and any stretch of the table has all lengths.
+
+def write_texts(path: Path, rows: int, *, batch: int | None = None) -> None:
+    """Write a table of `id` and `text`; with `batch`, in batches of so many of similar length.
+
+    The texts of each block of 20,480 are sorted by their length and cut into batches, which are so
+    mixed that any stretch of a few has short texts and long ones.
     """
     # The environments of real servers have no pyarrow, and need the words alone.
     import pyarrow as pa
@@ -71,12 +78,8 @@ def write_texts(path: Path, rows: int, *, by_length: bool = False) -> None:
             block = counts[first : first + AT_ONCE]
             found = texts(first, block)
             order = np.arange(len(block))
-            if by_length:
-                order = np.argsort(block, kind="stable")
-                runs = [order[at : at + RUN] for at in range(0, len(order), RUN)]
-                # A stride of about the golden ratio mixes best, and shares no factor with 40.
-                mixed = sorted(range(len(runs)), key=lambda i: i * STRIDE % (AT_ONCE // RUN))
-                order = np.concatenate([runs[i] for i in mixed])
+            if batch is not None:
+                order = mixed(np.argsort(block, kind="stable"), batch)
             ids = pa.array(first + order, pa.int64())
             writer.write_table(pa.table({"id": ids, "text": [found[at] for at in order]}, schema))
 
