@@ -21,7 +21,7 @@ from pathlib import Path
 
 from endpoints import ON_CPU, Endpoint
 from measuring import HERE, write_results
-from runs import Code
+from runs import Code, end_on_sigterm
 from servers import BOTH, QUICK, Bench, Pace, Server, estimate
 
 PACE = Pace(sizes=(32, 128, 512), concurrencies=(4, 16))
@@ -58,6 +58,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    end_on_sigterm()
     options = arguments()
     with tempfile.TemporaryDirectory(prefix="classify-gpu-") as directory:
         model = Path(directory, "model")

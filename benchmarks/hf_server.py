@@ -45,6 +45,7 @@ class Model:
             self.first_at: float | None = None
             self.completed: list[list[float]] = []
             self.refused: Counter[str] = Counter()
+            self.sizes: Counter[int] = Counter()
             self.tokens = self.padded_tokens = 0
 
     def answer(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -66,6 +67,7 @@ class Model:
             words = [text.count(" ") + 1 for text in texts]
             size = parameters.get("batch_size", 1)
             groups = [words[at : at + size] for at in range(0, len(words), size)]
+            self.sizes[len(texts)] += 1
             self.tokens += sum(words)
             self.padded_tokens += sum(len(group) * max(group) for group in groups)
             self.completed.append([time.time() * 1e3, len(texts), 1, sum(words)])
@@ -76,7 +78,7 @@ class Model:
         return {
             "completed": self.completed, "texts": sum(int(each[1]) for each in self.completed),
             "requests": len(self.completed), "refused": self.refused, "tokens": self.tokens,
-            "padded_tokens": self.padded_tokens, "first_at": self.first_at,
+            "padded_tokens": self.padded_tokens, "first_at": self.first_at, "sizes": self.sizes,
         }  # fmt: skip
 
 

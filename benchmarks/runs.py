@@ -139,6 +139,11 @@ def rate(done: Sequence[Sequence[float]], first: float, last: float) -> float:
     return work / (inside[-1][0] - inside[0][0]) * 1e3
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process as an exception, so that it ends what it started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def done_at(endpoints: Sequence[Endpoint], run: Run) -> list[list[float]]:
     """Return what was done so far, in the order of time."""
     if not all(endpoint.counts for endpoint in endpoints):

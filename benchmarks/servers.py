@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import replicas
 from endpoints import Endpoint, infinity, simulated, started, toolkit
 from measuring import HERE, write_results
-from runs import Code, Rate, Unsupported, check, measured
+from runs import Code, Rate, Unsupported, check, end_on_sigterm, measured
 from texts import write_texts
 
 if TYPE_CHECKING:
@@ -348,6 +348,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    end_on_sigterm()
     options = arguments()
     known = {server.name: server for server in SERVERS}
     old = options.baseline and Code("baseline", options.baseline)
