@@ -69,6 +69,8 @@ class Server:
     # Of the table: both where it matters how long the texts of a batch are.
     orders: tuple[str, ...] = (RANDOM,)
     settings: tuple[str, ...] = ()
+    # Before anything counts, beyond that of the pace: what a pause has saved up is spent first.
+    warm_up_s: float = 0.0
     # Whether `expected` of texts.py tells its answers.
     known_answers: bool = True
     # What is wanted of `auto` over the defaults of the older checkout.
@@ -122,7 +124,8 @@ SERVERS = [
     Server("knee", "best at 128 texts, out of memory above 256", _simulated("knee"), 1_900,
            over_defaults=1.2),
     Server(
-        "serverless", "10 requests a second, whatever they hold", _simulated("serverless"), 7_000
+        "serverless", "10 requests a second, whatever they hold", _simulated("serverless"), 7_000,
+        warm_up_s=3.5,
     ),
     Server(
         "hf-toolkit", "Hugging Face's toolkit with a tiny random model on the CPU", _toolkit, 3_000,
@@ -172,14 +175,18 @@ class Bench:
             and not (order == BY_LENGTH and size == 1)
         ]
 
+    def warm_up_s(self, server: Server) -> float:
+        return self.pace.warm_up_s + (0 if self.options.quick else server.warm_up_s)
+
     def cell(self, server: Server, endpoints: list[Endpoint], cell: Cell, window_s: float) -> Rate:
         order, size, concurrency = cell
         # Room for the longest window there may be, at the speed of the server's best.
-        rows = int(server.most * (self.pace.warm_up_s + 2 * window_s))
+        warm_up_s = self.warm_up_s(server)
+        rows = int(server.most * (warm_up_s + 2 * window_s))
         return measured(
             self.new, endpoints, self.table(rows, batch=size if order == BY_LENGTH else None),
             "--batch-size", size, "--concurrency", concurrency, *server.settings,
-            warm_up_s=self.pace.warm_up_s, window_s=window_s,
+            warm_up_s=warm_up_s, window_s=window_s,
         )  # fmt: skip
 
     def best(
@@ -202,11 +209,12 @@ class Bench:
     def contenders(self, server: Server, endpoints: list[Endpoint]) -> dict[str, Rate]:
         """Measure the defaults of both checkouts, and `auto`."""
         auto = tuple(self.options.auto.split())
+        at_first_s = self.warm_up_s(server)
         table = self.table(int(server.most * (self.pace.auto_s * 1.1 + self.pace.warm_up_s)))
         asked: list[tuple[Code | None, str, tuple[str, ...], float, float]] = [
-            (self.old, "defaults", (), self.pace.warm_up_s, self.pace.defaults_s),
+            (self.old, "defaults", (), at_first_s, self.pace.defaults_s),
             (self.new, FIXED, ("--batch-size", "32", "--concurrency", "32"),
-             self.pace.warm_up_s, self.pace.defaults_s),
+             at_first_s, self.pace.defaults_s),
             (self.new, "auto", auto, self.pace.auto_s / 2, self.pace.auto_s / 2),
         ]  # fmt: skip
         found = {}
@@ -325,11 +333,13 @@ def report(
 def estimate(bench: Bench, servers: list[Server]) -> float:
     """Estimate how many seconds these take."""
     pace, start_s = bench.pace, 1.5
-    cell_s = pace.warm_up_s + pace.cell_s + start_s
-    again_s = 3 * pace.again * (cell_s + pace.cell_s)
-    defaults_s = 2 * (pace.warm_up_s + pace.defaults_s + start_s)
-    rest_s = again_s + defaults_s + pace.auto_s + 15
-    return sum(len(bench.grid(server)) * cell_s + rest_s for server in servers)
+    total_s = 0.0
+    for server in servers:
+        before_s = bench.warm_up_s(server) + start_s
+        total_s += len(bench.grid(server)) * (before_s + pace.cell_s)
+        total_s += 3 * pace.again * (before_s + 2 * pace.cell_s)
+        total_s += 2 * (before_s + pace.defaults_s) + pace.auto_s + 15
+    return total_s
 
 
 def arguments() -> argparse.Namespace:
