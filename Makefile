@@ -9,14 +9,16 @@ TORCH ?= torch==2.13.0
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.installed-dev
 LOWEST := .venv-lowest
-# Servers of other makers, each in an environment of its own, by what pip is to install.
+# Servers of other makers, each in an environment of its own, by what pip is to install. The toolkit
+# itself is run from its source, whose setup.py asks for far more than text classification needs.
 SERVERS := .servers
 infinity := infinity_emb[server,torch]==0.0.77 click==8.1.8 transformers==4.51.3
 mlflow := mlflow==3.17.2 transformers==4.51.3
+toolkit := transformers==4.51.3 starlette<1 uvicorn orjson pillow
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-lowest test-transformers test-servers bench bench-peers lint docs images format pins clean
+.PHONY: help setup run test test-faults test-lowest test-transformers test-servers bench bench-peers bench-servers install-servers lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +94,17 @@ bench-peers: ## install each peer into an environment of its own, for make bench
 	  $(PYTHON) -m venv benchmarks/.peers/$$name && \
 	  benchmarks/.peers/$$name/bin/python -m pip install --quiet --disable-pip-version-check "$$@" \
 	  || echo "$$name: not installed"; done
+
+# Its defaults are what a better batch size is measured against.
+BASELINE_COMMIT := 01367ba
+BASELINE := benchmarks/.baseline-$(BASELINE_COMMIT)
+$(BASELINE):
+	rm -rf $@.tmp && mkdir $@.tmp && git archive $(BASELINE_COMMIT) | tar x -C $@.tmp && mv $@.tmp $@
+
+bench-servers: $(DEVELOP) $(BASELINE) ## measure auto against a grid of fixed settings; ARGS=--quick, ARGS='--server padded', ...
+	$(BIN)/python benchmarks/servers.py --baseline $(BASELINE) $(ARGS)
+
+install-servers: $(SERVERS)/infinity/.installed $(SERVERS)/toolkit/.installed ## install the real servers of make bench-servers
 
 format: $(DEVELOP) ## let ruff format, and fix what it can
 	$(BIN)/ruff format .

@@ -2,7 +2,7 @@
 
 Each figure is a ratio against a reference run on the same machine, over the same table, in turn
 with it, several times; medians are shown. Every contender is measured as a whole process, from
-start to end. Prints its results and writes RESULTS.md and results.svg beside this file.
+start to end. Prints its results, and writes its part of RESULTS.md, and results.svg.
 
     python bench.py                  # all, about an hour
     python bench.py --only batches --repeats 3 --scale 0.2
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import HERE, Measured, Server, classify, measure, serving
+from measuring import HERE, Measured, Server, classify, measure, serving, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +69,9 @@ class Results:
             print("  " + " | ".join(row), flush=True)
 
     def markdown(self) -> str:
-        """Give RESULTS.md."""
+        """Give its part of RESULTS.md."""
         lines = [
-            "# Results",
+            "## The client",
             "",
             "Written by bench.py; see [README](README.md) for what is measured and how. "
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
@@ -83,7 +83,7 @@ class Results:
         ]
         summary = ("Targets", ["what", "target", "measured", "reached"], self.targets)
         for title, header, rows in (summary, *self.sections):
-            lines += ["", f"## {title}", "", "| " + " | ".join(header) + " |"]
+            lines += ["", f"### {title}", "", "| " + " | ".join(header) + " |"]
             lines += ["|" + "---|" * len(header)]
             lines += ["| " + " | ".join(row) + " |" for row in rows]
         return "\n".join(lines) + "\n"
@@ -523,7 +523,7 @@ def main() -> None:
             if question in options.only:
                 getattr(bench, question)()
     if tuple(options.only) == QUESTIONS and options.scale == 1.0:
-        (HERE / "RESULTS.md").write_text(bench.results.markdown(), encoding="utf-8")
+        write_results("bench.py", bench.results.markdown())
         (HERE / "results.svg").write_text(bench.chart(), encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,15 @@ def classify(*arguments: object) -> list[str]:
         sys.executable, "-P", "-c", "from pipeline.cli import console; console()",
         *map(str, arguments),
     ]  # fmt: skip
+
+
+def write_results(part: str, markdown: str) -> None:
+    """Put a part of RESULTS.md in its place, or at the end, and leave the others as they are."""
+    path = HERE / "RESULTS.md"
+    head, *parts = re.split(r"^<!-- part (.+) -->\n", path.read_text("utf-8"), flags=re.MULTILINE)
+    found = dict(zip(parts[::2], parts[1::2], strict=True)) | {part: markdown.strip() + "\n\n"}
+    written = head + "".join(f"<!-- part {name} -->\n{text}" for name, text in found.items())
+    path.write_text(written.rstrip() + "\n", encoding="utf-8")
 
 
 class Server:
