@@ -113,13 +113,13 @@ def of_attempt(
     ).to_json()
 
 
-def metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
+def metadata(config: RunConfig, revision: str | None) -> dict[bytes, bytes]:
     """Return what the output tells of its origin, as the metadata of a Parquet schema."""
     origin = Origin(
         software=f"classify-pipeline {__version__}",
         endpoint=urlsplit(config.endpoint).netloc or config.endpoint,
         model=config.model_id or "",
-        model_revision=state.latest_revision or "",
+        model_revision=revision or "",
         top_k=str(config.top_k),
         function_to_apply=config.function_to_apply or "",
         truncate=str(config.truncate).lower(),

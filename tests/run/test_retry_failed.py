@@ -292,12 +292,14 @@ def test_killed_by_the_system_it_continues(
     check()
 
 
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
 def test_large_rows_and_dictionaries_give_the_same_bytes(
-    label, server, tmp_path, monkeypatch, refuse_poison
+    label, server, tmp_path, monkeypatch, refuse_poison, name
 ):
     """Where chunks are cut by their bytes, and row groups hold several dictionaries."""
     monkeypatch.setattr(stream, "CHUNK_ROWS", 500)
     monkeypatch.setattr(stream, "CHUNK_BYTES", 30_000)
+    monkeypatch.setattr(stream, "FILE_BYTES", 100_000)
     monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_ROWS", 2_048)
     source, rows = tmp_path / "in.parquet", range(6_000)
     table = pa.table(
@@ -309,12 +311,13 @@ def test_large_rows_and_dictionaries_give_the_same_bytes(
         }
     )
     pq.write_table(table, source, row_group_size=1_700)
-    label(source, tmp_path / "expected.parquet")
+    (tmp_path / "expected").mkdir()
+    label(source, tmp_path / "expected" / name)
     refuse_poison()
-    label(source, tmp_path / "out.parquet")
+    label(source, tmp_path / name)
     server.reset()
-    assert label(source, tmp_path / "out.parquet", retry_failed=True)["errors"] == 0
-    assert _bytes(tmp_path / "out.parquet") == _bytes(tmp_path / "expected.parquet")
+    assert label(source, tmp_path / name, retry_failed=True)["errors"] == 0
+    assert _bytes(tmp_path / name) == _bytes(tmp_path / "expected" / name)
 
 
 @pytest.mark.parametrize("settings", [{"model": "other/model"}, {"top_k": 2}], ids=str)
