@@ -64,6 +64,32 @@ class _Held:
         return task.done() and not task.cancelled() and task.exception() is None
 
 
+@dataclass(eq=False)
+class _Cut:
+    """Where the reader is in the parts: `part` is the one that the last chunk is of.
+
+    A part of a directory has whole chunks, up to `most_rows` or FILE_BYTES; any other, where
+    `most_rows` is 0, is a chunk.
+    """
+
+    most_rows: int
+    part: int = 0
+    is_open: bool = False
+    _rows: int = 0
+    _size_bytes: int = 0
+
+    def add(self, chunk: Chunk, *, is_last: bool) -> int:
+        """Return the part of the next chunk; `is_last` if none that follows on it is open."""
+        self._rows += chunk.table.num_rows
+        self._size_bytes += chunk.size_bytes
+        fits = self._rows <= self.most_rows and self._size_bytes <= FILE_BYTES
+        if not (self.is_open and fits):
+            self.part += 1
+            self._rows, self._size_bytes = chunk.table.num_rows, chunk.size_bytes
+        self.is_open = self.most_rows > 0 and not is_last
+        return self.part
+
+
 def chunk_rows(config: RunConfig) -> int:
     """Return how many rows a chunk has at most."""
     return min(CHUNK_ROWS, CHUNK_ROWS_WITH_PREDICTIONS if config.wants_predictions else CHUNK_ROWS)
@@ -111,13 +137,11 @@ class Stream:
 
     def __post_init__(self) -> None:
         self._released, self._changed = asyncio.Event(), asyncio.Event()
-        self._full = self._waiting = False
         # In the order of their rows.
         self._held: list[_Held] = []
-        # The part that the reader is at, how much of it was read, and whether more may come.
-        self._part = self._part_rows = self._part_bytes = 0
-        self._part_open = False
-        self._read_to_end = False
+        most = FILE_ROWS_WITH_PREDICTIONS if self.config.wants_predictions else FILE_ROWS
+        self._cut = _Cut(0 if self.final_schema is None else most)
+        self._waiting = self._read_to_end = False
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
@@ -127,6 +151,7 @@ class Stream:
             while part := await self._next():
                 await self._commit(joined([held.resolving.result() for held in part]))
                 self._held = [held for held in self._held if held not in part]
+                del part  # or it is held while the next one is waited for
                 self._released.set()
             for held in self._held:
                 held.resolving.result()  # what kept it
@@ -160,28 +185,13 @@ class Stream:
             self._changed.set()
 
     def _hold(self, chunk: Chunk, *, is_last: bool) -> None:
-        """Begin to resolve a chunk; `is_last` is true if no chunk that follows on it is open."""
-        rows = chunk.table.num_rows
-        most = FILE_ROWS_WITH_PREDICTIONS if self.config.wants_predictions else FILE_ROWS
-        if self._part_open and (
-            self._part_rows + rows > most or self._part_bytes + chunk.size_bytes > FILE_BYTES
-        ):
-            self._end_part()
-        self._part_rows += rows
-        self._part_bytes += chunk.size_bytes
-        held = _Held(chunk.first_row, rows, chunk.table.nbytes, self._part)
+        """Begin to resolve a chunk; `is_last` if none that follows on it is open."""
+        part = self._cut.add(chunk, is_last=is_last)
+        held = _Held(chunk.first_row, chunk.table.num_rows, chunk.table.nbytes, part)
         held.resolving = asyncio.create_task(self.resolver.resolve(chunk.first_row, chunk.table))
         held.resolving.add_done_callback(lambda _: self._resolved(held))
         self._held.append(held)
-        self._part_open = True
-        if is_last or self.final_schema is None:
-            self._end_part()
         self._changed.set()
-
-    def _end_part(self) -> None:
-        self._part += 1
-        self._part_rows = self._part_bytes = 0
-        self._part_open = False
 
     def _resolved(self, held: _Held) -> None:
         if held.is_resolved:
@@ -194,10 +204,12 @@ class Stream:
         while not (due := self._due()):
             if self._read_to_end and all(held.resolving.done() for held in self._held):
                 break
-            self._tell(waiting=True)
+            self._waiting = True
+            self._tell()
             self._changed.clear()
             await self._changed.wait()
-        self._tell(waiting=False)
+        self._waiting = False
+        self._tell()
         return due
 
     def _due(self) -> list[_Held]:
@@ -209,7 +221,7 @@ class Stream:
         """
         parts = [list(chunks) for _, chunks in groupby(self._held, attrgetter("part"))]
         ready = [part for part in parts if all(held.is_resolved for held in part)]
-        if self._part_open and ready and ready[-1][0].part == self._part:
+        if self._cut.is_open and ready and ready[-1][0].part == self._cut.part:
             ready.pop()
         due = ready[0] if ready else []
         if self.final_schema is None and len(ready) >= PILE:
@@ -222,37 +234,36 @@ class Stream:
         return due
 
     @property
-    def _held_bytes(self) -> int:
-        """About how much is held between reading and commit."""
+    def _is_full(self) -> bool:
+        """True if so much is held between reading and commit that reading has to wait."""
         row_bytes = ROW_BYTES + self.resolver.answer_bytes
-        return sum(
+        held_bytes = sum(
             held.size_bytes + (0 if held.is_resolved else held.rows * row_bytes)
             for held in self._held
         )
+        return held_bytes >= HELD_BYTES
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk, or a part needs it to become whole."""
-        while self._held_bytes >= HELD_BYTES and not self._lacks_a_chunk:
-            self._tell(full=True)
+        while self._is_full and not self._lacks_a_chunk:
+            self._tell()
             self._released.clear()
             await self._released.wait()
-        self._tell(full=False)
+        self._tell()
 
     @property
     def _lacks_a_chunk(self) -> bool:
         """True if nothing is left to wait for but the rest of the part that is being read."""
-        return self._part_open and all(
-            held.part == self._part and held.is_resolved for held in self._held
+        return self._cut.is_open and all(
+            held.part == self._cut.part and held.is_resolved for held in self._held
         )
 
-    def _tell(self, *, full: bool | None = None, waiting: bool | None = None) -> None:
+    def _tell(self) -> None:
         """Tell the engine whether reading waits for chunks to be resolved.
 
         If it waits for a commit, there is no need to send a batch that is not full.
         """
-        self._full = self._full if full is None else full
-        self._waiting = self._waiting if waiting is None else waiting
-        self.demand.block(self._full and self._waiting)
+        self.demand.block(self._waiting and self._is_full)
 
     async def _commit(self, resolved: Resolved) -> None:
         revision, schema = resolved.revision, None

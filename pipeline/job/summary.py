@@ -63,7 +63,9 @@ class Origin:
     software: Annotated[str, "this package and its version"]
     endpoint: Annotated[str, "host of the endpoint, or `local`, `hf`"]
     model: Annotated[str, "the model asked for; empty if the address alone decides it"]
-    model_revision: Annotated[str, "its revision; empty if none was told"]
+    model_revision: Annotated[
+        str, "its revision; empty if none was told, or no row of a directory's file has a label"
+    ]
     top_k: Annotated[str, "the setting"]
     function_to_apply: Annotated[str, "the setting; empty if none was given"]
     truncate: Annotated[str, "the setting, `true` or `false`"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,15 +42,16 @@ def rechunk(
     max_rows: int,
     max_bytes: int,
     counted: Sequence[str] | None = None,
+    borders: Sequence[int] = (),
 ) -> Generator[Chunk, None, None]:
     """Cut a stream of record batches of any size into chunks.
 
     A chunk has `max_rows` rows, or fewer if one more would exceed `max_bytes` in the `counted`
-    columns (all, if not given), or at the end of the stream; a row larger than `max_bytes` is a
-    chunk by itself. The rows alone decide, so a stream that begins at the border of a chunk gives
-    the same chunks from there on. The shared dictionary of a dictionary column is not counted; one
-    that is larger than `max_bytes` by itself is cut down to the values that a batch uses of it. A
-    chunk owns its memory: it keeps no larger batch alive.
+    columns (all, if not given), or is one of `borders`, or at the end of the stream; a row larger
+    than `max_bytes` is a chunk by itself. The rows alone decide, so a stream that begins at the
+    border of a chunk gives the same chunks from there on. The shared dictionary of a dictionary
+    column is not counted; one that is larger than `max_bytes` by itself is cut down to the values
+    that a batch uses of it. A chunk owns its memory: it keeps no larger batch alive.
 
     Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
     """
@@ -60,6 +62,8 @@ def rechunk(
         )
     held: list[pa.RecordBatch] = []
     rows = size = 0
+    ahead = iter([*borders, sys.maxsize])
+    border = next(ahead)
     for batch in batches:
         rest = _map_columns(batch, lambda column: _own_dictionary(column, max_bytes))
         sized = rest if counted is None else rest.select(counted)
@@ -67,13 +71,16 @@ def rechunk(
         start = before = 0
         while start < rest.num_rows:
             stop = int(np.searchsorted(ends, before + max_bytes - size, side="right"))
-            stop = min(max(stop, start + (not held)), start + max_rows - rows)
+            while border <= first_row:
+                border = next(ahead)
+            most_rows = min(max_rows, border - first_row)
+            stop = min(max(stop, start + (not held)), start + most_rows - rows)
             if stop > start:
                 held.append(rest.slice(start, stop - start))
                 rows += stop - start
                 size += int(ends[stop - 1]) - before
                 start, before = stop, int(ends[stop - 1])
-            if start < rest.num_rows or rows == max_rows:
+            if start < rest.num_rows or rows == most_rows:
                 yield Chunk(first_row, _concatenated(held, schema), size)
                 first_row += rows
                 held, rows, size = [], 0, 0

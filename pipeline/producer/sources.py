@@ -46,6 +46,7 @@ class Source(ABC):
         max_rows: int,
         max_bytes: int,
         counted: Sequence[str] | None = None,
+        borders: Sequence[int] = (),
     ) -> Generator[Chunk, None, None]:
         """Stream the rows from `start_row` to before `end_row`; see `rechunk` for how they are cut.
 
@@ -66,12 +67,13 @@ class Source(ABC):
             max_rows=max_rows,
             max_bytes=max_bytes,
             counted=counted,
+            borders=borders,
         )
 
     def chunks_of(
         self, ranges: Sequence[range], *, max_rows: int, max_bytes: int, counted: Sequence[str]
     ) -> Generator[Chunk, None, None]:
-        """Stream the chunks of ranges of rows, in their order, that begin and end where chunks do.
+        """Stream the chunks of ranges of rows, in their order; none goes over an end of a range.
 
         Rows between two of them are read and dropped if they are few: to seek reads a CSV file from
         its beginning, and a Parquet file from that of a row group.
@@ -85,6 +87,7 @@ class Source(ABC):
                 max_rows=max_rows,
                 max_bytes=max_bytes,
                 counted=counted,
+                borders=[border for each in near for border in (each.start, each.stop)],
             )
             with closing(chunks):
                 for chunk in chunks:
@@ -221,6 +224,17 @@ class FileSource(Source):
 
     def __init__(self, settled: InputTable) -> None:
         self.input = settled
+
+    def accept_links(self) -> None:
+        """Take over when the names of the files changed last, as a hard link that is deleted does.
+
+        Their content is still what was settled: size, time and inode are compared as before.
+        """
+        files = [
+            replace(file, ctime_ns=SourceFile(file.path).signature().ctime_ns)
+            for file in self.input.files
+        ]
+        self.input = replace(self.input, files=tuple(files))
 
     def _batches(self, start_row: int, end_row: int) -> Iterator[pa.RecordBatch]:
         batches = self._whole_batches(start_row)

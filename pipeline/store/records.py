@@ -94,6 +94,7 @@ class RunState:
             identity was put in place by this run, even if a kill came before its completion.
         complete: the facts that were recorded when the output was put in place; None before.
         retry_of: the complete run whose rows with an error are asked again.
+        newest_revision: that of the part which was recorded last, of those that have one.
 
     """
 
@@ -104,6 +105,7 @@ class RunState:
     assembled: Identity | None = None
     complete: dict[str, Any] | None = None
     retry_of: RunState | None = None
+    newest_revision: str | None = None
 
     @property
     def rows(self) -> int:
@@ -140,8 +142,8 @@ class RunState:
         if self.complete is not None:
             told: str | None = self.complete["model_revision"]
             return told
-        before = self.revision or (self.retry_of.latest_revision if self.retry_of else None)
-        return next((part.revision for part in reversed(self.parts) if part.revision), before)
+        before = self.retry_of.latest_revision if self.retry_of else None
+        return self.newest_revision or self.revision or before
 
     @property
     def retried_identity(self) -> Identity | None:
@@ -261,10 +263,11 @@ def _replayed(state: RunState | None, records: Iterable[dict[str, Any]]) -> RunS
         facts = [{key: record[key] for key in record if key != "kind"} for record in group]
         if kind == "range" and state is not None:
             # All at once, or the time would grow with the square of their number.
-            parts = list(state.parts)
-            for each in facts:
-                insort(parts, PartRecord(**each), key=_first_row)
-            state = replace(state, parts=tuple(parts))
+            parts, newest = list(state.parts), state.newest_revision
+            for part in (PartRecord(**each) for each in facts):
+                insort(parts, part, key=_first_row)
+                newest = part.revision or newest
+            state = replace(state, parts=tuple(parts), newest_revision=newest)
         else:
             for each in facts:
                 state = _after(state, kind, each)
@@ -293,7 +296,8 @@ def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState
             left = tuple(part for part in state.parts if part.first_row not in damaged)
             return replace(state, parts=left, assembled=None)
         case "again":
-            return replace(state, parts=(), assembled=None, revision=facts["revision"])
+            revision = facts["revision"]
+            return replace(state, parts=(), assembled=None, revision=revision, newest_revision=None)
         case "assembled":
             return replace(state, assembled=facts["identity"])
         case "retry":

@@ -70,7 +70,7 @@ def read_part(part: ByteSource) -> pa.Table:
 
 def _as_stream(table: pa.Table, *, packed: bool) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4" if packed else None)
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if packed else None)
     with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
         stream.write_table(table)
     return sink.getvalue()

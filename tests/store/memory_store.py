@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,7 +16,7 @@ from pipeline.store.objects import ByteSource
 from pipeline.store.runstore import RunStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.store.records import Identity
@@ -180,9 +180,11 @@ class MemoryOutput:
     def begin_draft(self) -> None:
         self._draft = {}
 
-    def open_draft(self) -> pa.NativeFile:
-        sink = self._draft[""] = pa.BufferOutputStream()
-        return sink
+    @contextmanager
+    def open_draft(self) -> Iterator[pa.NativeFile]:
+        with pa.BufferOutputStream() as sink:
+            yield sink
+            self._draft[""] = sink.getvalue()
 
     def take_part(self, part: str, name: str) -> None:
         content = self._objects.get(part)
@@ -190,7 +192,6 @@ class MemoryOutput:
         self._draft[name] = pa.py_buffer(content)
 
     def draft_identity(self) -> Identity:
-        self._draft = {name: each.getvalue() for name, each in self._draft.items()}
         return _identity(self._draft)
 
     def publish(self) -> None:
