@@ -404,6 +404,7 @@ def small_chunks(monkeypatch):
     from pipeline.job import stream
 
     monkeypatch.setattr(stream, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(stream, "FILE_ROWS", 16)
     monkeypatch.setattr(stream, "PILE", 1_000)
 
 

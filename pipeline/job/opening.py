@@ -78,6 +78,8 @@ class Complete(_Recorded):
 class Retry(_Recorded):
     """The rows with an error of a complete output are asked again; `state` is that of the retry."""
 
+    source: FileSource
+
 
 # Where the output is that the recorded run assembled: in its place; moved aside or not there yet,
 # by a kill between the renames that replace a directory; or not known, or not there.
@@ -164,6 +166,8 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
                 # A kill may have come between completion and tidying up.
                 store.clear(keep_answers=isinstance(found, Retry) and found.keeps_answers)
             if isinstance(found, Retry):
+                # What was tidied up may have been a second name of a file of the output.
+                found.source.accept_links()
                 store.log.begin_retry()
     return 0
 

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from pipeline.job.opening import Opening
     from pipeline.store import RunStore
 
-# What a label and its score take, compressed, in a row of a part and in the journal.
-_RESULT_BYTES, _ANSWER_BYTES = 10, 52
+# What a label and its score take: compressed in the output, as Arrow data in a part, and in the
+# journal.
+_RESULT_BYTES, _PART_BYTES, _ANSWER_BYTES = 10, 28, 52
 # How many labels a model has, if the rows get all of them.
 _LABELS = 10
 # How much less than the sample of them the rows may take: in parts, and in the output, whose larger
 # row groups hold what repeats only once.
 _LEAST_PARTS, _LEAST_OUTPUT = 0.5, 0.1
+# Packed parts take about so many times what the output does.
+_PACKED = 2
 
 
 class Room(NamedTuple):
@@ -34,29 +37,34 @@ class Room(NamedTuple):
 
 
 def room(
-    config: RunConfig, store: RunStore, opened: Opening, first_row: int, answers: int = 0
+    config: RunConfig, store: RunStore, opened: Opening, open_rows: int, answers: int = 0
 ) -> Room:
-    """Return how much more disk a run takes from `first_row` on, with so many new answers.
+    """Return how much more disk a run takes for so many open rows, with so many new answers.
 
-    Parts stay until the output that is assembled from them has its name. Raises StoppedEarly if
-    the disk cannot be asked.
+    The parts of a file stay until the output that is assembled from them has its name; those of a
+    directory are its files. Raises StoppedEarly if the disk cannot be asked.
     """
     table, free = opened.source.input, store.free_bytes()
-    if first_row == table.rows:
+    if not open_rows:
         return Room(0, 0, free)
-    if table.stored_bytes is None:
+    if table.stored_bytes is None or table.arrow_bytes is None:
         return Room(None, 0, free)
-    row_bytes = table.stored_bytes / max(1, sum(file.rows for file in table.files))
-    left = table.rows - first_row
+    rows_in_files = max(1, sum(file.rows for file in table.files))
     labels = _LABELS if config.top_k == "all" else config.top_k
-    about = (row_bytes + _RESULT_BYTES * labels) * (left + table.rows)
+    stored = table.stored_bytes / rows_in_files
+    written = table.rows if store.output.is_file else open_rows
+    about = (stored + _RESULT_BYTES * labels) * written
+    least = _LEAST_OUTPUT * stored * written
+    if store.output.is_file:
+        part = _PACKED * stored if table.packs_well else table.arrow_bytes / rows_in_files
+        about += (part + _PART_BYTES * labels) * open_rows
+        least += _LEAST_PARTS * part * open_rows
     if config.cache is None:  # which may lie elsewhere
         about += _ANSWER_BYTES * labels * answers
-    least = row_bytes * (_LEAST_PARTS * left + _LEAST_OUTPUT * table.rows)
     return Room(int(about), int(least), free)
 
 
-def check(config: RunConfig, store: RunStore, opened: Opening, first_row: int) -> None:
+def check(config: RunConfig, store: RunStore, opened: Opening, open_rows: int) -> None:
     """Raise OutputError for a run that cannot fit on its disk, however small its rows become.
 
     One that takes the place of another is let through: what it throws away makes room.
@@ -64,7 +72,7 @@ def check(config: RunConfig, store: RunStore, opened: Opening, first_row: int) -
     begins = isinstance(opened, Fresh) and not store.log.entries.exists()
     if not (begins or isinstance(opened, Continue)):
         return
-    need = room(config, store, opened, first_row)
+    need = room(config, store, opened, open_rows)
     if need.free is not None and need.least > need.free:
         raise OutputError(
             f"{store.place}: the run takes about {size(need.about or 0)} of disk, "

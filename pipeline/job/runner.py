@@ -35,11 +35,11 @@ from pipeline.observers import EventLog, Metrics
 from pipeline.producer import InputTable
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
-from pipeline.store import LocalStore
+from pipeline.store import LocalStore, open_ranges
 from pipeline.system import means
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
-from pipeline.writer import assemble
+from pipeline.writer import assemble, write_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pipeline.job.opening import EarlierRun, Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
-    from pipeline.store import RunStore
+    from pipeline.store import PartRecord, RunStore
 
 # What is done with rows is Python code in good part, which only one thread at a time can run; each
 # more thread is one more that the others wait for.
@@ -201,7 +201,8 @@ class Run:
         if leased:
             leaving.callback(store.lease.release)
         found = decide()
-        room.check(self._config, store, found, found.state.rows if found.state else 0)
+        left = found.source.input.rows - (found.state.rows if found.state else 0)
+        room.check(self._config, store, found, left)
         if not leased:
             store.lease.acquire(create=True)
             leaving.callback(store.lease.release)
@@ -281,6 +282,7 @@ class Run:
                     threads=threads,
                     emit=emit,
                     stop=stop,
+                    final_schema=None if self._store.output.is_file else self._output_schema,
                 )
                 try:
                     await stream.flow()
@@ -292,16 +294,41 @@ class Run:
         """Assemble the output, record that it stands, and tidy up."""
         store, state = self._store, self._store.log.run
         if not isinstance(opened, Standing):
+            rows = opened.source.input.rows
+            assert not open_ranges(state.parts, rows), "each row has a part"
             # What the stream used is free but not given back, and assembling would come on top.
             pa.default_memory_pool().release_unused()
-            # Of the input, even if it is gone and the output is what was gone through.
-            schema = output_schema(InputTable.from_json(state.run.input).schema, self._config)
-            metadata = {**(schema.metadata or {}), **summary.metadata(self._config, state)}
-            parts = [store.part(part) for part in state.parts]
-            assemble(parts, schema.with_metadata(metadata), store.output, rows=state.rows)
-            store.log.set_assembled(store.output.draft_identity())
+            if store.output.is_file:
+                schema = self._output_schema(state.latest_revision)
+                parts = [store.part(part) for part in state.parts]
+                assemble(parts, schema, store.output, rows=state.rows)
+                store.log.set_assembled(store.output.draft_identity())
+            else:
+                if not state.parts:  # an input without rows
+                    store.log.add_part(self._empty_part())
+                store.log.set_assembled(store.draft_parts())
             failpoint("finish.identified")
             opening.check_before_publishing(self._config, store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))
+
+    def _output_schema(self, revision: str | None) -> pa.Schema:
+        """Return the schema of the output, with what it tells of its origin."""
+        # Of the input, even if it is gone and the output is what was gone through.
+        read = InputTable.from_json(self._store.log.run.run.input).schema
+        schema = output_schema(read, self._config)
+        metadata = {**(schema.metadata or {}), **summary.metadata(self._config, revision)}
+        return schema.with_metadata(metadata)
+
+    def _empty_part(self) -> PartRecord:
+        schema = self._output_schema(None)
+        return write_part(
+            self._store,
+            schema.empty_table(),
+            first_row=0,
+            errors=0,
+            labels={},
+            revision=None,
+            final_schema=schema,
+        )

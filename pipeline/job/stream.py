@@ -1,27 +1,30 @@
-"""The stream: chunks are read, resolved several at a time, and committed in order."""
+"""The stream: chunks are read, resolved several at a time, and committed as they are resolved."""
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
-from collections import deque
-from dataclasses import dataclass
-from itertools import accumulate, islice, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from pipeline.events import PartCommitted
-from pipeline.producer import nests_dictionary
-from pipeline.rows import joined
+from pipeline.rows import joined, result_fields
+from pipeline.store import open_ranges
 from pipeline.system.threads import in_thread
 from pipeline.writer import write_part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
     from concurrent.futures import Executor
+
+    import pyarrow as pa
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.pool.demand import Demand
     from pipeline.producer import Source
+    from pipeline.producer.chunks import Chunk
     from pipeline.rows import Allowance, Resolved, Resolver
     from pipeline.store import RunStore
     from pipeline.system.threads import Stop
@@ -31,21 +34,60 @@ CHUNK_ROWS = 4_096
 CHUNK_BYTES = 16 << 20
 # With all labels of each row an answer may take 100 kB, and a chunk holds those of its rows.
 CHUNK_ROWS_WITH_PREDICTIONS = 512
-# What is held between reading and commit; a row takes, beside its Arrow data and its answer, about
-# so much for its text and key as Python objects.
+# What a file of a directory holds: whole chunks, up to so many rows or bytes.
+FILE_ROWS = 65_536
+FILE_BYTES = 16 << 20
+FILE_ROWS_WITH_PREDICTIONS = 4_096
+# What is held between reading and commit; until it is resolved, a row takes, beside its Arrow data
+# and its answer, about so much for its text and key as Python objects.
 HELD_BYTES = 64 << 20
 ROW_BYTES = 416
-# So many resolved chunks that wait for their commit are committed together, up to so many bytes.
+# So many parts that wait for their commit are committed together where they follow on one another,
+# up to so many bytes.
 PILE = 3
 PART_BYTES = 8 << 20
 
 
-class _Held(NamedTuple):
-    """A chunk between reading and commit, and about how much memory it takes without answers."""
+@dataclass(eq=False)
+class _Held:
+    """A chunk between reading and commit, the part that it is of, and the memory that it takes."""
 
-    resolving: asyncio.Task[Resolved]
+    first_row: int
     rows: int
     size_bytes: int
+    part: int
+    resolving: asyncio.Task[Resolved] = field(init=False)
+
+    @property
+    def is_resolved(self) -> bool:
+        task = self.resolving
+        return task.done() and not task.cancelled() and task.exception() is None
+
+
+@dataclass(eq=False)
+class _Cut:
+    """Where the reader is in the parts: `part` is the one that the last chunk is of.
+
+    A part of a directory has whole chunks, up to `most_rows` or FILE_BYTES; any other, where
+    `most_rows` is 0, is a chunk.
+    """
+
+    most_rows: int
+    part: int = 0
+    is_open: bool = False
+    _rows: int = 0
+    _size_bytes: int = 0
+
+    def add(self, chunk: Chunk, *, is_last: bool) -> int:
+        """Return the part of the next chunk; `is_last` if none that follows on it is open."""
+        self._rows += chunk.table.num_rows
+        self._size_bytes += chunk.size_bytes
+        fits = self._rows <= self.most_rows and self._size_bytes <= FILE_BYTES
+        if not (self.is_open and fits):
+            self.part += 1
+            self._rows, self._size_bytes = chunk.table.num_rows, chunk.size_bytes
+        self.is_open = self.most_rows > 0 and not is_last
+        return self.part
 
 
 def chunk_rows(config: RunConfig) -> int:
@@ -53,19 +95,33 @@ def chunk_rows(config: RunConfig) -> int:
     return min(CHUNK_ROWS, CHUNK_ROWS_WITH_PREDICTIONS if config.wants_predictions else CHUNK_ROWS)
 
 
-def _is_resolved(held: _Held) -> bool:
-    task = held.resolving
-    return task.done() and not task.cancelled() and task.exception() is None
+def open_chunks(
+    source: Source, ranges: Sequence[range], config: RunConfig
+) -> Generator[Chunk, None, None]:
+    """Stream the chunks of the open rows; they are those of a run without an end in between.
+
+    The columns of results that the rows of a retry have do not count, so it cuts them as before.
+    """
+    results = {field.name for field in result_fields(config)}
+    counted = [name for name in source.input.schema.names if name not in results]
+    return source.chunks_of(
+        ranges, max_rows=chunk_rows(config), max_bytes=CHUNK_BYTES, counted=counted
+    )
 
 
 @dataclass(eq=False)
 class Stream:
     """The flow of chunks through the engine into parts.
 
-    Chunks are resolved several at a time and committed in order, so that the parts never have a
-    gap. Reading goes on while the engine is hungry and what is held between reading and commit
-    stays below HELD_BYTES, which bounds the memory. `store` takes the parts, `threads` does the
-    work on rows, and `stop` ends reading early.
+    Chunks are resolved several at a time, and a part is committed as soon as its chunks are,
+    whichever rows before them are open. Reading goes on while the engine is hungry and what is held
+    between reading and commit stays below HELD_BYTES, which bounds the memory.
+
+    A part of a file is a chunk, or a few that follow on one another. A part of a directory is one
+    of its files, cut by the rows alone: `final_schema` returns its schema, given the revision of
+    the model; it is None for a file.
+
+    `store` takes the parts, `threads` does the work on rows, and `stop` ends reading early.
     """
 
     config: RunConfig
@@ -77,31 +133,28 @@ class Stream:
     threads: Executor
     emit: Observer
     stop: Stop
+    final_schema: Callable[[str | None], pa.Schema] | None = None
 
     def __post_init__(self) -> None:
-        self._released = asyncio.Event()
-        self._full = self._unresolved = False
-        # Parquet gives the dictionaries of joined chunks back as one, whose order inside of lists
-        # and structs would tell in the output how they were joined.
-        self._joins = not nests_dictionary(self.source.input.schema)
-        self._held: deque[_Held] = deque()
-        self._read_to_end = False
-        self._arrived = asyncio.Event()
+        self._released, self._changed = asyncio.Event(), asyncio.Event()
+        # In the order of their rows.
+        self._held: list[_Held] = []
+        most = FILE_ROWS_WITH_PREDICTIONS if self.config.wants_predictions else FILE_ROWS
+        self._cut = _Cut(0 if self.final_schema is None else most)
+        self._waiting = self._read_to_end = False
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
         self.allowance.check()
         reader = asyncio.create_task(self._read(), name="reader")
         try:
-            while await self._any_held():
-                self._tell(unresolved=not self._held[0].resolving.done())
-                await asyncio.wait([self._held[0].resolving])
-                self._tell(unresolved=False)
-                group = self._due()
-                await self._commit(joined([held.resolving.result() for held in group]))
-                for _ in group:
-                    self._held.popleft()
+            while part := await self._next():
+                await self._commit(joined([held.resolving.result() for held in part]))
+                self._held = [held for held in self._held if held not in part]
+                del part  # or it is held while the next one is waited for
                 self._released.set()
+            for held in self._held:
+                held.resolving.result()  # what kept it
             await reader
         finally:
             reader.cancel()
@@ -112,9 +165,9 @@ class Stream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
-        chunks = self.source.chunks(
-            self.store.log.run.rows, max_rows=chunk_rows(self.config), max_bytes=CHUNK_BYTES
-        )
+        open_rows = open_ranges(self.store.log.run.parts, self.source.input.rows)
+        chunks = open_chunks(self.source, open_rows, self.config)
+        ends = {each.stop for each in open_rows}
         try:
             while True:
                 await self.demand.hungry()
@@ -122,65 +175,102 @@ class Stream:
                 chunk = await in_thread(lambda: next(chunks, None), self.stop, self.threads)
                 if chunk is None:
                     break
-                size_bytes = chunk.table.nbytes + ROW_BYTES * chunk.table.num_rows
-                rows = chunk.table.num_rows
-                resolve = self.resolver.resolve(chunk.first_row, chunk.table)
-                resolving = asyncio.create_task(resolve)
-                self._held.append(_Held(resolving, rows, size_bytes))
-                del chunk, resolve, resolving  # or they are held while the next one is waited for
-                self._arrived.set()
+                self._hold(chunk, is_last=chunk.first_row + chunk.table.num_rows in ends)
+                del chunk  # or it is held while the next one is waited for
         finally:
             chunks.close()
             # Also after a failure to read: the chunks before it are resolved and committed.
             self.demand.end()
             self._read_to_end = True
-            self._arrived.set()
+            self._changed.set()
 
-    async def _any_held(self) -> bool:
-        """Wait for a chunk to commit. Return False after the last one."""
-        while not (self._held or self._read_to_end):
-            self._arrived.clear()
-            await self._arrived.wait()
-        return bool(self._held)
+    def _hold(self, chunk: Chunk, *, is_last: bool) -> None:
+        """Begin to resolve a chunk; `is_last` if none that follows on it is open."""
+        part = self._cut.add(chunk, is_last=is_last)
+        held = _Held(chunk.first_row, chunk.table.num_rows, chunk.table.nbytes, part)
+        held.resolving = asyncio.create_task(self.resolver.resolve(chunk.first_row, chunk.table))
+        held.resolving.add_done_callback(lambda _: self._resolved(held))
+        self._held.append(held)
+        self._changed.set()
+
+    def _resolved(self, held: _Held) -> None:
+        if held.is_resolved:
+            held.size_bytes = held.resolving.result().table.nbytes
+        self._released.set()
+        self._changed.set()
+
+    async def _next(self) -> list[_Held]:
+        """Wait for a part to commit. Return nothing if none is left, or what is left failed."""
+        while not (due := self._due()):
+            if self._read_to_end and all(held.resolving.done() for held in self._held):
+                break
+            self._waiting = True
+            self._tell()
+            self._changed.clear()
+            await self._changed.wait()
+        self._waiting = False
+        self._tell()
+        return due
 
     def _due(self) -> list[_Held]:
-        """Return the oldest chunk and, if commits lag behind, as many more as a part has room for.
+        """Return the chunks of the first part that is resolved.
 
-        They become one part, so that a commit's cost (three fsyncs, and as many waits for the
-        interpreter's lock) is shared by the more rows the faster rows come.
+        If commits lag behind, those that follow on it are joined to a part of a file: a commit's
+        cost (three fsyncs, and as many waits for the interpreter's lock) is shared by the more rows
+        the faster rows come.
         """
-        resolved = list(takewhile(_is_resolved, self._held))
-        count = 1
-        if self._joins and len(resolved) >= PILE:
-            sizes = accumulate(held.size_bytes for held in resolved)
-            count = max(1, bisect_right(list(sizes), PART_BYTES))
-        return list(islice(self._held, count))
+        parts = [list(chunks) for _, chunks in groupby(self._held, attrgetter("part"))]
+        ready = [part for part in parts if all(held.is_resolved for held in part)]
+        if self._cut.is_open and ready and ready[-1][0].part == self._cut.part:
+            ready.pop()
+        due = ready[0] if ready else []
+        if self.final_schema is None and len(ready) >= PILE:
+            size_bytes = due[0].size_bytes
+            for (held,) in ready[1:]:
+                size_bytes += held.size_bytes
+                if held.first_row != due[-1].first_row + due[-1].rows or size_bytes > PART_BYTES:
+                    break
+                due.append(held)
+        return due
 
     @property
-    def _held_bytes(self) -> int:
-        """About how much is held between reading and commit."""
-        answer_bytes = self.resolver.answer_bytes
-        return sum(each.size_bytes + each.rows * answer_bytes for each in self._held)
+    def _is_full(self) -> bool:
+        """True if so much is held between reading and commit that reading has to wait."""
+        row_bytes = ROW_BYTES + self.resolver.answer_bytes
+        held_bytes = sum(
+            held.size_bytes + (0 if held.is_resolved else held.rows * row_bytes)
+            for held in self._held
+        )
+        return held_bytes >= HELD_BYTES
 
     async def _room(self) -> None:
-        """Wait until there is room for another chunk."""
-        while self._held_bytes >= HELD_BYTES:
-            self._tell(full=True)
+        """Wait until there is room for another chunk, or a part needs it to become whole."""
+        while self._is_full and not self._lacks_a_chunk:
+            self._tell()
             self._released.clear()
             await self._released.wait()
-        self._tell(full=False)
+        self._tell()
 
-    def _tell(self, *, full: bool | None = None, unresolved: bool | None = None) -> None:
-        """Tell the engine whether reading waits for the oldest chunk to be resolved.
+    @property
+    def _lacks_a_chunk(self) -> bool:
+        """True if nothing is left to wait for but the rest of the part that is being read."""
+        return self._cut.is_open and all(
+            held.part == self._cut.part and held.is_resolved for held in self._held
+        )
+
+    def _tell(self) -> None:
+        """Tell the engine whether reading waits for chunks to be resolved.
 
         If it waits for a commit, there is no need to send a batch that is not full.
         """
-        self._full = self._full if full is None else full
-        self._unresolved = self._unresolved if unresolved is None else unresolved
-        self.demand.block(self._full and self._unresolved)
+        self.demand.block(self._waiting and self._is_full)
 
     async def _commit(self, resolved: Resolved) -> None:
-        revision = resolved.revision
+        revision, schema = resolved.revision, None
+        if self.final_schema is not None:
+            # Where no row has a label, it depends on chance whether the revision is known by now.
+            labelled = resolved.errors < resolved.table.num_rows
+            schema = self.final_schema(revision.name if labelled else None)
 
         def write() -> None:
             part = write_part(
@@ -190,6 +280,8 @@ class Stream:
                 errors=resolved.errors,
                 labels=resolved.labels,
                 revision=revision.name,
+                final_schema=schema,
+                packed=self.source.input.packs_well,
             )
             told = revision.name if revision.told else None
             self.store.log.add_part(part, told)

@@ -63,7 +63,9 @@ class Origin:
     software: Annotated[str, "this package and its version"]
     endpoint: Annotated[str, "host of the endpoint, or `local`, `hf`"]
     model: Annotated[str, "the model asked for; empty if the address alone decides it"]
-    model_revision: Annotated[str, "its revision; empty if none was told"]
+    model_revision: Annotated[
+        str, "its revision; empty if none was told, or no row of a directory's file has a label"
+    ]
     top_k: Annotated[str, "the setting"]
     function_to_apply: Annotated[str, "the setting; empty if none was given"]
     truncate: Annotated[str, "the setting, `true` or `false`"]
@@ -113,13 +115,13 @@ def of_attempt(
     ).to_json()
 
 
-def metadata(config: RunConfig, state: RunState) -> dict[bytes, bytes]:
+def metadata(config: RunConfig, revision: str | None) -> dict[bytes, bytes]:
     """Return what the output tells of its origin, as the metadata of a Parquet schema."""
     origin = Origin(
         software=f"classify-pipeline {__version__}",
         endpoint=urlsplit(config.endpoint).netloc or config.endpoint,
         model=config.model_id or "",
-        model_revision=state.latest_revision or "",
+        model_revision=revision or "",
         top_k=str(config.top_k),
         function_to_apply=config.function_to_apply or "",
         truncate=str(config.truncate).lower(),

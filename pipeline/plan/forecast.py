@@ -26,19 +26,18 @@ from pipeline.probing import first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
-from pipeline.store import LocalStore
+from pipeline.store import LocalStore, open_ranges
 from pipeline.store.lease import busy
 from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.job.opening import EarlierRun, Opening
     from pipeline.job.room import Room
     from pipeline.outcomes import Item
     from pipeline.probing import Probe
-    from pipeline.producer.chunks import Chunk
     from pipeline.rows.inputs import Prepared
     from pipeline.store import RunStore
 
@@ -119,52 +118,45 @@ def forecast(
     if (holder := store.lease.holder()) is not None:
         raise busy(store.place, holder)
     opened = opening.decide(config, store, **earlier)
-    first_row = _first_row(opened, store)
-    room.check(config, store, opened, first_row)
-    begins = first_row < opened.source.input.rows
+    ranges = _open_ranges(opened, store)
+    left = sum(map(len, ranges))
+    room.check(config, store, opened, left)
     probe = None
-    if measure is not None and begins:
-        with _chunks(opened, first_row) as chunks:
+    if measure is not None and left:
+        with closing(stream.open_chunks(opened.source, ranges, config)) as chunks:
             texts = first_texts(config, (chunk.table for chunk in chunks))
         probe = measure(texts)
         if (failure := probe.failure) is not None:
             raise failure
-    count = _Count(config, opened, first_row, probe)
-    if begins:
+    count = _Count(config, opened, ranges, probe)
+    if left:
         count.go_through(store)
-    disk = room.room(config, store, opened, first_row, count.asked)
-    made_for = kept.basis(config, store, opened, resumed_rows=first_row)
+    disk = room.room(config, store, opened, left, count.asked)
+    made_for = kept.basis(config, store, opened, resumed_rows=opened.source.input.rows - left)
     is_retry = opened.state is not None and opened.state.retry_of is not None
     retries = is_retry or (earlier.get("retry_failed", False) and isinstance(opened, Complete))
     return _forecast(count, price, made_for, disk, retries=retries)
 
 
-def _first_row(opened: Opening, store: RunStore) -> int:
-    """Return the first row that is not committed, or whose part is damaged and done again."""
-    state = opened.state
-    if state is None:
-        return 0
+def _open_ranges(opened: Opening, store: RunStore) -> list[range]:
+    """Return the rows that are not committed, or whose part is damaged and done again."""
+    state, rows = opened.state, opened.source.input.rows
     if isinstance(opened, Complete | Standing):
-        return opened.source.input.rows
-    good = store.whole_parts(state)
-    return state.parts[good].first_row if good < len(state.parts) else state.rows
-
-
-def _chunks(opened: Opening, first_row: int) -> closing[Generator[Chunk]]:
-    return closing(
-        opened.source.chunks(first_row, max_rows=stream.CHUNK_ROWS, max_bytes=stream.CHUNK_BYTES)
-    )
+        return []
+    damaged = store.damaged_parts(state) if state else []
+    good = [part for part in state.parts if part not in damaged] if state else []
+    return open_ranges(good, rows)
 
 
 class _Count:
-    """Counts rows, inputs and requests from `first_row` on, chunk by chunk."""
+    """Counts rows, inputs and requests of the open rows, chunk by chunk."""
 
     def __init__(
-        self, config: RunConfig, opened: Opening, first_row: int, probe: Probe | None
+        self, config: RunConfig, opened: Opening, ranges: Sequence[range], probe: Probe | None
     ) -> None:
         self.config = config
         self.opened = opened
-        self.first_row = first_row
+        self.ranges = ranges
         self.probe = probe
         most = dialect_of(stated_dialect(config), config).most_texts
         self.texts_per_request = min(config.texts_per_request, most or config.texts_per_request)
@@ -204,7 +196,7 @@ class _Count:
         config, keys = self.config, keys_of(self.config)
         revision = opening.revision(self.opened.state)
         drift = DriftGuard(revision, lambda _: None, allow_drift=config.allow_drift)
-        with _chunks(self.opened, self.first_row) as chunks:
+        with closing(stream.open_chunks(self.opened.source, self.ranges, config)) as chunks:
             for chunk in chunks:
                 rows, _ = open_rows(chunk.table, config)
                 prepared = prepare(rows, config, keys, first_row=chunk.first_row)
@@ -269,7 +261,7 @@ def _forecast(
     return Forecast(
         state="complete" if isinstance(count.opened, Complete) else "planned",
         rows=count.opened.source.input.rows,
-        resumed_rows=count.first_row,
+        resumed_rows=count.opened.source.input.rows - sum(map(len, count.ranges)),
         retried_rows=count.rows if retries else None,
         unsendable=unsendable,
         distinct_inputs=count.distinct,

@@ -11,7 +11,6 @@
 
 from pipeline.producer.files import SourceFile
 from pipeline.producer.input_table import InputTable
-from pipeline.producer.parquet_files import nests_dictionary
 from pipeline.producer.sources import FileSource, Source, TableSource, first_rows, open_source
 
 __all__ = [
@@ -21,6 +20,5 @@ __all__ = [
     "SourceFile",
     "TableSource",
     "first_rows",
-    "nests_dictionary",
     "open_source",
 ]

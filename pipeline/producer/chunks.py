@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from pipeline.system.sizes import row_bytes
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 # Columns of a chunk are joined, and 32-bit string offsets end at 2 GiB.
 MAX_CHUNK_BYTES = 1 << 30
+# What each value counts beside its own bytes: an offset of a text.
+_OFFSET_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows `first_row` to `first_row + table.num_rows - 1` of the input; at least one row."""
+    """Rows `first_row` to `first_row + table.num_rows - 1` of the input; at least one row.
+
+    `size_bytes` is about what the columns take that count, told by their values alone.
+    """
 
     first_row: int
     table: pa.Table
+    size_bytes: int
 
 
 def rechunk(
@@ -32,14 +41,17 @@ def rechunk(
     first_row: int,
     max_rows: int,
     max_bytes: int,
+    counted: Sequence[str] | None = None,
+    borders: Sequence[int] = (),
 ) -> Generator[Chunk, None, None]:
     """Cut a stream of record batches of any size into chunks.
 
-    A chunk has `max_rows` rows, or fewer if one more would exceed `max_bytes` of Arrow
-    buffers, or at the end of the stream; a row larger than `max_bytes` is a chunk by itself. The
-    shared dictionary of a dictionary column is not counted; one that is larger than `max_bytes`
-    by itself is cut down to the values that a batch uses of it. A chunk owns its memory: it keeps
-    no larger batch alive.
+    A chunk has `max_rows` rows, or fewer if one more would exceed `max_bytes` in the `counted`
+    columns (all, if not given), or is one of `borders`, or at the end of the stream; a row larger
+    than `max_bytes` is a chunk by itself. The rows alone decide, so a stream that begins at the
+    border of a chunk gives the same chunks from there on. The shared dictionary of a dictionary
+    column is not counted; one that is larger than `max_bytes` by itself is cut down to the values
+    that a batch uses of it. A chunk owns its memory: it keeps no larger batch alive.
 
     Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
     """
@@ -50,44 +62,30 @@ def rechunk(
         )
     held: list[pa.RecordBatch] = []
     rows = size = 0
+    ahead = iter([*borders, sys.maxsize])
+    border = next(ahead)
     for batch in batches:
         rest = _map_columns(batch, lambda column: _own_dictionary(column, max_bytes))
-        while rest.num_rows:
-            piece, piece_bytes = _fitting(rest, max_rows - rows, max_bytes - size)
-            if not (piece.num_rows or held):
-                piece = rest.slice(0, 1)
-                piece_bytes = _own_bytes(piece)
-            if piece.num_rows:
-                held.append(piece)
-                rows += piece.num_rows
-                size += piece_bytes
-                rest = rest.slice(piece.num_rows)
-            if rest.num_rows or rows == max_rows:
-                yield Chunk(first_row, _concatenated(held, schema))
+        sized = rest if counted is None else rest.select(counted)
+        ends = np.cumsum(row_bytes(sized) + _OFFSET_BYTES * sized.num_columns)
+        start = before = 0
+        while start < rest.num_rows:
+            stop = int(np.searchsorted(ends, before + max_bytes - size, side="right"))
+            while border <= first_row:
+                border = next(ahead)
+            most_rows = min(max_rows, border - first_row)
+            stop = min(max(stop, start + (not held)), start + most_rows - rows)
+            if stop > start:
+                held.append(rest.slice(start, stop - start))
+                rows += stop - start
+                size += int(ends[stop - 1]) - before
+                start, before = stop, int(ends[stop - 1])
+            if start < rest.num_rows or rows == most_rows:
+                yield Chunk(first_row, _concatenated(held, schema), size)
                 first_row += rows
                 held, rows, size = [], 0, 0
     if held:
-        yield Chunk(first_row, _concatenated(held, schema))
-
-
-def _fitting(batch: pa.RecordBatch, rows: int, size: int) -> tuple[pa.RecordBatch, int]:
-    """Return as many of the first `rows` rows as have at most `size` bytes together, and these."""
-    piece = batch.slice(0, rows)
-    piece_bytes = _own_bytes(piece)
-    if piece_bytes > size:
-        fitting = range(1, piece.num_rows + 1)
-        piece = batch.slice(
-            0, bisect_right(fitting, size, key=lambda n: _own_bytes(batch.slice(0, n)))
-        )
-        piece_bytes = _own_bytes(piece)
-    return piece, piece_bytes
-
-
-def _own_bytes(batch: pa.RecordBatch) -> int:
-    """Size the rows of a slice: neither its parent's buffers nor shared dictionaries."""
-    own = (each.indices if pt.is_dictionary(each.type) else each for each in batch.columns)
-    # A slice of a view array refers to, and is measured by, every buffer of its parent.
-    return sum(_without_view(array).nbytes for array in own)
+        yield Chunk(first_row, _concatenated(held, schema), size)
 
 
 def _concatenated(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:

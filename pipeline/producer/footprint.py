@@ -1,4 +1,4 @@
-"""How much disk the rows of an input take as Parquet, told by some of them while all are read."""
+"""How much disk the rows of an input take, told by some of them while all are read."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class Footprint:
     """Counts the pieces of an input, and writes some of them."""
 
     def __init__(self) -> None:
-        self._rows = self._written_rows = self._written_bytes = 0
+        self._rows = self._written_rows = self._written_bytes = self._arrow_bytes = 0
         self._groups = self._group_rows = self._group_bytes = 0
         self._group: list[pa.Table] = []
 
-    def size_bytes(self) -> int:
-        """Return about what all rows take, without the footers of files."""
+    def sizes(self) -> tuple[int, int]:
+        """Return about what all rows take in bytes: as Parquet, without footers, and as Arrow."""
         self._end_group()
-        return round(self._written_bytes / max(1, self._written_rows) * self._rows)
+        scale = self._rows / max(1, self._written_rows)
+        return round(self._written_bytes * scale), round(self._arrow_bytes * scale)
 
     def observe(self, rows: int, piece: Callable[[], pa.Table]) -> None:
         """Count a piece of so many rows, which is made if it is wanted."""
@@ -53,5 +54,6 @@ class Footprint:
                 content = sink.getvalue()
                 self._written_bytes += content.size - int.from_bytes(content[-8:-4], "little")
                 self._written_rows += table.num_rows
+                self._arrow_bytes += table.nbytes
         self._groups += 1
         self._group, self._group_rows, self._group_bytes = [], 0, 0

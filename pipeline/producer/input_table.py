@@ -72,13 +72,16 @@ class CsvFormat:
         object.__setattr__(self, "text_columns", tuple(self.text_columns))
 
 
+_PACKS_WELL = 4
+
+
 @dataclass(frozen=True)
 class InputTable:
     """The input, settled: its columns and types, how many rows will come, and from which files.
 
     `rows` is after the limit. `csv_format` is None for Parquet and for tables in memory.
-    `stored_bytes` is about what all rows of the files take as Parquet, None where an older version
-    recorded the input.
+    `stored_bytes` is about what all rows of the files take as Parquet, `arrow_bytes` as Arrow data;
+    None where an older version recorded the input.
     """
 
     schema: pa.Schema
@@ -86,6 +89,15 @@ class InputTable:
     files: tuple[InputFile, ...]
     csv_format: CsvFormat | None = None
     stored_bytes: int | None = None
+    arrow_bytes: int | None = None
+
+    @property
+    def packs_well(self) -> bool:
+        """True if the rows as Arrow data take so much more than as Parquet that packing them pays.
+
+        Packing takes several times the CPU of writing them as they are.
+        """
+        return (self.arrow_bytes or 0) > _PACKS_WELL * (self.stored_bytes or 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; the schema, with its metadata, as base64 of its Arrow IPC message."""
@@ -95,6 +107,7 @@ class InputTable:
             "files": [asdict(file) for file in self.files],
             "csv_format": None if self.csv_format is None else asdict(self.csv_format),
             "stored_bytes": self.stored_bytes,
+            "arrow_bytes": self.arrow_bytes,
         }
 
     @classmethod
@@ -107,6 +120,7 @@ class InputTable:
             files=tuple(InputFile(**file) for file in values["files"]),
             csv_format=None if csv_format is None else CsvFormat(**csv_format),
             stored_bytes=values.get("stored_bytes"),
+            arrow_bytes=values.get("arrow_bytes"),
         )
 
     def differences(self, other: InputTable) -> list[str]:

@@ -202,11 +202,6 @@ def _unfit(
     return None
 
 
-def nests_dictionary(schema: pa.Schema) -> bool:
-    """Return True if a column has a dictionary inside a list, a struct or a map."""
-    return any(pt.is_nested(kind) and "dictionary<" in str(kind) for kind in schema.types)
-
-
 @contextmanager
 def _open(source: SourceFile, int96: str = "ns", metadata: Any = None) -> Iterator[pq.ParquetFile]:
     """Open one file; damage found while it is open becomes an InputError.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # A table in memory is checksummed in pieces of this size, however it is chunked.
 _IDENTITY_ROWS = 65_536
 _IDENTITY_BYTES = 64 << 20
+# To read on over so many rows is cheaper than to seek.
+SEEK_ROWS = 1 << 20
 
 
 class Source(ABC):
@@ -37,27 +39,78 @@ class Source(ABC):
     input: InputTable
 
     def chunks(
-        self, start_row: int, *, max_rows: int, max_bytes: int
+        self,
+        start_row: int,
+        end_row: int | None = None,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        counted: Sequence[str] | None = None,
+        borders: Sequence[int] = (),
     ) -> Generator[Chunk, None, None]:
-        """Stream the rows from `start_row` on; see `rechunk` for how they are cut.
+        """Stream the rows from `start_row` to before `end_row`; see `rechunk` for how they are cut.
 
-        Every table has exactly the schema of the input, and the last row is that before its
-        `rows`. Raises InputError if the input cannot be read or is no longer what was settled.
-        `close()` on what is returned closes the open file.
+        Every table has exactly the schema of the input; without `end_row` the last row is that
+        before its `rows`. Raises InputError if the input cannot be read or is no longer what was
+        settled. `close()` on what is returned closes the open file.
         """
-        if not 0 <= start_row <= self.input.rows:
-            raise ValueError(f"start_row ({start_row}) must be between 0 and {self.input.rows}")
+        end_row = self.input.rows if end_row is None else end_row
+        if not 0 <= start_row <= end_row <= self.input.rows:
+            raise ValueError(
+                f"start_row ({start_row}) and end_row ({end_row}) must be between 0 and "
+                f"{self.input.rows}"
+            )
         return rechunk(
-            self._batches(start_row),
+            self._batches(start_row, end_row),
             self.input.schema,
             first_row=start_row,
             max_rows=max_rows,
             max_bytes=max_bytes,
+            counted=counted,
+            borders=borders,
         )
 
+    def chunks_of(
+        self, ranges: Sequence[range], *, max_rows: int, max_bytes: int, counted: Sequence[str]
+    ) -> Generator[Chunk, None, None]:
+        """Stream the chunks of ranges of rows, in their order; none goes over an end of a range.
+
+        Rows between two of them are read and dropped if they are few: to seek reads a CSV file from
+        its beginning, and a Parquet file from that of a row group.
+        """
+        for near in _near(ranges):
+            open_rows = iter(near)
+            wanted = next(open_rows)
+            chunks = self.chunks(
+                wanted.start,
+                near[-1].stop,
+                max_rows=max_rows,
+                max_bytes=max_bytes,
+                counted=counted,
+                borders=[border for each in near for border in (each.start, each.stop)],
+            )
+            with closing(chunks):
+                for chunk in chunks:
+                    if chunk.first_row >= wanted.stop:
+                        wanted = next(open_rows)
+                    if chunk.first_row >= wanted.start:
+                        yield chunk
+                    del chunk  # or it is held while the next one is read
+
     @abstractmethod
-    def _batches(self, start_row: int) -> Iterable[pa.RecordBatch]:
-        """Read the rows from `start_row` on, in batches of any size."""
+    def _batches(self, start_row: int, end_row: int) -> Iterable[pa.RecordBatch]:
+        """Read the rows from `start_row` to before `end_row`, in batches of any size."""
+
+
+def _near(ranges: Sequence[range]) -> list[list[range]]:
+    """Put ranges together that have at most SEEK_ROWS rows between them."""
+    groups: list[list[range]] = []
+    for each in ranges:
+        if groups and each.start - groups[-1][-1].stop <= SEEK_ROWS:
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    return groups
 
 
 def open_source(
@@ -144,7 +197,7 @@ def _settle(sources: list[SourceFile], csv_format: CsvFormat) -> InputTable:
         _limited(settled, None),
         settled,
         csv_format if is_csv else None,
-        stored_bytes=footprint.size_bytes(),
+        *footprint.sizes(),
     )
 
 
@@ -172,12 +225,23 @@ class FileSource(Source):
     def __init__(self, settled: InputTable) -> None:
         self.input = settled
 
-    def _batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
+    def accept_links(self) -> None:
+        """Take over when the names of the files changed last, as a hard link that is deleted does.
+
+        Their content is still what was settled: size, time and inode are compared as before.
+        """
+        files = [
+            replace(file, ctime_ns=SourceFile(file.path).signature().ctime_ns)
+            for file in self.input.files
+        ]
+        self.input = replace(self.input, files=tuple(files))
+
+    def _batches(self, start_row: int, end_row: int) -> Iterator[pa.RecordBatch]:
         batches = self._whole_batches(start_row)
-        # Without a limit, reading goes on to the end of the last file, which is checked there.
-        if self.input.rows == sum(file.rows for file in self.input.files):
+        # Reading goes on to the end of the last file, which is checked there, if it is wanted.
+        if end_row == sum(file.rows for file in self.input.files):
             return batches
-        return _at_most(batches, self.input.rows - start_row)
+        return _at_most(batches, end_row - start_row)
 
     def _whole_batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.input.files:
@@ -233,13 +297,13 @@ class TableSource(Source):
             table.schema,
             table.num_rows,
             (_identify(table),),
-            stored_bytes=footprint.size_bytes(),
+            None,
+            *footprint.sizes(),
         )
 
-    def _batches(self, start_row: int) -> Iterable[pa.RecordBatch]:
-        batches: list[pa.RecordBatch] = self._table.slice(start_row).to_batches(
-            max_chunksize=csv_files.BLOCK_ROWS
-        )
+    def _batches(self, start_row: int, end_row: int) -> Iterable[pa.RecordBatch]:
+        rows = self._table.slice(start_row, end_row - start_row)
+        batches: list[pa.RecordBatch] = rows.to_batches(max_chunksize=csv_files.BLOCK_ROWS)
         return batches
 
 

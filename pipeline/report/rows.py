@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.observers.words import EMPTY_LABEL
 from pipeline.system import arrays
+from pipeline.writer import is_stream, read_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,12 +98,14 @@ def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     counts, errors = _Labels(bins), _Errors()
     rows = 0
     names = [columns.label, columns.score, columns.error]
-    for file in _opened(files, names):
+    for first, file in _opened(files, names):
+        row = first
         for batch in file.iter_batches(BATCH_ROWS, columns=names):
-            numbers = np.arange(rows, rows + batch.num_rows)
+            numbers = np.arange(row, row + batch.num_rows)
             counts.add(batch.column(columns.label), batch.column(columns.score), numbers)
             errors.add(batch.column(columns.error), numbers)
-            rows += batch.num_rows
+            row += batch.num_rows
+        rows += row - first
     labels, least_certain = counts.found()
     causes = errors.found()
     examples = [row for cause in causes for row in cause.examples]
@@ -244,7 +248,7 @@ def _range(files: Sequence[ByteSource], score: str) -> tuple[float, float]:
     """Return the lowest and the highest score, as the statistics of the files have them."""
     low, high = math.inf, -math.inf
     for file in files:
-        with file.open() as opened:
+        with _parquet(file, [score]) as opened:
             metadata = pq.read_metadata(opened)
         # A column inside of another one may have the same name, but not the same path.
         paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
@@ -260,14 +264,32 @@ def _range(files: Sequence[ByteSource], score: str) -> tuple[float, float]:
     return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
 
 
-def _opened(files: Sequence[ByteSource], names: Sequence[str]) -> Iterator[pq.ParquetFile]:
-    """Open one file after the other. Raises KeyError for a missing column."""
+@contextmanager
+def _parquet(file: ByteSource, names: Sequence[str]) -> Iterator[pa.NativeFile]:
+    """Open a file as Parquet; of a part that is none yet these columns become such a file."""
+    if not is_stream(file):
+        with file.open() as opened:
+            yield opened
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(read_part(file).select(names), sink, compression="none", use_dictionary=False)
+    with pa.BufferReader(sink.getvalue()) as opened:
+        yield opened
+
+
+def _opened(
+    files: Sequence[ByteSource], names: Sequence[str]
+) -> Iterator[tuple[int, pq.ParquetFile]]:
+    """Open one file after the other, with its first row. Raises KeyError for a missing column."""
+    end = 0
     for file in files:
-        with file.open() as source, pq.ParquetFile(source, pre_buffer=False) as opened:
+        first = end if file.first_row is None else file.first_row
+        with _parquet(file, names) as source, pq.ParquetFile(source, pre_buffer=False) as opened:
             for name in names:
                 if name not in opened.schema_arrow.names:
                     raise KeyError(name)
-            yield opened
+            yield first, opened
+            end = first + opened.metadata.num_rows
 
 
 def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
@@ -277,8 +299,8 @@ def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[R
     for row in rows:
         wanted.setdefault(row.number, []).append(row)
     numbers = np.array(sorted(wanted), np.int64)
-    first = 0
-    for file in _opened(files, names):
+    for first_row, file in _opened(files, names):
+        first = first_row
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             if len(numbers[(numbers >= first) & (numbers < end)]):

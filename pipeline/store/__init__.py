@@ -14,7 +14,7 @@ Nothing outside of this package knows a path inside a run directory, or makes a 
 """
 
 from pipeline.store.objects import ByteSource
-from pipeline.store.records import PartRecord, RunRecord, RunState
+from pipeline.store.records import PartRecord, RunRecord, RunState, open_ranges
 from pipeline.store.runstore import LocalStore, RunStore
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "RunRecord",
     "RunState",
     "RunStore",
+    "open_ranges",
 ]

@@ -157,11 +157,11 @@ class Output(Protocol):
     def begin_draft(self) -> None:
         """Begin an empty draft. Raises OSError, as the next two do."""
 
-    def open_draft(self, name: str) -> pa.NativeFile:
-        """Open a file of the draft for writing; if the output is one file, `name` is unused."""
+    def open_draft(self) -> pa.NativeFile:
+        """Open the draft of an output that is one file, for writing."""
 
-    def drop_from_draft(self, name: str) -> None:
-        """Remove a file of the draft."""
+    def take_part(self, part: str, name: str) -> None:
+        """Make an object of the run a file of the draft, without reading it; it stays an object."""
 
     def draft_identity(self) -> Identity:
         """Return what the output will be."""
@@ -178,11 +178,13 @@ class ByteSource:
     """Bytes that can be opened for reading, as often as needed.
 
     `open` returns a pyarrow NativeFile. It raises FileNotFoundError if the bytes are gone.
+    `first_row` is where the rows in them begin; None if that is where those before them end.
     """
 
     name: str
     size_bytes: int
     open: Callable[[], pa.NativeFile]
+    first_row: int | None = None
 
     @classmethod
     def of(cls, path: Path) -> ByteSource:

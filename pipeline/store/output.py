@@ -169,11 +169,12 @@ class DiskOutput:
         if not self.is_file:
             self._draft.mkdir()
 
-    def open_draft(self, name: str) -> pa.NativeFile:
-        return pa.OSFile(str(self._draft if self.is_file else self._draft / name), "wb")
+    def open_draft(self) -> pa.NativeFile:
+        return pa.OSFile(str(self._draft), "wb")
 
-    def drop_from_draft(self, name: str) -> None:
-        disk.remove(self._draft / name)
+    def take_part(self, part: str, name: str) -> None:
+        # A second name, so that no kill leaves a part without its first one.
+        (self._draft / name).hardlink_to(self._run_directory / part)
 
     def draft_identity(self) -> Identity:
         with writing(self.path):

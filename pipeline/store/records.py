@@ -4,8 +4,8 @@ run            what this run is: settings, the input                   a snapsho
 abandoned      the run before is thrown away                           a snapshot
 cache          a shared response store that an attempt wrote to
 revision       the model's revision, as the endpoint first told it
-part           one committed part, in order of rows
-forgotten      all parts but the first so many are damaged, and done again
+range          one committed part: a range of rows, in no order
+forgotten      the parts that begin at these rows are damaged, and done again
 again          no part counts: the endpoint told another revision than stored answers
 assembled      what the output is, recorded before it takes its name
 complete       the output stands                                       a snapshot
@@ -15,10 +15,11 @@ retry dropped  the complete output stands as it was
 
 from __future__ import annotations
 
+from bisect import bisect, insort
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate, groupby
-from operator import itemgetter
+from itertools import groupby, pairwise
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ResumeRefused
@@ -26,7 +27,7 @@ from pipeline.store.log import Log
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pipeline.store.objects import Objects
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     Identity = list[list[Any]]
 
 FORMAT = 2
+
+_first_row = attrgetter("first_row")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,21 @@ class PartRecord:
     revision: str | None
     labels: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def end_row(self) -> int:
+        """The row after its last one."""
+        return self.first_row + self.rows
+
+
+def open_ranges(parts: Sequence[PartRecord], rows: int) -> list[range]:
+    """Return which of the first `rows` rows no part covers, as the longest ranges there are.
+
+    `parts` are in the order of their rows and do not overlap.
+    """
+    ends = [0, *(part.end_row for part in parts)]
+    firsts = [*(part.first_row for part in parts), rows]
+    return [range(end, first) for end, first in zip(ends, firsts, strict=True) if first > end]
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -71,11 +89,12 @@ class RunState:
         run: what the run is.
         caches: the shared response stores that attempts wrote to, as absolute paths.
         revision: the model's revision once the endpoint told it; stored answers alone do not.
-        parts: the committed parts, in order, without gaps.
+        parts: the committed parts, in the order of their rows; there may be rows between them.
         assembled: the identity of the assembled output before it took its name. An output of this
             identity was put in place by this run, even if a kill came before its completion.
         complete: the facts that were recorded when the output was put in place; None before.
         retry_of: the complete run whose rows with an error are asked again.
+        newest_revision: that of the part which was recorded last, of those that have one.
 
     """
 
@@ -86,19 +105,19 @@ class RunState:
     assembled: Identity | None = None
     complete: dict[str, Any] | None = None
     retry_of: RunState | None = None
+    newest_revision: str | None = None
 
     @property
     def rows(self) -> int:
-        """How many rows are committed; the next part starts at this row."""
+        """How many rows are committed."""
         if self.complete is not None:
             return int(self.complete["rows"])
-        return self.parts[-1].first_row + self.parts[-1].rows if self.parts else 0
+        return sum(part.rows for part in self.parts)
 
     @property
-    def is_gapless(self) -> bool:
-        """True if each part begins at the row at which the one before ends."""
-        ends = accumulate((part.rows for part in self.parts), initial=0)
-        return all(part.first_row == end for part, end in zip(self.parts, ends, strict=False))
+    def overlaps(self) -> bool:
+        """True if a row is in two parts."""
+        return any(part.end_row > after.first_row for part, after in pairwise(self.parts))
 
     @property
     def errors(self) -> int:
@@ -123,8 +142,8 @@ class RunState:
         if self.complete is not None:
             told: str | None = self.complete["model_revision"]
             return told
-        before = self.revision or (self.retry_of.latest_revision if self.retry_of else None)
-        return next((part.revision for part in reversed(self.parts) if part.revision), before)
+        before = self.retry_of.latest_revision if self.retry_of else None
+        return self.newest_revision or self.revision or before
 
     @property
     def retried_identity(self) -> Identity | None:
@@ -164,11 +183,11 @@ class RunLog:
         except (KeyError, TypeError) as error:
             # Each entry is whole, so this is what its writer wrote.
             raise _another_version("unknown") from error
-        if (state := self.state) is not None and not state.is_gapless:
+        if (state := self.state) is not None and state.overlaps:
             self.state = None
             raise ResumeRefused(
-                f"The parts that {self.entries.place} records overlap, or rows between them are "
-                "missing, so what was done cannot be trusted.",
+                f"The parts that {self.entries.place} records overlap, so what was done cannot be "
+                "trusted.",
                 f"Restore it, or start over with {setting('restart', 'True')}.",
             )
         return self.state
@@ -203,12 +222,15 @@ class RunLog:
 
     def add_part(self, part: PartRecord, revision: str | None = None) -> None:
         """Record a part that is durable, and the revision that the endpoint told, if any."""
-        assert part.first_row == self.run.rows, "parts are committed in the order of their rows"
-        self._append(*self._told(revision), {"kind": "part", **asdict(part)})
+        parts = self.run.parts
+        place = bisect(parts, part.first_row, key=_first_row)
+        around = (*parts[max(0, place - 1) : place], part, *parts[place : place + 1])
+        assert not RunState(self.run.run, parts=around).overlaps, "a row is committed once"
+        self._append(*self._told(revision), {"kind": "range", **asdict(part)})
 
-    def forget_parts(self, keep: int) -> None:
-        """Record that only the first `keep` parts count: the others are damaged and done again."""
-        self._append({"kind": "forgotten", "keep": keep})
+    def forget_parts(self, damaged: Sequence[PartRecord]) -> None:
+        """Record that these parts are damaged: their rows are done again."""
+        self._append({"kind": "forgotten", "first_rows": [part.first_row for part in damaged]})
 
     def begin_again(self, revision: str) -> None:
         """Forget all parts: the endpoint told another revision than the answers in them are of."""
@@ -239,10 +261,13 @@ def _replayed(state: RunState | None, records: Iterable[dict[str, Any]]) -> RunS
     """Return the state after records."""
     for kind, group in groupby(records, itemgetter("kind")):
         facts = [{key: record[key] for key in record if key != "kind"} for record in group]
-        if kind == "part" and state is not None:
+        if kind == "range" and state is not None:
             # All at once, or the time would grow with the square of their number.
-            parts = (*state.parts, *(PartRecord(**each) for each in facts))
-            state = replace(state, parts=parts)
+            parts, newest = list(state.parts), state.newest_revision
+            for part in (PartRecord(**each) for each in facts):
+                insort(parts, part, key=_first_row)
+                newest = part.revision or newest
+            state = replace(state, parts=tuple(parts), newest_revision=newest)
         else:
             for each in facts:
                 state = _after(state, kind, each)
@@ -267,9 +292,12 @@ def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState
         case "revision":
             return replace(state, revision=facts["revision"])
         case "forgotten":
-            return replace(state, parts=state.parts[: facts["keep"]], assembled=None)
+            damaged = set(facts["first_rows"])
+            left = tuple(part for part in state.parts if part.first_row not in damaged)
+            return replace(state, parts=left, assembled=None)
         case "again":
-            return replace(state, parts=(), assembled=None, revision=facts["revision"])
+            revision = facts["revision"]
+            return replace(state, parts=(), assembled=None, revision=revision, newest_revision=None)
         case "assembled":
             return replace(state, assembled=facts["identity"])
         case "retry":

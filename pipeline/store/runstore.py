@@ -39,14 +39,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.store.objects import GrowingFile, Lease, Objects, Output
-    from pipeline.store.records import PartRecord, RunRecord, RunState
+    from pipeline.store.records import Identity, PartRecord, RunRecord, RunState
 
 # File systems allow 255; the run directory and temporary files take the name with a bit more.
 LONGEST_NAME_BYTES = 230
 
 _PARTS, _SUMMARY, _PLAN = "parts/", "summary.json", "plan.json"
 # Also as versions before the log named parts, and the log itself.
-_PART_NAME = re.compile(r"parts/(\d{12}-[0-9a-f]{8}\.parquet|part-\d{12}\.parquet(\.tmp)?)")
+_PART_NAME = re.compile(
+    r"parts/(\d{12}-[0-9a-f]{8}\.(arrows|parquet)|part-\d{12}\.parquet(\.tmp)?)"
+)
 _LEFT_BEHIND = re.compile(rf".*\.[0-9a-f]{{8}}\{TEMP_SUFFIX}")
 
 
@@ -141,12 +143,11 @@ class RunStore:
     def repair(self) -> int:
         """Make an interrupted run ready to go on. Return how many parts were damaged.
 
-        A damaged part and those after it are done again; their answers are in the journal.
+        Their rows are done again; the answers are in the journal.
         """
-        state = self.log.run
-        good = self.whole_parts(state)
-        if damaged := len(state.parts) - good:
-            self.log.forget_parts(good)
+        damaged = self.damaged_parts(self.log.run)
+        if damaged:
+            self.log.forget_parts(damaged)
             failpoint("parts.forgotten")
         recorded = {part.file for part in self.log.run.parts}
         for name in self._parts():
@@ -154,7 +155,7 @@ class RunStore:
                 self._objects.delete(name)
                 failpoint("parts.orphan removed")
         self._delete_left_behind()
-        return damaged
+        return len(damaged)
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Record that the output stands, and tidy up; a failure to do so is no failure."""
@@ -186,9 +187,9 @@ class RunStore:
             for name in filter(_LEFT_BEHIND.fullmatch, self._objects.list(folder)):
                 self._objects.delete(name)
 
-    def put_part(self, first_row: int, content: bytes) -> tuple[str, str]:
+    def put_part(self, first_row: int, content: bytes, suffix: str) -> tuple[str, str]:
         """Store a part durably. Return its name and SHA-256; it counts once it is recorded."""
-        name = f"{first_row:012d}-{secrets.token_hex(4)}.parquet"
+        name = f"{first_row:012d}-{secrets.token_hex(4)}{suffix}"
         digest = hashlib.sha256(content).hexdigest()
         self._objects.put(_PARTS + name, content)
         return name, digest
@@ -196,7 +197,23 @@ class RunStore:
     def part(self, part: PartRecord) -> ByteSource:
         """Return the bytes of a part."""
         name = _PARTS + part.file
-        return ByteSource(f"{self.place}/{name}", part.size_bytes, partial(self._open, name))
+        opened = partial(self._open, name)
+        return ByteSource(f"{self.place}/{name}", part.size_bytes, opened, part.first_row)
+
+    def draft_parts(self) -> Identity:
+        """Make the parts the files of the draft, in order. Return what the output will be.
+
+        Nothing is read: the parts were checked when the run was continued.
+        """
+        parts = self.log.run.parts
+        digits = max(5, len(str(len(parts) - 1)))
+        with writing(self.output.path):
+            self.output.begin_draft()
+            failpoint("draft.begun")
+            for number, part in enumerate(parts):
+                self.output.take_part(_PARTS + part.file, f"part-{number:0{digits}}.parquet")
+                failpoint("draft.part taken")
+        return [[part.size_bytes, part.sha256] for part in parts]
 
     def _open(self, name: str) -> pa.NativeFile:
         content = self._objects.get(name)
@@ -204,19 +221,20 @@ class RunStore:
             raise FileNotFoundError(2, "No such file", f"{self.place}/{name}")
         return pa.BufferReader(content)
 
-    def whole_parts(self, state: RunState) -> int:
-        """Count the parts, from the first on, whose bytes are what was recorded.
+    def damaged_parts(self, state: RunState) -> list[PartRecord]:
+        """Return the parts whose bytes are not what was recorded.
 
         The checksum catches what a power cut left short, empty or garbled.
         """
-        for count, part in enumerate(state.parts):
+        damaged = []
+        for part in state.parts:
             stop_point()
             content = None
             with suppress(StoppedEarly):
                 content = self._objects.get(_PARTS + part.file)
             if content is None or hashlib.sha256(content).hexdigest() != part.sha256:
-                return count
-        return len(state.parts)
+                damaged.append(part)
+        return damaged
 
     def summary(self) -> dict[str, Any]:
         """Return the summary of the last attempt; empty if it could not write one."""

@@ -28,6 +28,8 @@ NAMES = frozenset(
         "parts.orphan removed",
         "begin.abandoned",
         "begin.cleared",
+        "draft.begun",
+        "draft.part taken",
         "assembly.begun",
         "assembly.row group",
         "assembly.written",

@@ -150,7 +150,7 @@ def test_a_damaged_part_is_planned_anew(same, label, write_csv, tmp_path):
     assert len(parts) > 2
     parts[1].write_bytes(b"damaged")
     found, _ = same(source, output, batch_size=4)
-    assert (found.resumed_rows, found.asked) == (16, 80)
+    assert (found.resumed_rows, found.asked) == (16 * (len(parts) - 1), 80)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -34,7 +34,7 @@ class Attempt:
     """One process that worked on the job, and what it left behind.
 
     `requests` counts those that were seen by its end, of all attempts. `ended_at` is the moment
-    just before the kill, or the one that the failpoint told.
+    just before the kill, or the one that the failpoint told. `committed` has ranges of rows.
     """
 
     code: int
@@ -42,8 +42,12 @@ class Attempt:
     started_at: float
     ended_at: float
     requests: int
-    committed_rows: int
+    committed: list[range]
     phase: str
+
+    @property
+    def committed_rows(self) -> int:
+        return sum(map(len, self.committed))
 
 
 @dataclass
@@ -82,15 +86,15 @@ class Job:
         told = re.search(r"^failpoint .* at ([\d.]+)$", finished.stderr, re.MULTILINE)
         ended_at = killed_at or (float(told[1]) if told else time.monotonic())
         self._settle()
-        rows = sum(part["rows"] for part in self.committed(self.output))
+        committed = self.committed_ranges()
         attempt = Attempt(
             finished.code,
             finished.stderr,
             self._started_at,
             ended_at,
             len(self.server.requests),
-            rows,
-            self._phase(rows),
+            committed,
+            self._phase(sum(map(len, committed))),
         )
         self.attempts.append(attempt)
         return attempt
@@ -155,13 +159,19 @@ class Job:
             assert not forbidden & set(texts), "a text was sent again whose answer was safe"
             most = max(most, len(seen & set(texts)))
             seen |= set(texts)
-            forbidden |= set(self.texts[: attempt.committed_rows])
+            for rows in attempt.committed:
+                forbidden |= set(self.texts[rows.start : rows.stop])
             for request in requests:
                 safe = attempt.ended_at - UNSAVED_S
                 if request.answered_at is not None and request.answered_at < safe:
                     forbidden |= set(request.texts)
             first = attempt.requests
         return most
+
+    def committed_ranges(self) -> list[range]:
+        """The rows of each part that the log records."""
+        parts = self.committed(self.output)
+        return [range(part["first_row"], part["first_row"] + part["rows"]) for part in parts]
 
     def _settle(self) -> None:
         """Wait until the server has seen all that the process left in its sockets."""

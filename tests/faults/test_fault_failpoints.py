@@ -20,8 +20,8 @@ PACKAGE = Path(pipeline.__file__).parent
 # Reached only where an earlier attempt, or an earlier output, left something behind.
 RECOVERY = {"parts.forgotten", "parts.orphan removed"}
 BEGIN = ["begin.abandoned", "begin.cleared"]
-DIRECTORY = {"output.directory fsynced", "output.moved aside", "output.directory renamed",
-             "output.directory durable"}  # fmt: skip
+DIRECTORY = {"draft.begun", "draft.part taken", "output.directory fsynced", "output.moved aside",
+             "output.directory renamed", "output.directory durable"}  # fmt: skip
 # Passed several times by one process, so that a crash there may have commits of its kind before.
 REPEATED = ("parts.", "journal.before", "journal.torn", "journal.written", "journal.synced")
 # The entries of the log: the run, its two parts, what is assembled, that it is complete.
@@ -126,14 +126,14 @@ def test_a_crash_where_chunks_are_committed_together(job, record_property, failp
     work.disk.clear()
     rows = [part["rows"] for part in work.committed(work.output)]
     assert rows[0] == 4_096
-    assert rows[1:] == ([3 * 4_096] if failpoint == "log.created:3" else [])
+    assert rows[1:] == ([30_000 - 4_096] if failpoint == "log.created:3" else [])
     work.resume()
     record_property("sent again", work.check())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "complete"])
-@pytest.mark.parametrize("failpoint", ["assembly.row group", *sorted(DIRECTORY)])
+@pytest.mark.parametrize("failpoint", ["parts.renamed", "finish.identified", *sorted(DIRECTORY)])
 def test_a_crash_at_each_step_of_a_directory(job, record_property, failpoint, before):
     """Also where it replaces one that a run before it made."""
     work = job(out="out", rows=FEW)
@@ -202,8 +202,11 @@ def test_a_crash_while_a_run_is_thrown_away(job, failpoint):
 
 def damaged(work) -> None:
     """Flip a bit in the second part; its answers may be as young as those in flight."""
-    work.attempts[-1].committed_rows = work.committed(work.output)[0]["rows"]
-    part = sorted((work.run_directory / "parts").iterdir())[1]
+    recorded = work.committed(work.output)[1]
+    work.attempts[-1].committed = [
+        rows for rows in work.committed_ranges() if rows.start != recorded["first_row"]
+    ]
+    part = work.run_directory / "parts" / recorded["file"]
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
@@ -243,7 +246,17 @@ def test_a_crash_while_recovering_from_a_crash(job, record_property, first, spoi
     if second:
         again = work.crash(second)
         # The log may still name the spoilt part, which is as good as not committed.
-        again.committed_rows = min(again.committed_rows, *(a.committed_rows for a in work.attempts))
+        again.committed = [rows for rows in again.committed if rows in work.attempts[0].committed]
+    work.resume()
+    record_property("sent again", work.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", ["draft.part taken", "draft.part taken:3"])
+def test_a_crash_while_parts_become_the_files_of_a_directory(job, record_property, failpoint):
+    work = job("parquet", "out")
+    work.crash(failpoint)
+    assert not work.output.exists()
     work.resume()
     record_property("sent again", work.check())
 

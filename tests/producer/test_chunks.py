@@ -46,6 +46,44 @@ def test_chunks_are_full_contiguous_and_bounded(lengths, max_rows, max_bytes):
         row += rows
 
 
+ROWS = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=8), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=200)
+@given(ROWS, st.lists(st.integers(0, 64), max_size=8).map(sorted), st.integers(1, 300))
+def test_no_chunk_goes_over_a_border(lengths, borders, max_bytes):
+    stream = batches(lengths)
+    found = rechunk(stream, SCHEMA, first_row=3, max_rows=9, max_bytes=max_bytes, borders=borders)
+    row = 3
+    for chunk in found:
+        assert chunk.first_row == row
+        row += chunk.table.num_rows
+        assert not any(chunk.first_row < border < row for border in borders)
+    assert row == 3 + sum(map(len, lengths))
+
+
+@settings(deadline=None, max_examples=200)
+@given(ROWS, st.integers(1, 9), st.integers(1, 300), st.data())
+def test_a_stream_that_begins_at_the_border_of_a_chunk_gives_the_same_chunks(
+    lengths, max_rows, max_bytes, data
+):
+    """However its batches are cut, and whether or not there are nulls in them."""
+    rows = pa.Table.from_batches(batches(lengths))
+    texts = [None if len(text) % 7 == 3 else text for text in rows["text"].to_pylist()]
+    table = pa.table({"text": texts, "flag": [text and len(text) % 2 == 0 for text in texts]})
+
+    def cut(first_row, step):
+        found = rechunk(
+            table.slice(first_row).to_batches(max_chunksize=step), table.schema,
+            first_row=first_row, max_rows=max_rows, max_bytes=max_bytes,
+        )  # fmt: skip
+        return [(chunk.first_row, chunk.table.num_rows, chunk.size_bytes) for chunk in found]
+
+    whole = cut(0, 1_000)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    assert cut(whole[at][0], data.draw(st.integers(1, 9))) == whole[at:]
+
+
 def test_a_row_larger_than_the_bound_is_a_chunk_by_itself():
     chunks = list(
         rechunk(batches([[3, 5000, 3, 3]]), SCHEMA, first_row=0, max_rows=10, max_bytes=200)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.producer import Source, TableSource
+from pipeline.producer import Source, TableSource, sources
 
 
 def table(rows: int = 100) -> pa.Table:
@@ -31,6 +31,24 @@ def test_every_start_row_gives_the_tail(max_rows):
             assert chunk.table.to_pylist() == table().slice(row, max_rows).to_pylist()
             row += chunk.table.num_rows
         assert row == 100
+
+
+@pytest.mark.parametrize("seek_rows", [0, 20, 1_000])
+def test_chunks_of_ranges_are_those_of_the_whole(monkeypatch, seek_rows):
+    """Whether what lies between them is read or passed over."""
+    monkeypatch.setattr(sources, "SEEK_ROWS", seek_rows)
+    source: Source = TableSource(table())
+    whole = {chunk.first_row: chunk for chunk in source.chunks(0, max_rows=7, max_bytes=1 << 20)}
+    ranges = [range(7, 14), range(21, 42), range(84, 100)]
+    found = list(source.chunks_of(ranges, max_rows=7, max_bytes=1 << 20, counted=["text"]))
+    assert [chunk.first_row for chunk in found] == [7, 21, 28, 35, 84, 91, 98]
+    assert all(chunk.table == whole[chunk.first_row].table for chunk in found)
+    # Whatever cut them.
+    ranges = [range(1, 3), range(5, 20), range(60, 61)]
+    found = list(source.chunks_of(ranges, max_rows=7, max_bytes=1 << 20, counted=["text"]))
+    rows = [(chunk.first_row, chunk.table.num_rows) for chunk in found]
+    assert rows == [(1, 2), (5, 7), (12, 7), (19, 1), (60, 1)]
+    assert list(source.chunks_of([], max_rows=7, max_bytes=1 << 20, counted=["text"])) == []
 
 
 def test_identity_is_that_of_the_rows_not_of_their_chunks():

@@ -168,6 +168,8 @@ def test_what_was_written_there_since_is_another_input(label, server, data):
     label(data, data, overwrite=True)
     server.reset()
     file = data / "part-00000.parquet" if data.is_dir() else data
+    for other in data.glob("part-*.parquet"):
+        other.unlink()
     pq.write_table(pa.table({"n": [1], "text": ["new"]}), file)
     with pytest.raises(ResumeRefused, match=r"content changed|1 file, was 2"):
         label(data, data)

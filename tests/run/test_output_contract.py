@@ -4,7 +4,6 @@ import datetime as dt
 import decimal
 import itertools
 import json
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -194,19 +193,6 @@ def test_equal_runs_give_equal_bytes(label, server, awkward, tmp_path, form):
         outputs.append([(file.name, file.read_bytes()) for file in files])
     for one, other in itertools.pairwise(outputs):
         assert one == other
-
-
-def test_a_large_output_as_a_directory_holds_all_rows_in_order(label, tmp_path, monkeypatch):
-    """The names of the files sort in the order of their rows."""
-    monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "FILE_ROWS", 2_048)
-    monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_ROWS", 1_024)
-    numbers = list(range(10_000))
-    table = pa.table({"n": numbers, "text": [f"text {i % 7}" for i in numbers]})
-    pq.write_table(table, tmp_path / "in.parquet")
-    label(tmp_path / "in.parquet", tmp_path / "out")
-    files = sorted((tmp_path / "out").iterdir())
-    assert [pq.read_metadata(file).num_rows for file in files] == [2_048] * 4 + [1_808]
-    assert pa.concat_tables([pq.read_table(file) for file in files])["n"].to_pylist() == numbers
 
 
 def test_what_is_kept_after_success(label, write_csv, tmp_path):

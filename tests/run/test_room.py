@@ -86,13 +86,13 @@ def test_a_run_that_cannot_fit_is_refused_before_it_sends(in_small_place, server
         return  # a container that may not mount anything: the numbers are tested above
     assert refused.returncode == 2, refused
     assert json.loads(refused.stdout)["exit_code"] == 2
-    assert refused.stderr.startswith("small/out.parquet.run: the run takes about 4")
+    assert refused.stderr.startswith("small/out.parquet.run: the run takes about 6")
     assert refused.stderr.endswith("Make room, or choose another place for the output.\n")
     assert server.requests == []
 
 
 def test_a_run_that_fits_with_little_to_spare_is_not_refused(in_small_place, server, source):
-    done = in_small_place(source, int(2.7 * STORED), "$classify run $job -o small/out.parquet")
+    done = in_small_place(source, int(3.8 * STORED), "$classify run $job -o small/out.parquet")
     assert done is None or done.returncode == 0, done
 
 
@@ -112,7 +112,7 @@ def test_what_an_earlier_run_takes_is_no_reason_to_refuse_what_replaces_it(
     run = "$classify run $job -o small/out.parquet"
     done = in_small_place(
         source,
-        int(2.7 * STORED),
+        int(3.8 * STORED),
         f"{run} --max-requests 250; test $? = 75 || exit 1",
         f"head -c {int(1.2 * STORED)} /dev/zero > small/other",
         f"{run} --restart; test $? != 2 || exit 1; rm small/other",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,7 +16,7 @@ from pipeline.store.objects import ByteSource
 from pipeline.store.runstore import RunStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.store.records import Identity
@@ -28,13 +28,9 @@ class MemoryStore(RunStore):
     """The store of a run in memory: it continues what an earlier run left in the same object."""
 
     def __init__(self, *, is_file: bool = True) -> None:
-        super().__init__(
-            MemoryObjects(),
-            MemoryLease(),
-            MemoryFile(),
-            MemoryFile(),
-            MemoryOutput(is_file=is_file),
-        )
+        objects = MemoryObjects()
+        output = MemoryOutput(objects, is_file=is_file)
+        super().__init__(objects, MemoryLease(), MemoryFile(), MemoryFile(), output)
 
 
 class MemoryObjects:
@@ -148,7 +144,8 @@ class MemoryOutput:
 
     path = None
 
-    def __init__(self, *, is_file: bool) -> None:
+    def __init__(self, objects: MemoryObjects, *, is_file: bool) -> None:
+        self._objects = objects
         self.is_file = is_file
         self.content: dict[str, bytes] | None = None
         self._draft: dict[str, Any] = {}
@@ -183,15 +180,18 @@ class MemoryOutput:
     def begin_draft(self) -> None:
         self._draft = {}
 
-    def open_draft(self, name: str) -> pa.NativeFile:
-        sink = self._draft["" if self.is_file else name] = pa.BufferOutputStream()
-        return sink
+    @contextmanager
+    def open_draft(self) -> Iterator[pa.NativeFile]:
+        with pa.BufferOutputStream() as sink:
+            yield sink
+            self._draft[""] = sink.getvalue()
 
-    def drop_from_draft(self, name: str) -> None:
-        del self._draft[name]
+    def take_part(self, part: str, name: str) -> None:
+        content = self._objects.get(part)
+        assert content is not None, part
+        self._draft[name] = pa.py_buffer(content)
 
     def draft_identity(self) -> Identity:
-        self._draft = {name: each.getvalue() for name, each in sorted(self._draft.items())}
         return _identity(self._draft)
 
     def publish(self) -> None:

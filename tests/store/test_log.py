@@ -6,11 +6,15 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
-from pipeline.store import LocalStore, PartRecord, RunRecord, RunState
+from pipeline.store import LocalStore, PartRecord, RunRecord, RunState, open_ranges
 from pipeline.store.disk import DiskObjects
 from pipeline.store.log import Log
 from pipeline.store.records import RunLog
@@ -72,7 +76,7 @@ def test_entries_are_readable_by_people(objects, written):
     entries = [json.loads(content) for content in _contents(objects).values()]
     assert [each["entry"]["seq"] for each in entries] == [1, 2, 3, 4]
     assert [each["entry"]["records"][0]["kind"] for each in entries] == [
-        "run", "part", "part", "part",
+        "run", "range", "range", "range",
     ]  # fmt: skip
     assert [each["entry"]["before"] for each in entries[1:]] == [
         each["sha256"] for each in entries[:-1]
@@ -93,8 +97,8 @@ def test_a_state_is_never_changed_in_place(objects):
 def test_a_log_that_goes_on_after_it_was_read_loses_nothing(objects, written):
     """What an earlier attempt committed stays committed, whatever this one appends."""
     again = _opened(objects)
-    again.forget_parts(2)
-    again.add_part(_part(2))
+    again.forget_parts([_part(1)])
+    again.add_part(_part(1))
     assert RunLog(objects).load().parts == (_part(0), _part(1), _part(2))
 
 
@@ -118,12 +122,43 @@ def test_a_part_and_the_revision_are_one_entry(objects):
     assert RunLog(objects).load() == RunState(RUN, (), "r1", (_part(0),))
 
 
-def test_a_part_is_recorded_only_behind_the_one_before(objects):
+def test_parts_are_recorded_in_any_order(objects):
     log = _opened(objects)
     log.begin(RUN)
-    with pytest.raises(AssertionError, match="order"):
-        log.add_part(_part(1))
-    assert len(objects.list("log/")) == 1
+    for number, rows in ((2, 10), (0, 20), (1, 30)):
+        log.add_part(_part(number))
+        assert RunLog(objects).load().rows == log.run.rows == rows
+    assert RunLog(objects).load().parts == (_part(0), _part(1), _part(2))
+
+
+@pytest.mark.parametrize("first_row", [0, 1, 19, 29])
+def test_a_row_is_recorded_once(objects, first_row):
+    log = _opened(objects)
+    log.begin(RUN)
+    log.add_part(_part(0))
+    log.add_part(_part(2))
+    with pytest.raises(AssertionError, match="once"):
+        log.add_part(replace(_part(1), first_row=first_row))
+    assert len(objects.list("log/")) == 3
+
+
+PARTS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=9)
+
+
+@given(parts=PARTS, after=st.integers(0, 5))
+def test_open_is_what_no_part_covers(parts, after):
+    """Parts are given as how many rows are between them, and how many they have."""
+    made, row = [], 0
+    for between, rows in parts:
+        made.append(replace(_part(0), first_row=row + between, rows=rows))
+        row += between + rows
+    found = open_ranges(made, row + after)
+    covered = {row for part in made for row in range(part.first_row, part.end_row)}
+    rows = [row for each in found for row in each]
+    assert rows == sorted(set(range(row + after)) - covered)
+    # Nothing is empty, and no two could be one.
+    assert all(found)
+    assert all(one.stop < other.start for one, other in pairwise(found))
 
 
 def test_complete_keeps_the_facts_and_one_entry(objects, written):
@@ -150,7 +185,7 @@ def test_a_retry_keeps_what_was_recorded_of_the_output(objects, written):
             RUN, parts=(_part(0),), assembled=[[8, "b" * 64]], retry_of=complete
         )
         assert (state.retried_identity, state.latest_revision) == ([[9, "a" * 64]], "r")
-    written.forget_parts(0)
+    written.forget_parts([_part(0)])
     assert (written.run.rows, written.run.assembled) == (0, None)
     assert RunLog(objects).load().retried_identity == [[9, "a" * 64]]
     written.drop_retry()

@@ -9,7 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import OutputBusy, OutputError, StoppedEarly
 from pipeline.job.runner import Run
 from pipeline.job.status import status_in
-from pipeline.store import LocalStore
+from pipeline.store import LocalStore, open_ranges
 from pipeline.store.records import RunLog
 from tests.store.memory_store import MemoryStore
 
@@ -45,7 +45,7 @@ def attempt(server, write_csv, output, store):
             write_csv("in.csv", texts)
         config = RunConfig(
             input=str(source), output=output, endpoint=server.url, dialect="hf", batch_size=4,
-            concurrency=1, **settings,
+            **{"concurrency": 1, **settings},
         )  # fmt: skip
         job = Run(config, store=store())
         return asyncio.run(job.execute(restart=restart, ask_again=ask_again, overwrite=overwrite))
@@ -145,14 +145,40 @@ def test_replaced(attempt, server, store, expected):
     assert _bytes(store()) == expected
 
 
+def test_a_straggler_leaves_a_hole(attempt, server, store, expected, monkeypatch):
+    """All other chunks are committed while one answer is waited for; then only that is asked."""
+    server.script = lambda asked: server.reply(hold="text 20" in asked.texts)
+    add = RunLog.add_part
+
+    def adding(log, part, revision):
+        add(log, part, revision)
+        if log.run.rows == len(TEXTS) - 16:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "add_part", adding)
+        with pytest.raises(Killed):
+            attempt(concurrency=4)
+    assert open_ranges(store().load().parts, len(TEXTS)) == [range(16, 32)]
+    found = status_in(store(), "out")
+    assert (found.committed_rows, found.rows) == (184, 200)
+    sent = len(server.requests)
+    server.script = lambda _: None
+    summary = attempt()
+    assert (summary["resumed_rows"], summary["labelled"]) == (184, 200)
+    assert [asked.texts for asked in server.requests[sent:]] == [TEXTS[20:24]]
+    assert _bytes(store()) == expected
+
+
 @pytest.mark.fault(3)
-def test_a_damaged_part_is_done_again(attempt, server, store, expected):
+def test_damaged_parts_open_their_own_rows(attempt, server, store, expected):
     with pytest.raises(StoppedEarly):
-        attempt(max_requests=20)
+        attempt(max_requests=30)
     objects = store().log.entries._objects
     parts = objects.list("parts/")
-    objects.put(parts[1], objects.get(parts[1])[:-1])
-    assert attempt()["resumed_rows"] == 16
+    for number in (0, 3, 4):
+        objects.put(parts[number], objects.get(parts[number])[:-1])
+    assert attempt()["resumed_rows"] == 16 * (len(parts) - 3)
     assert _bytes(store()) == expected
     assert sorted(server.texts) == sorted(TEXTS)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoppedEarly
 from pipeline.events import Notice, PartsDamaged
-from pipeline.store import ByteSource, LocalStore, RunRecord
+from pipeline.store import ByteSource, LocalStore, RunRecord, RunState, open_ranges
+from pipeline.system.sizes import row_bytes
 from pipeline.writer import assemble, write_part
 from tests.store.memory_store import MemoryStore
 
@@ -39,20 +40,24 @@ def _begun(place, name="out.parquet"):
 
 
 def _write_parts(store, table, cuts):
-    """Commit a table as parts; gives their bytes."""
+    """Commit a table as parts, files of the output if that is a directory; gives their bytes."""
+    final = None if store.output.is_file else table.schema
     edges = [0, *cuts, table.num_rows]
     for start, stop in pairwise(edges):
         if stop > start:
             part = write_part(
                 store, table.slice(start, stop - start), first_row=start, errors=0, labels={},
-                revision=None,
+                revision=None, final_schema=final,
             )  # fmt: skip
             store.log.add_part(part)
     return [store.part(part) for part in store.log.run.parts]
 
 
 def _assemble(store, parts, *, rows=ROWS, schema=TABLE.schema):
-    assemble(parts, schema, store.output, rows=rows)
+    if store.output.is_file:
+        assemble(parts, schema, store.output, rows=rows)
+    else:
+        assert store.draft_parts() == store.output.draft_identity()
     store.output.publish()
     left = {path.name for path in store.output.path.with_name(Path(store.place).name).iterdir()}
     assert left <= {"lock", "log", "parts"}
@@ -61,10 +66,8 @@ def _assemble(store, parts, *, rows=ROWS, schema=TABLE.schema):
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    """Row groups and files of few rows, so that the borders fall inside the test's table."""
-    assembly = sys.modules["pipeline.writer.assembly"]
-    monkeypatch.setattr(assembly, "ROW_GROUP_ROWS", 3_072)
-    monkeypatch.setattr(assembly, "FILE_ROWS", 4_096)
+    """Row groups of few rows, so that the borders fall inside the test's table."""
+    monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_ROWS", 3_072)
 
 
 @pytest.fixture
@@ -128,55 +131,70 @@ def test_groups_are_bounded_by_bytes_whatever_the_rows_hold(tmp_path_factory, cu
     place = tmp_path_factory.mktemp("big")
     parts = []
     for first, end in itertools.pairwise([0, *cuts, 600]):
-        path = place / f"{first}.parquet"
-        pq.write_table(BIG.slice(first, end - first), path)
-        parts.append(ByteSource.of(path))
+        parts.append(_stream(place / f"{first}.arrows", BIG.slice(first, end - first)))
     module = sys.modules["pipeline.writer.assembly"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROW_GROUP_BYTES", 20_000)
         groups = list(module._row_groups(parts, BIG.schema))
-        whole = list(module._row_groups([_whole(place)], BIG.schema))
+        whole = list(module._row_groups([_stream(place / "whole.arrows", BIG)], BIG.schema))
     assert [group.num_rows for group in groups] == [group.num_rows for group in whole]
     assert pa.concat_tables(groups).to_pylist() == BIG.to_pylist()
     # One chunk a column, and a dictionary of what is used: the writer's bytes follow both.
     assert {column.num_chunks for group in groups for column in group.columns} == {1}
-    sizes = [int(module._row_bytes(group).sum()) for group in groups]
+    sizes = [int(row_bytes(group).sum()) for group in groups]
     assert max(sizes) <= 20_000
     # Each group is as large as it may be: with the next group's first row it would be too large.
     for group, following in itertools.pairwise(groups):
         together = pa.concat_tables([group, following.slice(0, 1)])
-        assert int(module._row_bytes(together).sum()) > 20_000
+        assert int(row_bytes(together).sum()) > 20_000
 
 
-def _whole(place):
-    pq.write_table(BIG, place / "whole.parquet")
-    return ByteSource.of(place / "whole.parquet")
+def _stream(path, table):
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+    return ByteSource.of(path)
 
 
 def test_a_row_larger_than_a_group_is_one_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["pipeline.writer.assembly"], "ROW_GROUP_BYTES", 100)
     texts = ["a", "b" * 500, "c", "d" * 99, "e" * 99]
     table = pa.table({"text": texts})
-    pq.write_table(table, tmp_path / "part.parquet")
     groups = sys.modules["pipeline.writer.assembly"]._row_groups(
-        [ByteSource.of(tmp_path / "part.parquet")], table.schema
+        [_stream(tmp_path / "part.arrows", table)], table.schema
     )
     assert [group["text"].to_pylist() for group in groups] == [
         texts[:1], texts[1:2], texts[2:4], texts[4:],
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("small_groups")
-def test_a_directory_holds_every_row_in_order(tmp_path):
+def test_the_files_of_a_directory_are_its_parts(tmp_path):
+    """They get their name without being read or copied, by the order of their rows."""
     store = _begun(tmp_path, "out")
-    output = _assemble(store, _write_parts(store, TABLE, [4_096, 8_192]))
-    files = sorted(output.iterdir())
-    assert [file.name for file in files] == [f"part-{i:05d}.parquet" for i in range(len(files))]
-    assert len(files) == 2
+    parts = _write_parts(store, TABLE, [4_096, 8_192])
+    inodes = [Path(part.name).stat().st_ino for part in parts]
+    files = sorted(_assemble(store, parts).iterdir())
+    assert [file.name for file in files] == [f"part-{i:05d}.parquet" for i in range(3)]
+    assert [file.stat().st_ino for file in files] == inodes
+    assert [pq.read_metadata(file).num_rows for file in files] == [4_096, 4_096, ROWS - 8_192]
     assert pa.concat_tables([pq.read_table(file) for file in files]).equals(TABLE)
+    # What was a part stays one until the run is known to be complete.
+    assert not store.damaged_parts(store.log.run)
 
 
-@pytest.mark.usefixtures("small_groups")
+def test_names_are_in_the_order_of_rows_however_many_there_are(tmp_path):
+    store = _begun(tmp_path, "out")
+    parts = _write_parts(store, TABLE, [])
+    record = store.log.run.parts[0]
+    state = RunState(RunRecord("software", {}, {}), parts=(record,) * 100_001)
+    store.log.state = state
+    taken = []
+    store.output.take_part = lambda part, name: taken.append(name)
+    store.draft_parts()
+    assert taken[::50_000] == ["part-000000.parquet", "part-050000.parquet", "part-100000.parquet"]
+    assert taken == sorted(taken)
+    assert len(parts) == 1
+
+
 def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path):
     store = _begun(tmp_path, "out")
     (tmp_path / "out").mkdir()
@@ -192,7 +210,11 @@ def test_in_memory_the_output_has_the_same_bytes(tmp_path, name):
     local, memory = _begun(tmp_path, name), MemoryStore(is_file=name != "out")
     memory.begin(RunRecord("software", {}, {}))
     output = _assemble(local, _write_parts(local, TABLE, [5_000]))
-    assemble(_write_parts(memory, TABLE, [3_000]), TABLE.schema, memory.output, rows=ROWS)
+    if name == "out":
+        _write_parts(memory, TABLE, [5_000])
+        memory.draft_parts()
+    else:
+        assemble(_write_parts(memory, TABLE, [3_000]), TABLE.schema, memory.output, rows=ROWS)
     assert memory.output.content is None
     assert memory.output.draft_identity() == local.output.identity()
     memory.output.publish()
@@ -203,9 +225,8 @@ def test_in_memory_the_output_has_the_same_bytes(tmp_path, name):
     ]
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out"])
-def test_no_parts_give_a_table_of_the_schema(tmp_path, name):
-    output = _assemble(_begun(tmp_path, name), [], rows=0)
+def test_no_parts_give_a_table_of_the_schema(tmp_path):
+    output = _assemble(_begun(tmp_path), [], rows=0)
     assert pq.read_table(output).equals(TABLE.schema.empty_table())
 
 
@@ -218,15 +239,14 @@ def test_row_groups_have_one_size(store):
     assert sizes == [65_536] * 3 + [200_000 - 3 * 65_536]
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out"])
 @pytest.mark.fault(7)
-def test_a_missing_row_never_reaches_the_output(tmp_path, name):
+def test_a_missing_row_never_reaches_the_output(tmp_path):
     """Were a row lost on the way, there would be no output rather than a shorter one."""
-    store = _begun(tmp_path, name)
+    store = _begun(tmp_path)
     parts = _write_parts(store, TABLE, [5_000])
     with pytest.raises(AssertionError, match="5000 rows assembled, 10000 expected"):
         _assemble(store, parts[:1])
-    assert not (tmp_path / name).exists()
+    assert not store.output.exists()
 
 
 @pytest.mark.fault(7)
@@ -267,11 +287,14 @@ def _damage(file, kind):
 @pytest.mark.parametrize("kind", ["gone", "empty", "short", "long", "flipped bit"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.fault(3)
-def test_parts_are_trusted_up_to_the_first_damaged_one(store, kind, number):
+def test_a_damaged_part_opens_its_own_rows(store, kind, number):
     parts = _write_parts(store, TABLE, [3_000, 6_000])
-    assert store.whole_parts(store.log.run) == 3
+    assert store.repair() == 0
     _damage(Path(parts[number].name), kind)
-    assert store.whole_parts(store.log.run) == number
+    assert store.repair() == 1
+    cuts = [0, 3_000, 6_000, ROWS]
+    found = open_ranges(store.log.run.parts, ROWS)
+    assert found == [range(cuts[number], cuts[number + 1])]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -285,12 +308,13 @@ def test_a_damaged_part_is_done_again_from_stored_answers(label, server, write_c
     server.reset()
     with pytest.raises(StoppedEarly):
         label(source, output, batch_size=8, max_requests=12, concurrency=1)
-    parts = sorted((tmp_path / "out.parquet.run" / "parts").glob("*.parquet"))
-    _damage(parts[0], kind)
+    parts = sorted((tmp_path / "out.parquet.run" / "parts").iterdir())
+    assert len(parts) > 2
+    _damage(parts[1], kind)
     seen = []
     summary = label(source, output, observers=[seen.append])
-    assert [event for event in seen if isinstance(event, Notice)] == [PartsDamaged(len(parts))]
-    assert summary["resumed_rows"] == 0
+    assert [event for event in seen if isinstance(event, Notice)] == [PartsDamaged(1)]
+    assert summary["resumed_rows"] == 16 * (len(parts) - 1)
     assert not server.sent_twice()
     assert sorted(server.texts) == sorted(texts)
     assert output.read_bytes() == (tmp_path / "at_once.parquet").read_bytes()
