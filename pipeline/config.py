@@ -166,7 +166,7 @@ class RunConfig(BaseModel):
         "false for nondeterministic models: sends x-use-cache: false", _SWITCH, default=True
     )
     batch_size: Literal["auto"] | Count = _setting(
-        "texts in one request; auto is 32, fewer where the server says so",
+        "texts in one request; auto finds out by measuring, with fewer requests than concurrency",
         "1, 2, ... or auto",
         "auto",
     )
@@ -286,8 +286,13 @@ class RunConfig(BaseModel):
 
     @property
     def texts_per_request(self) -> int:
-        """`batch_size` as a number; TEI's own maximum, 32, is the `auto` that suits all servers."""
+        """How many texts the first requests have; TEI's own maximum, 32, suits all servers."""
         return 32 if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def most_texts(self) -> int:
+        """How many texts a request may come to have."""
+        return 512 if self.batch_size == "auto" else self.batch_size
 
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that change results, as plain JSON values."""

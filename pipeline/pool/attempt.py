@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.errors import RequestError
     from pipeline.outcomes import Item
     from pipeline.pool.gate import Gate
+    from pipeline.pool.search import Search
     from pipeline.pool.tally import Tally
     from pipeline.system.clock import Clock
     from pipeline.system.threads import Stop
@@ -51,6 +52,8 @@ class Attempts:
     def __post_init__(self) -> None:
         self.limit = AdaptiveLimit(self._config.concurrency, self._clock)
         self.turnstile = Turnstile(self._config.rate, self._clock)
+        # Of the batch size and the concurrency, unless the size is given.
+        self.search: Search | None = None
         self.alarm = Alarm(self._config.timeout_s, self._clock)
 
     @property
@@ -73,6 +76,8 @@ class Attempts:
             if self._stop.reason is not None:
                 raise StoppedError
             self._count(retry=retry)
+            if (search := self.search) is not None:
+                search.sent()
             started = self._clock.now()
             status: int | None = None
             cause: str | None = "cancelled"
@@ -88,8 +93,12 @@ class Attempts:
             finally:
                 seconds = self._clock.now() - started
                 self._tally.ended(status, cause, seconds)
+                if search is not None:
+                    search.ended()
             if not probing:  # a probe may have been held until the model was loaded
                 self.limit.succeeded(seconds)
+                if search is not None:
+                    search.answered(len(items), sum(map(len, items)), seconds)
             if reply.pause_s:
                 self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
             return reply
@@ -110,8 +119,11 @@ class Attempts:
         """Let the limits hear of an attempt that failed; return its cause for the tally."""
         if not isinstance(failure, Retryable):
             return type(failure).__name__
-        if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
+        overloaded = failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT)
+        if overloaded:
             self.limit.overloaded()
+        if self.search is not None:
+            self.search.disturbed(overloaded=overloaded)
         if failure.cause is Cause.THROTTLED:
             self.turnstile.throttled()
         return failure.cause.value

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from pipeline.pool.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from pipeline.outcomes import Arrived, Item, Outcome, Provisional
     from pipeline.pool.window import Share
@@ -164,14 +164,26 @@ class BatchSize:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = self.now = most
+        self._most = self.now = self._steady = most
         self._good = self._trial = 0
         self._patience = FIRST_PATIENCE
+        # Hears of each size that was refused.
+        self.on_refusal: Callable[[int], None] = lambda _size: None
 
     def cap(self, most: int) -> None:
         """Take no more than this from now on: the server told its limit."""
         self._most = min(self._most, most)
         self.now = min(self.now, self._most)
+
+    @property
+    def least(self) -> int:
+        """The least that batches of the near future have."""
+        return min(self.now, self._steady)
+
+    def aim(self, texts: int, steady: int) -> None:
+        """Take so many from now on, for a search that is likely to come back to `steady`."""
+        self._most = self.now = texts
+        self._steady = steady
 
     def take(self, waiting: int) -> int:
         """Return the size of the next batch, given how many inputs wait."""
@@ -183,7 +195,7 @@ class BatchSize:
 
     def answered(self, size: int) -> None:
         """Learn from a batch that was answered whole."""
-        if size > self.now:
+        if self.now < size <= self._most:
             self.now = size
         elif size == self.now < self._most:
             self._good += 1
@@ -197,6 +209,7 @@ class BatchSize:
             self._good = self._trial = 0
             self._patience = min(2 * self._patience, LONGEST_PATIENCE)
             self.now = min(self.now, smaller)
+        self.on_refusal(size)
         return sinks
 
 
@@ -318,7 +331,9 @@ class Batcher:
 
     def _next_window(self, size: int) -> Window:
         """Move the oldest inputs into a window of whole batches."""
-        room = min(sum([b - a for _, a, b in self._stretches]), self._most_overtaking * size)
+        # Not more than goes by length, even if a search goes back to smaller batches.
+        most = self._most_overtaking * min(size, self.size.least)
+        room = min(sum([b - a for _, a, b in self._stretches]), most)
         if room > size:
             room -= room % size  # what is left over waits with newer inputs, being the newest
         # Of a single batch nothing is left to choose from, and a single text is as long as itself.

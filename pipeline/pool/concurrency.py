@@ -47,6 +47,8 @@ class AdaptiveLimit:
         self.in_flight = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._slow_start = True
+        # What a search found; it judges by throughput, so latency is no evidence then.
+        self._aim: int | None = None
         self._queueing = False
         self._ceiling = float("inf")
         self._round_trip_s = 0.0
@@ -64,6 +66,13 @@ class AdaptiveLimit:
         """Lower the maximum for good: the server told how much it takes."""
         self._most = max(1.0, min(self._most, float(most)))
         self._limit = min(self._limit, self._most)
+
+    def aim(self, requests: int) -> None:
+        """Have so many in flight from now on, as a search found; only refusals lower it a while."""
+        if requests != self._aim:
+            self._limit = float(requests)
+        self._aim, self._most = requests, float(requests)
+        self._hand_over()
 
     async def acquire(self) -> None:
         """Wait for a permit; first come, first served."""
@@ -88,7 +97,8 @@ class AdaptiveLimit:
         """Learn from a good answer that took so long."""
         used_up = self.in_flight >= int(self._limit) and not self._queueing
         self._round_trip_s = 0.9 * (self._round_trip_s or seconds) + 0.1 * seconds
-        self._judge_latency(seconds)
+        if self._aim is None:
+            self._judge_latency(seconds)
         if used_up and self._limit < self._most:
             self._limit = min(self._limit + self._gain(), self._most)
             self._hand_over()

@@ -91,9 +91,11 @@ class Introduction:
             if client.dialect.name == "hf":
                 verdict = await self._check_batching(batch, more_to_come=demand.more_to_come)
         most = client.dialect.most_texts
-        if most is not None:
+        if (search := self._attempts.search) is not None:
+            search.cap(most, permits)
+        elif most is not None:
             self._size.cap(most)
-        if permits is not None:
+        if permits is not None and search is None:
             self._attempts.limit.cap(permits // self._size.now)
         self._settled.set()
         for alone, rejection in verdict.rejected:

@@ -13,6 +13,7 @@ from pipeline.pool.demand import Demand
 from pipeline.pool.gate import Gate
 from pipeline.pool.introduction import Introduction
 from pipeline.pool.patience import Patience
+from pipeline.pool.search import Search, Setting
 from pipeline.pool.splitting import Splitting
 from pipeline.pool.tally import Tally
 
@@ -53,10 +54,13 @@ class Pool:
         self.tally = tally = Tally(emit, self._limits, stop.ask)
         self._batcher = Batcher(config.texts_per_request, OVERTAKING * config.concurrency)
         # Beside a full window, so that the next batches are of similar length too, those in flight.
-        enough = (OVERTAKING + 1) * config.concurrency * config.texts_per_request
-        self.demand = Demand(self._batcher, enough, stop)
+        self.demand = Demand(self._batcher, (OVERTAKING + 1) * config.concurrency, stop)
         gate = Gate(config, clock, tally.emit)
         self._attempts = Attempts(config, client, gate, clock, tally, stop, requests_sent)
+        if config.batch_size == "auto":
+            most = Setting(config.most_texts, config.concurrency)
+            search = Search(most, config.timeout_s, clock, self._apply)
+            self._attempts.search, self._batcher.size.on_refusal = search, search.refused
         patience = Patience(config, self._attempts, gate, clock, tally.emit, stop)
         self._splitting = Splitting(client, patience, self._batcher.size, tally.emit, self._settled)
         self._introduction = Introduction(
@@ -66,6 +70,10 @@ class Pool:
         self._jobs: set[Job] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._hearing = ExitStack()
+
+    def _apply(self, setting: Setting, steady: Setting) -> None:
+        self._batcher.size.aim(setting.texts, steady.texts)
+        self._attempts.limit.aim(setting.requests)
 
     def _limits(self) -> tuple[int, float | None]:
         return self._attempts.limit.limit, self._attempts.turnstile.rate

@@ -1,0 +1,315 @@
+"""The search for the batch size and the concurrency at which an endpoint does most.
+
+Throughput decides, and nothing else is known of the server: it may work through a list text by
+text, pad a batch to its longest text, gather the texts of many requests, count requests or texts
+against a limit, and be shared with others. So one setting after another is tried, in steps of two,
+and kept if it does clearly more (hill climbing).
+
+What a setting does is measured by Little's law: requests in flight, times texts a request, over the
+time that a request takes. Only requests count that were sent after the first answer to one that was
+sent under this setting: what is answered before tells of the setting before. Texts differ in
+length, and so do the batches that a setting happens to get; how much a longer text costs is the
+slope of a regression over all measurements, and what is compared is corrected for it (analysis of
+covariance).
+"""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from pipeline.system.clock import Clock
+
+# Where the search begins: a size that every server takes, and few requests.
+FIRST_TEXTS, FIRST_REQUESTS = 32, 4
+# How many times as much a step must do to be kept: noise does a few per cent. Smaller batches cost
+# more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
+GAINS = {"larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
+# So few requests at once leave no gap between an answer and the next request.
+FEWEST_REQUESTS = 2
+# A setting is measured for so long and by so many answers at least, and by this many times as much
+# unless the result is clear: less than without it, or far more. By fewer answers if they take long.
+WINDOW_S, ANSWERS = 0.75, 8
+CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.9, 1.35, 3
+LONG_S = 10.0
+# A request may take this part of its timeout, so that a slow moment ends none.
+TIMEOUT_SHARE = 0.25
+# Once settled, what is done is watched. A change by so much, twice in a row, begins the search
+# anew; so does time, ever more of it.
+WATCH_S, CHANGED = 5.0, 1.4
+AGAIN_S, LONGEST_AGAIN_S = 120.0, 960.0
+
+
+class Setting(NamedTuple):
+    """How many texts a request carries, and how many requests are in flight at most."""
+
+    texts: int
+    requests: int
+
+
+class Measured(NamedTuple):
+    """The server's time for a text, with all that goes on at once, and the mean length of texts."""
+
+    text_s: float
+    text_bytes: float
+
+
+class Search:
+    """Hears of every request, and says with what setting to go on.
+
+    `most` bounds the setting; `apply` gets each new one, and the best so far. An object on the
+    injected clock and
+    nothing else, so that a coordinator of several workers can own it. `now` is the one in force.
+    """
+
+    def __init__(
+        self,
+        most: Setting,
+        timeout_s: float,
+        clock: Clock,
+        apply: Callable[[Setting, Setting], None],
+    ) -> None:
+        self._most = most
+        # How many texts the server takes at once, in all requests together, if it told.
+        self._permits: int | None = None
+        self._longest_s = TIMEOUT_SHARE * timeout_s
+        self._clock = clock
+        self._apply = apply
+        self.best = Setting(min(FIRST_TEXTS, most.texts), min(FIRST_REQUESTS, most.requests))
+        self._measured: Measured | None = None  # what the best does
+        self._course = _course()
+        self._step: str | None = None  # what is tried
+        self._slope = Slope()
+        self._window = Window(clock.now())
+        # A batch that was refused for its size, and until when none so large is tried.
+        self._refused, self._refused_until = most.texts + 1, 0.0
+        self._changes, self._again_s = 0, AGAIN_S
+        self._set(self.best)
+
+    @property
+    def settled(self) -> bool:
+        """True while nothing is tried."""
+        return self._step is None and self._measured is not None
+
+    def cap(self, texts: int | None, permits: int | None) -> None:
+        """Never go beyond this from now on: the server told its limits."""
+        self._most = self._most._replace(texts=min(self._most.texts, texts or self._most.texts))
+        self._permits = permits
+        self._begin_anew(min(self.best.texts, self._most.texts))
+
+    def sent(self) -> None:
+        """Hear that a request was sent."""
+        self._window.pass_time(self._clock.now(), +1)
+
+    def ended(self) -> None:
+        """Hear that a request ended, whatever it came to."""
+        self._window.pass_time(self._clock.now(), -1)
+
+    def answered(self, texts: int, size_bytes: int, seconds: float) -> None:
+        """Hear of a good answer, and how long it took."""
+        if 4 * texts < 3 * self.now.texts:
+            return  # a part of a batch, or the last one
+        window, now = self._window, self._clock.now()
+        if not window.takes(now - seconds, now):
+            return
+        window.add(texts, size_bytes, seconds, self.now.requests)
+        passed_s = now - window.counts_from
+        wanted = max(ANSWERS * window.times, self.now.requests)
+        least_s = WATCH_S if self.settled else WINDOW_S * window.times
+        if passed_s < LONG_S:
+            enough = passed_s >= least_s and window.answers >= wanted
+        else:
+            enough = window.answers >= wanted // 3
+        if enough:
+            self._judge(window.measured(passed_s, self._slope))
+
+    def refused(self, texts: int) -> None:
+        """Hear that so many texts were refused together, though not in halves."""
+        self._refused = min(self._refused, texts)
+        self._refused_until = self._clock.now() + self._again_s
+        if self.best.texts >= texts:
+            self._begin_anew(max(1, texts // 2))
+        elif self.now.texts >= texts and self._step is not None:
+            self._go_on(helped=False)
+
+    def disturbed(self, *, overloaded: bool) -> None:
+        """Hear of a failure: what was measured until now does not count.
+
+        If the server is `overloaded` (429, 503, a timeout), a step that asked more of it is taken
+        back.
+        """
+        if overloaded and self._step in ("larger", "more"):
+            self._go_on(helped=False)
+        else:
+            self._window.begin(self._clock.now())
+
+    def _begin_anew(self, texts: int) -> None:
+        requests = min(self.best.requests, self._most_requests(texts))
+        self.best, self._measured, self._step = Setting(texts, requests), None, None
+        self._set(self.best)
+
+    def _most_requests(self, texts: int) -> int:
+        return max(1, min(self._most.requests, (self._permits or 1 << 40) // texts))
+
+    def _set(self, setting: Setting) -> None:
+        self.now = setting
+        self._window.begin(self._clock.now())
+        if self._measured is None:
+            self._window.times = CLOSER
+        self._apply(setting, self.best)
+
+    def _judge(self, found: Measured) -> None:
+        if self._measured is None:
+            self._measured = found
+            self._search()
+            return
+        gain = self._gain(self._measured, found)
+        if self._step is None:
+            self._watch(found, max(gain, 1 / gain))
+        elif CLEARLY_LESS < gain < CLEARLY_MORE and self._window.times == 1:
+            self._window.times = CLOSER
+        else:
+            if helped := gain >= GAINS[self._step]:
+                self.best, self._measured = self.now, found
+            self._go_on(helped=helped)
+
+    def _gain(self, before: Measured, found: Measured) -> float:
+        """Return how many times as much is done, with texts of equal length."""
+        longer_bytes = found.text_bytes - before.text_bytes
+        text_s = found.text_s - self._slope.value * longer_bytes
+        return before.text_s / max(text_s, 0.1 * found.text_s)
+
+    def _watch(self, found: Measured, change: float) -> None:
+        """Search again if the endpoint has changed, or after a while."""
+        self._changes = self._changes + 1 if change > CHANGED else 0
+        changed = self._changes > 1
+        if not self._changes or changed:
+            self._measured = found
+        if changed or self._clock.now() - self._settled_at >= self._again_s:
+            self._again_s = AGAIN_S if changed else min(2 * self._again_s, LONGEST_AGAIN_S)
+            self._search()
+        else:
+            self._window.begin(self._clock.now())
+
+    def _search(self) -> None:
+        self._changes = 0
+        self._course = _course()
+        self._try(next(self._course))
+
+    def _go_on(self, *, helped: bool) -> None:
+        """Take the next step of the search, or settle."""
+        try:
+            self._try(self._course.send(helped))
+        except StopIteration:
+            self._step = None
+            self._settled_at = self._clock.now()
+            self._set(self.best)
+
+    def _try(self, step: str) -> None:
+        """Try a step from the best setting; it does not help if there is none to take."""
+        texts, requests = self.best
+        match step:
+            case "larger":
+                texts = min(2 * texts, self._most.texts)
+                if texts >= self._refused and self._clock.now() < self._refused_until:
+                    texts = self.best.texts
+                requests = min(requests, self._most_requests(texts))
+            case "more":
+                requests = min(2 * requests, self._most_requests(texts))
+            case "smaller":
+                texts = max(texts // 2, 1)
+            case _:
+                requests = max(requests // 2, min(FEWEST_REQUESTS, requests))
+        slow = step in ("larger", "more") and 2 * self._window.request_s > self._longest_s
+        if slow or self.best == (texts, requests):
+            self._go_on(helped=False)
+        else:
+            self._step = step
+            self._set(Setting(texts, requests))
+
+
+def _course() -> Generator[str, bool, None]:
+    """Yield one step after the other; each is told whether it helped."""
+    helped: set[str] = set()
+    failed: set[str] = set()
+    for step in cycle(("larger", "more")):
+        while (yield step):
+            helped.add(step)
+            failed.clear()
+        failed.add(step)
+        if len(failed) > 1:
+            break
+    for step, opposite in (("smaller", "larger"), ("fewer", "more")):
+        while opposite not in helped and (yield step):
+            pass
+
+
+class Window:
+    """The answers by which one setting is measured; `times` is how many times the usual number."""
+
+    def __init__(self, now: float) -> None:
+        self._in_flight = 0
+        self._seen_at = now
+        self.request_s = 0.0  # of the last window that was measured
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """Begin with the requests that are sent from now on."""
+        self._began_at, self.counts_from = now, float("inf")
+        self._area = self._seconds = self._x = self._y = self._xx = self._xy = 0.0
+        self._texts = self.answers = 0
+        self.times = 1
+        self._latest: list[tuple[int, int]] = []
+
+    def pass_time(self, now: float, more: int) -> None:
+        """Integrate the number of requests in flight until now, and change it."""
+        self._area += self._in_flight * (now - self._seen_at)
+        self._seen_at = now
+        self._in_flight += more
+
+    def takes(self, began_at: float, now: float) -> bool:
+        """Return True if a request that began then counts; the first one only begins the count."""
+        if began_at >= self._began_at and self.counts_from > now:
+            self.counts_from, self._area = now, 0.0
+            return False
+        return began_at >= self.counts_from
+
+    def add(self, texts: int, size_bytes: int, seconds: float, requests: int) -> None:
+        """Add an answer; so many requests are in flight at once."""
+        # A request waits for those before it, too, so their texts count for its time.
+        latest = self._latest
+        latest.append((texts, size_bytes))
+        if len(latest) > requests:
+            del latest[0]
+        x = sum([each[1] for each in latest]) / sum([each[0] for each in latest])
+        y = seconds / texts
+        self._x += x
+        self._y += y
+        self._xx += x * x
+        self._xy += x * y
+        self._texts += texts
+        self._seconds += seconds
+        self.answers += 1
+
+    def measured(self, passed_s: float, slope: Slope) -> Measured:
+        """Return what was measured, and let the slope learn from it."""
+        in_flight, count = self._area / passed_s, self.answers
+        slope.xx += self._xx - self._x * self._x / count
+        slope.xy += (self._xy - self._x * self._y / count) / in_flight
+        self.request_s = self._seconds / count
+        return Measured(self._seconds / self._texts / in_flight, self._x / count)
+
+
+class Slope:
+    """How much of a text's time goes with each byte of it, by all measurements."""
+
+    def __init__(self) -> None:
+        self.xx = self.xy = 0.0
+
+    @property
+    def value(self) -> float:
+        """Seconds a byte."""
+        return max(0.0, self.xy / self.xx) if self.xx > 0 else 0.0
