@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
 
 pytestmark = [pytest.mark.fault(1), pytest.mark.fault(17)]
+
+
+def kill(work, process):
+    """Kill it once all answers are stored; the server is rid of what it holds after that."""
+    time.sleep(0.6)
+    killed_at = time.monotonic()
+    process.send(signal.SIGKILL)
+    work.server.release()
+    return work.end(process, killed_at=killed_at)
 
 
 @pytest.mark.parametrize("out", ["out.parquet", "out"])
@@ -25,9 +35,7 @@ def test_the_oldest_chunk_is_answered_last(job, watch, record_property, out):
         return sum(map(len, found)) == len(work.texts) - found[0].start if found else False
 
     watch(process, others_are_committed)
-    # The answers of the oldest chunk itself are stored by now.
-    time.sleep(0.6)
-    attempt = work.kill(process, time.monotonic())
+    attempt = kill(work, process)
     assert attempt.code == -9
     first, *_, last = attempt.committed
     assert 0 < first.start < last.start
@@ -47,8 +55,7 @@ def test_the_next_attempt_reads_on_between_holes(job, watch, record_property):
     work.server.script = lambda asked: work.server.reply(hold=bool(held & set(asked.texts)))
     process = work.begin()
     watch(process, lambda: sum(map(len, work.committed_ranges())) >= 30_000 - 2 * 4_096)
-    time.sleep(0.6)
-    attempt = work.kill(process, time.monotonic())
+    attempt = kill(work, process)
     starts = {rows.start for rows in attempt.committed}
     assert 0 not in starts
     assert 4 * 4_096 not in starts

@@ -70,7 +70,8 @@ def test_a_stream_that_begins_at_the_border_of_a_chunk_gives_the_same_chunks(
     """However its batches are cut, and whether or not there are nulls in them."""
     rows = pa.Table.from_batches(batches(lengths))
     texts = [None if len(text) % 7 == 3 else text for text in rows["text"].to_pylist()]
-    table = pa.table({"text": texts, "flag": [text and len(text) % 2 == 0 for text in texts]})
+    flags = [None if text is None else len(text) % 2 == 0 for text in texts]
+    table = pa.table({"text": pa.array(texts, pa.string()), "flag": pa.array(flags, pa.bool_())})
 
     def cut(first_row, step):
         found = rechunk(
