@@ -88,6 +88,8 @@ class Introduction:
         verdict, permits = FirstBatch([], batch), None
         if not client.knows_dialect:
             permits = await self._patience.until_answered(self._discover, Failures())
+            # No canary is sent then, and a probe has no requests left to halve a batch to one text.
+            self._patience.trust.wary = client.dialect.told_by is not None
             if client.dialect.name == "hf":
                 verdict = await self._check_batching(batch, more_to_come=demand.more_to_come)
         most = client.dialect.most_texts

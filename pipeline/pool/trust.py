@@ -39,13 +39,15 @@ class Trust:
     """What the endpoint refused and answered of late.
 
     Refusals are numbered. One is `vouched` for once a request that was sent after it was answered.
-    `known` is an input to ask again, None until one was answered in a form that is beyond doubt.
+    `known` is an input to ask again, None until one was answered in a form that is beyond doubt. If
+    it is `wary`, the first refusal is doubted already, unless something was answered before.
     """
 
     def __init__(self, *, allow_drift: bool) -> None:
         self._allow_drift = allow_drift
         self.refusals = self.vouched = 0
         self.known: Known | None = None
+        self.wary = False
         self._unreadable: Retryable | None = None
         # How often in a row the text that decides was answered, so that the rows were at fault.
         self.acquittals = 0
@@ -59,12 +61,12 @@ class Trust:
         self.vouched = max(self.vouched, refusals)
 
     def doubtful(self, in_flight: int, batch_size: int) -> bool:
-        """Return True if more was refused in a row than bad rows explain, or nothing was answered.
+        """Return True if more was refused in a row than bad rows explain.
 
         One bad row in each request in flight, one of which is on its way from a whole batch to a
         batch of its own; twice as many each time that the endpoint proves to be well.
         """
-        if self.known is None:
+        if self.wary and self.known is None:
             return True
         halvings = min(batch_size.bit_length(), MOST_HALVINGS)
         explained = max(FEW, in_flight - 1 + halvings) << self.acquittals
