@@ -340,6 +340,33 @@ def test_texts_of_one_length_go_in_the_order_of_the_table():
     assert taken == texts_of([5] * 300)
 
 
+def test_what_is_left_over_are_the_newest_inputs():
+    """An old one that waited for others to come would keep its chunk from its commit."""
+    batcher, items = Batcher(8, 16), texts_of([7 * i % 30 for i in range(30)])
+    batcher.put(job_of(items))
+    taken = []
+    while (batch := batcher.take_now()) is not None:
+        taken += batch.items
+    assert sorted(taken) == items[:24]
+
+
+def test_a_batch_of_two_windows_is_of_similar_length_too():
+    """Takers of another size than the window was sorted for leave some of it over."""
+    batcher = Batcher(4, 6)
+    for start in range(0, 48, 24):
+        batcher.put(job_of(texts_of([7 * i % 24 for i in range(24)], start)))
+    batches = []
+    for size in (4, 3, 3, 3, 8, 8):
+        batcher.size.now = size
+        batches.append(batcher.take_now())
+    assert [len(batch) for batch in batches] == [4, 3, 3, 3, 8, 8]
+    lengths = [[len(item) - 6 for item in batch.items] for batch in batches]
+    left_over = set(range(24)) - {length for each in lengths[:5] for length in each}
+    assert left_over == {20, 22, 23}
+    assert left_over < set(lengths[5])
+    assert min(lengths[5]) >= 16
+
+
 async def test_a_batch_that_a_cancelled_taker_was_given_is_the_next():
     batcher = Batcher(2, 4)
     takers = [asyncio.create_task(batcher.take()) for _ in range(3)]
@@ -348,6 +375,8 @@ async def test_a_batch_that_a_cancelled_taker_was_given_is_the_next():
     takers[0].cancel()
     await asyncio.wait(takers[:1])
     assert takers[0].cancelled()
-    assert [(await taker).items for taker in takers[1:]] == [["bbbb", "dddd"], ["a", "c"]]
+    async with asyncio.timeout(1):
+        batches = [(await taker).items for taker in takers[1:]]
+    assert batches == [["bbbb", "dddd"], ["a", "c"]]
     assert batcher.outstanding == 2
     assert not batcher.waiting
