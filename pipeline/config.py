@@ -13,6 +13,7 @@ import re
 import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -67,6 +68,14 @@ def _one_or_many(value: Any) -> Any:
     return (str(value),) if isinstance(value, str | Path) else value
 
 
+def _one_or_several(value: Any) -> Any:
+    """Read one address, or several: a list, or a text with white space between them."""
+    if isinstance(value, str):
+        return tuple(value.split()) if len(value.split()) > 1 else value
+    # Twice the same is the same; so a flag that is given twice makes a list of one.
+    return tuple(dict.fromkeys(map(str, value))) if isinstance(value, list | tuple) else value
+
+
 def _duration(value: Any) -> Any:
     """Read seconds from a number or from `90s`, `30m`, `7h`, `1d`."""
     if isinstance(value, str):
@@ -103,6 +112,12 @@ PerSecond = Annotated[
     float, BeforeValidator(_no_bool), Field(ge=_LEAST_RATE, le=_MOST, allow_inf_nan=False)
 ]
 Name = Annotated[str, Field(min_length=1)]
+Endpoint = Annotated[str, Field(pattern=r"^(local|hf|https?://[^\s/]+\S*)$")]
+Address = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
+Endpoints = Annotated[
+    Endpoint | Annotated[tuple[Address, ...], Field(min_length=1)],
+    BeforeValidator(_one_or_several),
+]
 HeaderPlaces = Annotated[dict[str, str] | None, BeforeValidator(headers.parsed)]
 PromFile = Annotated[Path, AfterValidator(_prom_file)]
 MaxErrors = Annotated[
@@ -117,6 +132,10 @@ _PATH = Takes("a path", "PATH")
 _SWITCH = "true or false"
 
 
+# What stands for the addresses where a run is compared with an earlier one.
+SEVERAL = "several addresses"
+
+
 class RunConfig(BaseModel):
     """The settings of one run. Raises SettingsError for anything unknown or impossible."""
 
@@ -128,11 +147,11 @@ class RunConfig(BaseModel):
     output: Path = _setting("a .parquet file, or a directory for a dataset of parts", _PATH)
     text: Name = _setting("column to classify", _COLUMN, "text")
     text_pair: Name | None = _setting("second column, for models that take pairs", _COLUMN, None)
-    endpoint: Name = _setting(
-        "`local` (embedded), `hf` (serverless), or the URL of an endpoint",
-        "local, hf, or a URL with http:// or https://",
+    endpoint: Endpoints = _setting(
+        "`local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of one "
+        "model, are asked at once",
+        Takes("local, hf, or URLs with http:// or https://", "URL"),
         "hf",
-        pattern=r"^(local|hf|https?://[^\s/]+\S*)$",
     )
     model: Name | None = _setting(
         "model id, required with `hf`; with `local` sentiment (the default), language, or the "
@@ -250,7 +269,10 @@ class RunConfig(BaseModel):
             )
         if self.endpoint == "hf" and self.model is not None:
             addresses.check_model_id(self.model)
-        addresses.check_address(self.endpoint)
+        for address in self.addresses:
+            addresses.check_address(address)
+        if self.is_list:
+            self._check_list()
         if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
             raise SettingsError(
                 f"{setting('bill_to')}: {self.bill_to!r} is not allowed.", "It takes a plain name."
@@ -269,6 +291,30 @@ class RunConfig(BaseModel):
                     f"{name!r} names two output columns.", "Give each its own name."
                 )
 
+    def _check_list(self) -> None:
+        if self.model is None:
+            raise SettingsError(
+                f"{setting('model')}: required with a list of addresses, since it is what stored "
+                "answers are known by: addresses may come and go.",
+                f"Name the model that they serve: {setting('model', 'org/name')}.",
+            )
+        if self.concurrency < len(self.addresses):
+            raise SettingsError(
+                f"{setting('concurrency')}: {self.concurrency} is less than the "
+                f"{len(self.addresses)} addresses, which share it.",
+                f"Raise it to {len(self.addresses)} at least.",
+            )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The endpoint, or each of several."""
+        return (self.endpoint,) if isinstance(self.endpoint, str) else self.endpoint
+
+    @property
+    def is_list(self) -> bool:
+        """True if addresses are given as a list, even of one: they may change between attempts."""
+        return not isinstance(self.endpoint, str)
+
     @property
     def wants_predictions(self) -> bool:
         """True if the output has the column of all predictions."""
@@ -282,7 +328,14 @@ class RunConfig(BaseModel):
     @property
     def public_endpoint(self) -> str:
         """The endpoint without the keys in its query: what is shown, recorded and compared."""
-        return addresses.public(self.endpoint)
+        return ", ".join(map(addresses.public, self.addresses))
+
+    @property
+    def host(self) -> str:
+        """The host of the endpoint; the name of a list, since the addresses may change."""
+        if isinstance(self.endpoint, str):
+            return urlsplit(self.endpoint).netloc or self.endpoint
+        return SEVERAL
 
     @property
     def texts_per_request(self) -> int:
@@ -297,7 +350,8 @@ class RunConfig(BaseModel):
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
-        return {**dumped, "endpoint": self.public_endpoint, "model": self.model_id}
+        endpoint = SEVERAL if self.is_list else self.public_endpoint
+        return {**dumped, "endpoint": endpoint, "model": self.model_id}
 
     def allowed_errors(self, rows: int) -> int | None:
         """How many of `rows` may fail; None for any number."""
@@ -361,7 +415,8 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
         else:
             given = settings[key]
             if key == "endpoint":  # its query may hold a key
-                given = addresses.without_query(str(given))
+                several = given if isinstance(given, list | tuple) else [given]
+                given = " ".join(addresses.without_query(str(each)) for each in several)
             what = f"{setting(key)}: {_shortened(given)} is not allowed."
             found[key] = (what, f"It takes {takes(key).words}.")
     if len(found) == 1:

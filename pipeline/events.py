@@ -146,6 +146,21 @@ class SmallerBatches(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class AddressLost(Notice):
+    """One of several addresses does not work, and the others go on."""
+
+    address: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressWorks(Notice):
+    """An address that was lost works again."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class RevisionChanged(Notice):
     """The model's revision changed, and the run goes on, as `allow_drift` says."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Given as an argument and as -o.
 _ELSEWHERE = {"input", "output"}
 # May be given several times.
-_REPEATED = {"header_from"}
+_REPEATED = {"endpoint", "header_from"}
 
 
 def table_arguments(
@@ -70,6 +70,8 @@ def load_config(given: dict[str, Any], defaults: dict[str, Any] | None = None) -
     `defaults` stand for settings that have none. Raises SettingsError.
     """
     flags = {key: value for key, value in given.items() if value not in (None, ())}
+    if len(endpoints := flags.get("endpoint", ())) == 1:
+        flags["endpoint"] = endpoints[0]
     file = flags.pop("config_file", None)
     return RunConfig.load(flags, file=file, environ=os.environ, defaults=defaults)
 

@@ -85,6 +85,11 @@ class Client:
         await self._wire.close()
 
     @property
+    def address(self) -> str:
+        """Where requests go."""
+        return self._target.url
+
+    @property
     def knows_dialect(self) -> bool:
         """True if the dialect is given; otherwise it has to be found out."""
         return self._target.dialect != "auto"

@@ -49,16 +49,25 @@ class Target:
         check_address(self.url)
 
     @classmethod
-    def of(cls, config: RunConfig, token: str | None, embedded_url: str | None = None) -> Target:
-        """Settle the target of a run; `embedded_url` is where the embedded endpoint listens.
+    def of(
+        cls,
+        config: RunConfig,
+        token: str | None,
+        embedded_url: str | None = None,
+        *,
+        address: str | None = None,
+    ) -> Target:
+        """Settle the target of an address of the run, the first if none is given.
+
+        `embedded_url` is where the embedded endpoint listens.
 
         The token goes to https or to this machine only: elsewhere anyone could read it. Raises
         SettingsError for an address, a proxy, a header or a certificate that cannot be.
         """
         if embedded_url is not None:
             # At its root is the one model that it was started with, whatever path that has.
-            return cls(embedded_url, stated_dialect(config))
-        url = config.endpoint
+            return cls(embedded_url, stated_dialect(config, address))
+        url = address or config.addresses[0]
         notice: OldHost | TokenNotSent | None = None
         parts = urlsplit(url)
         if url == "hf":
@@ -96,11 +105,11 @@ def _routed(model: str) -> str:
     return str(URL(ROUTER) / model)
 
 
-def stated_dialect(config: RunConfig) -> str:
+def stated_dialect(config: RunConfig, address: str | None = None) -> str:
     """Return the dialect, as far as settings and address tell it; `auto` if the server has to."""
     if config.dialect != "auto":
         return config.dialect
     if config.endpoint == "local":
         return "hf"
-    address = URL(config.endpoint)
-    return next((each.name for each in REGISTRY.values() if each.lives_at(address)), "auto")
+    url = URL(address or config.addresses[0])
+    return next((each.name for each in REGISTRY.values() if each.lives_at(url)), "auto")

@@ -22,32 +22,35 @@ def check_endpoint(config: RunConfig) -> None:
 
     That is a missing embedded model, a bad token file, or what the stated dialect cannot ask.
     """
-    dialect_of(stated_dialect(config), config)
+    for address in config.addresses:
+        dialect_of(stated_dialect(config, address), config)
     if config.endpoint == "local":
         # Only this endpoint needs the code of a server, so nothing else loads it.
         from pipeline.endpoint.models import check_model
 
         check_model(config.model_id or "")
     else:
-        Target.of(config, find_token(config.token_file).value)
+        token = find_token(config.token_file).value
+        for address in config.addresses:
+            Target.of(config, token, address=address)
 
 
-async def open_target(config: RunConfig, stack: AsyncExitStack, emit: Observer) -> Target:
+async def open_targets(config: RunConfig, stack: AsyncExitStack, emit: Observer) -> list[Target]:
     """Settle where requests go; `stack` ends the embedded endpoint if that is started.
 
     Raises SettingsError or ClassifyError if it cannot be.
     """
     if config.endpoint != "local":
         token = find_token(config.token_file)
-        target = Target.of(config, token.value)
-        for notice in filter(None, (token.warning, target.notice)):
+        targets = [Target.of(config, token.value, address=each) for each in config.addresses]
+        for notice in filter(None, (token.warning, *(target.notice for target in targets))):
             emit(notice)
-        return target
+        return targets
     from pipeline.endpoint.process import EndpointProcess
 
     assert config.model_id is not None
     process = await stack.enter_async_context(EndpointProcess((config.model_id,)))
-    return Target.of(config, None, process.url)
+    return [Target.of(config, None, process.url)]
 
 
 @asynccontextmanager
@@ -59,7 +62,7 @@ async def local_engine(
     Raises SettingsError or ClassifyError if the endpoint cannot be asked at all.
     """
     async with AsyncExitStack() as stack:
-        target = await open_target(config, stack, emit)
-        client = await stack.enter_async_context(Client(config, target))
-        pool = Pool(config, client, Clock(), emit, stop, requests_sent=requests_sent)
+        targets = await open_targets(config, stack, emit)
+        clients = [await stack.enter_async_context(Client(config, each)) for each in targets]
+        pool = Pool(config, clients, Clock(), emit, stop, requests_sent=requests_sent)
         yield await stack.enter_async_context(pool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 from pipeline.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from pipeline.meanings import PerSecond, Seconds
@@ -119,7 +118,7 @@ def metadata(config: RunConfig, revision: str | None) -> dict[bytes, bytes]:
     """Return what the output tells of its origin, as the metadata of a Parquet schema."""
     origin = Origin(
         software=f"classify-pipeline {__version__}",
-        endpoint=urlsplit(config.endpoint).netloc or config.endpoint,
+        endpoint=config.host,
         model=config.model_id or "",
         model_revision=revision or "",
         top_k=str(config.top_k),

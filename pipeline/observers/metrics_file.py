@@ -16,7 +16,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -68,7 +67,7 @@ class MetricsFile:
         self._info = {
             "version": __version__,
             # Without the path, which may hold more than is for everybody.
-            "endpoint": urlsplit(config.endpoint).netloc or config.endpoint,
+            "endpoint": config.host,
             "model": config.model_id or "",
         }
         self._ended = _numbers_in(self._path, self._output)  # of the runs that have ended

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import events
 from pipeline.events import Why
-from pipeline.wording import counted, setting, shown
+from pipeline.wording import counted, sentence, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +90,10 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"{counted(told.texts, 'text')} a request from now on, and more again if that goes "
                 f"well: {told.refused} together were refused ({told.said}), their halves were not."
             )
+        case events.AddressLost(address, why):
+            return f"{address} is left out, and the other addresses go on: {sentence(why)}"
+        case events.AddressWorks(address):
+            return f"{address} works again."
         case events.RevisionChanged():
             return (
                 f"The model's revision is {told.revision}, and was {told.was}; going on, as "

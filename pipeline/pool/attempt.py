@@ -14,6 +14,8 @@ from pipeline.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiolimiter import AsyncLimiter
+
     from pipeline.client import Client, Reply
     from pipeline.config import RunConfig
     from pipeline.errors import RequestError
@@ -33,13 +35,18 @@ class GateClosedError(Exception):
     """The gate closed while an attempt waited its turn: it has to come through the gate again."""
 
 
+@dataclass
+class Quota:
+    """What all servers share: the most requests, `sent` by all passes so far, and a stated rate."""
+
+    most: int | None
+    sent: int
+    stated: AsyncLimiter | None
+
+
 @dataclass(eq=False)
 class Attempts:
-    """Makes attempts within the limits, and lets the limits learn from each.
-
-    `_requests` were sent by earlier passes of this run or by this one; they count towards
-    `max_requests`.
-    """
+    """Makes attempts within the limits, and lets the limits learn from each."""
 
     _config: RunConfig
     _client: Client
@@ -47,11 +54,11 @@ class Attempts:
     _clock: Clock
     _tally: Tally
     _stop: Stop
-    _requests: int
+    _quota: Quota
 
     def __post_init__(self) -> None:
         self.limit = AdaptiveLimit(self._config.concurrency, self._clock)
-        self.turnstile = Turnstile(self._config.rate, self._clock)
+        self.turnstile = Turnstile(self._config.rate, self._quota.stated, self._clock)
         # Of the batch size and the concurrency, unless the size is given.
         self.search: Search | None = None
         self.alarm = Alarm(self._config.timeout_s, self._clock)
@@ -65,9 +72,8 @@ class Attempts:
         """Send one request as soon as there is a permit and a token for it.
 
         `probing` attempts may pass a closed gate. Raises Retryable, RowsRejected or
-        EndpointRefused for what the request came to, StoppedEarly once `max_requests` are used up,
-        GateClosedError if the gate closed while it waited its turn, and StoppedError if the pool
-        stopped meanwhile.
+        EndpointRefused for what the request came to, GateClosedError if the gate closed while it
+        waited its turn, and StoppedError if the pool stopped meanwhile, also for `max_requests`.
         """
         await self.limit.acquire()
         try:
@@ -106,13 +112,16 @@ class Attempts:
             self.limit.release()
 
     def _count(self, *, retry: bool) -> None:
-        most = self._config.max_requests
-        if most is not None and self._requests >= most:
-            raise StoppedEarly(
-                f"Sent {counted(most, 'request')}, all that max_requests allows.",
-                "Run the same command again to continue.",
+        most = self._quota.most
+        if most is not None and self._quota.sent >= most:
+            self._stop.ask(
+                StoppedEarly(
+                    f"Sent {counted(most, 'request')}, all that max_requests allows.",
+                    "Run the same command again to continue.",
+                )
             )
-        self._requests += 1
+            raise StoppedError
+        self._quota.sent += 1
         self._tally.sent(retry=retry)
 
     def _learn(self, failure: RequestError | EndpointRefused) -> str:

@@ -85,6 +85,12 @@ class Batch:
         return sum([sum(map(job.sizes.__getitem__, places)) for job, places in self.shares])
 
     @property
+    def is_of_pairs(self) -> bool:
+        """True if each input is a text and its pair."""
+        job, places = self.shares[0]
+        return type(job.items[places[0]]) is not str
+
+    @property
     def items(self) -> list[Item]:
         """The inputs, in order."""
         found: list[Item] = []
@@ -149,10 +155,10 @@ class Batch:
         return None if None in found else cast("list[Outcome]", found)
 
 
-def plain_batch(like: Batch) -> Batch:
-    """Return one input that no model refuses, a pair if the batch's are; nobody waits for it."""
-    item = PLAIN if type(like.items[0]) is str else (PLAIN, PLAIN)
-    return Batch([(Job([item]), [0])])
+def plain_batch(*texts: str, pair: bool) -> Batch:
+    """Return inputs that no model refuses, or the texts that are given; nobody waits for them."""
+    items = [(text, text) if pair else text for text in texts or (PLAIN,)]
+    return Batch([(Job(items), range(len(items)))])
 
 
 class BatchSize:
@@ -230,7 +236,7 @@ class Batcher:
         self._window: Window | None = None
         self._stretches: deque[tuple[Job, int, int]] = deque()
         self._waiting_items = 0
-        self._takers: deque[asyncio.Future[Batch | None]] = deque()
+        self._takers: deque[tuple[asyncio.Future[Batch | None], BatchSize]] = deque()
         self._flush_items = 0
         self.outstanding = 0
         self._closed = False
@@ -257,15 +263,16 @@ class Batcher:
         """True if inputs wait that no batch took."""
         return bool(self._waiting_items or self._returned)
 
-    async def take(self) -> Batch | None:
+    async def take(self, size: BatchSize | None = None) -> Batch | None:
         """Wait for the next batch; None once all is taken and the batcher is closed.
 
-        Each batch is given back with `finished`.
+        Of several servers each has a `size` of its own. Each batch is ended with `finished`.
         """
-        if not self._takers and (batch := self.take_now()) is not None:
+        size = size or self.size
+        if not self._takers and (batch := self.take_now(size)) is not None:
             return batch
         taker: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
-        self._takers.append(taker)
+        self._takers.append((taker, size))
         self._hand_out()
         try:
             return await taker
@@ -276,22 +283,27 @@ class Batcher:
                 self._hand_out()
             raise
 
-    def take_now(self) -> Batch | None:
+    def take_now(self, size: BatchSize | None = None) -> Batch | None:
         """Return a batch that is due; None if there is none."""
-        if not self.due:
+        size = size or self.size
+        if not self.is_due(size):
             return None
         self.outstanding += 1
-        return self._returned.pop() if self._returned else self._cut()
+        return self._returned.pop() if self._returned else self._cut(size)
+
+    def give_back(self, batch: Batch) -> None:
+        """Have a batch, or a part of one, taken by somebody else."""
+        self._returned.append(batch)
+        self._hand_out()
 
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""
         self.outstanding -= 1
 
-    @property
-    def due(self) -> bool:
-        """True if there is a batch to hand out."""
+    def is_due(self, size: BatchSize) -> bool:
+        """Return True if there is a batch to hand out."""
         return bool(
-            self._waiting_items >= self.size.now
+            self._waiting_items >= size.now
             or (self._waiting_items and (self._closed or self._flush_items))
             or self._returned
             or self._waiting_bytes > MAX_REQUEST_BYTES
@@ -303,23 +315,22 @@ class Batcher:
         return window_bytes + sum([sum(job.sizes[a:b]) for job, a, b in self._stretches])
 
     def _hand_out(self) -> None:
-        while self._takers:
-            if self._takers[0].done():
-                self._takers.popleft()
-            elif (batch := self.take_now()) is not None:
-                self._takers.popleft().set_result(batch)
-            elif self._closed:
-                self._takers.popleft().set_result(None)
+        for _ in range(len(self._takers)):
+            taker, size = self._takers.popleft()
+            if taker.done():
+                continue
+            if (batch := self.take_now(size)) is not None or self._closed:
+                taker.set_result(batch)
             else:
-                return
+                self._takers.append((taker, size))
 
-    def _cut(self) -> Batch:
+    def _cut(self, wanted: BatchSize) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
-        size = self.size.take(self._waiting_items)
-        window = self._next_window(size) if self._window is None else self._window
+        size, least = wanted.take(self._waiting_items), wanted.least
+        window = self._next_window(size, least) if self._window is None else self._window
         batch = Batch(window.take(size, MAX_REQUEST_BYTES, None))
         while len(batch) < size and self._stretches and not window:
-            window = self._next_window(size)
+            window = self._next_window(size, least)
             job, places = batch.shares[-1]
             room, room_bytes = size - len(batch), MAX_REQUEST_BYTES - batch.size_bytes
             batch = Batch([*batch.shares, *window.take(room, room_bytes, job.sizes[places[-1]])])
@@ -329,10 +340,10 @@ class Batcher:
             self._flush_items = max(0, self._flush_items - len(batch))
         return batch
 
-    def _next_window(self, size: int) -> Window:
+    def _next_window(self, size: int, least: int) -> Window:
         """Move the oldest inputs into a window of whole batches."""
         # Not more than goes by length, even if a search goes back to smaller batches.
-        most = self._most_overtaking * min(size, self.size.least)
+        most = self._most_overtaking * min(size, least)
         room = min(sum([b - a for _, a, b in self._stretches]), most)
         if room > size:
             room -= room % size  # what is left over waits with newer inputs, being the newest

@@ -10,6 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.pool.batching import Batcher
     from pipeline.system.threads import Stop
 
@@ -18,11 +20,11 @@ MOST_EXPECTED = 3
 
 
 class Demand:
-    """What the pool knows of the input to come; so many batches keep all requests full."""
+    """What the pool knows of the input to come; `enough` inputs keep all requests full."""
 
-    def __init__(self, batcher: Batcher, enough_batches: int, stop: Stop) -> None:
+    def __init__(self, batcher: Batcher, enough: Callable[[], int], stop: Stop) -> None:
         self._batcher = batcher
-        self._enough_batches = enough_batches
+        self._enough = enough
         self._stop = stop
         # All that changes: chunks that were announced and have not come, inputs without an
         # outcome, whether reading waits for these, and whether it is at its end.
@@ -75,8 +77,7 @@ class Demand:
         return not self._ended or self._expected > 0 or self._batcher.waiting
 
     def _weigh(self) -> None:
-        enough = self._enough_batches * self._batcher.size.now
-        wanted = self._expected < MOST_EXPECTED and self._open_inputs < enough
+        wanted = self._expected < MOST_EXPECTED and self._open_inputs < self._enough()
         if wanted or self._stop.reason is not None:
             self._hungry.set()
         else:

@@ -27,11 +27,16 @@ PROBE_LONGEST_S = 30.0
 BELIEVED_ESTIMATES = 2
 
 
+class PassedOnError(Exception):
+    """The server does not work: another one is to answer."""
+
+
 class Gate:
     """Lets workers through while the endpoint is ready; see the module."""
 
     def __init__(self, config: RunConfig, clock: Clock, emit: Observer) -> None:
         self._limits_s = {Why.LOADING: config.max_loading_s, Why.OUTAGE: config.max_outage_s}
+        self._passes_on = config.is_list
         self._clock = clock
         self._emit = emit
         self._turn = asyncio.Event()
@@ -51,12 +56,15 @@ class Gate:
         """True if the server is asked to hold the request: only after a 503 that said loading."""
         return self._told_loading and not self.is_open
 
-    async def enter(self) -> bool:
+    async def enter(self, *, greeting: bool = False) -> bool:
         """Wait; return True if this worker is the probe, False once the gate is open.
 
-        The probe calls `leave` after its attempt, whatever came of it.
+        The probe calls `leave` after its attempt, whatever came of it. Of several servers only a
+        `greeting` waits: raises PassedOnError for what another server can answer.
         """
         while not self.is_open:
+            if self._passes_on and not greeting:
+                raise PassedOnError
             if not self._probing:
                 self._probing = True
                 self._turn.clear()

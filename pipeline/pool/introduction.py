@@ -17,7 +17,7 @@ from pipeline.client import Reply
 from pipeline.errors import Retryable, RowsRejected
 from pipeline.events import NoBatches, OneTextARequest
 from pipeline.outcomes import RowError
-from pipeline.pool.batching import MAX_REQUEST_BYTES, Batch, plain_batch
+from pipeline.pool.batching import MAX_REQUEST_BYTES, PLAIN, Batch, plain_batch
 from pipeline.pool.failures import Failures
 from pipeline.pool.trust import agree, not_the_api
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pipeline.pool.patience import Patience
     from pipeline.pool.splitting import Splitting
 
+# What one of several servers is greeted with, since it has to be known before it takes a batch.
+GREETINGS = (PLAIN, "This is bad, and it was late.")
 # How often a server is asked what it is, if that page fails.
 MOST_INFO = 3
 # How many first texts may be rejected alone before the check is given up.
@@ -63,6 +65,7 @@ class Introduction:
     _attempts: Attempts
     _size: BatchSize
     _emit: Observer
+    _greets: bool = False
 
     def __post_init__(self) -> None:
         self._settled = asyncio.Event()
@@ -81,17 +84,38 @@ class Introduction:
         self._settled.set()
         self._patience.answered.set()
 
+    async def greet(self, *, pair: bool) -> None:
+        """Settle the dialect with texts of ours, unless it is; for one of several servers."""
+        if not self._settled.is_set():
+            await self._introduce(plain_batch(*GREETINGS, pair=pair), more_to_come=True)
+
     async def meet(self, batch: Batch, demand: Demand) -> None:
         """Settle the dialect with the first batch, and answer that."""
-        client, splitting = self._client, self._splitting
+        splitting = self._splitting
+        verdict = await self._introduce(batch, more_to_come=demand.more_to_come)
+        for alone, rejection in verdict.rejected:
+            await splitting.reject(alone, rejection)
+        rest = verdict.rest
+        if verdict.reply is not None:
+            splitting.settle(rest, verdict.reply)
+        elif verdict.refusal is not None and len(rest) > 1 and self._client.dialect.most_texts != 1:
+            await splitting.split(rest, verdict.refusal)
+        elif rest.shares:
+            await splitting.answer(rest)
+        self.over()
+
+    async def _introduce(self, batch: Batch, *, more_to_come: bool) -> FirstBatch:
+        client = self._client
         self._first = batch
         verdict, permits = FirstBatch([], batch), None
         if not client.knows_dialect:
-            permits = await self._patience.until_answered(self._discover, Failures())
+            permits = await self._patience.until_answered(
+                self._discover, Failures(), greeting=self._greets
+            )
             # No canary is sent then, and a probe has no requests left to halve a batch to one text.
             self._patience.trust.wary = client.dialect.told_by is not None
             if client.dialect.name == "hf":
-                verdict = await self._check_batching(batch, more_to_come=demand.more_to_come)
+                verdict = await self._check_batching(batch, more_to_come=more_to_come)
         most = client.dialect.most_texts
         if (search := self._attempts.search) is not None:
             search.cap(most, permits)
@@ -100,16 +124,7 @@ class Introduction:
         if permits is not None and search is None:
             self._attempts.limit.cap(permits // self._size.now)
         self._settled.set()
-        for alone, rejection in verdict.rejected:
-            await splitting.reject(alone, rejection)
-        rest = verdict.rest
-        if verdict.reply is not None:
-            splitting.settle(rest, verdict.reply)
-        elif verdict.refusal is not None and len(rest) > 1 and most != 1:
-            await splitting.split(rest, verdict.refusal)
-        elif rest.shares:
-            await splitting.answer(rest)
-        self.over()
+        return verdict
 
     async def _discover(self, probing: bool, retry: bool) -> int | None:  # noqa: ARG002
         await self._attempts.turnstile.pass_through(lambda: True)
@@ -127,7 +142,9 @@ class Introduction:
 
     async def _ask(self, batch: Batch) -> Reply:
         """Ask until there is an answer; Retryable goes through if it stays unreadable."""
-        return await self._patience.answer(batch, among=self._first, patient=False)
+        return await self._patience.answer(
+            batch, among=self._first, patient=False, greeting=self._greets
+        )
 
     async def _check_batching(self, batch: Batch, *, more_to_come: bool) -> FirstBatch:
         """Check with a batch whether batches are honoured, and settle the dialect."""
@@ -160,7 +177,7 @@ class Introduction:
             if isinstance(answer, RowsRejected):
                 rejected[position] = answer
                 if position == 0:
-                    plain = await self._in_either_form(plain_batch(like=batch))
+                    plain = await self._in_either_form(plain_batch(pair=batch.is_of_pairs))
                     if isinstance(plain, RowsRejected):
                         raise self._patience.trust.distrust(plain)
             elif answer is not None and type(answer.outcomes[0]) is not RowError:
@@ -232,7 +249,7 @@ class Introduction:
         """Return True if the same text twice gets its answer twice."""
         if 2 * one.size_bytes > MAX_REQUEST_BYTES:
             # Twice this text would be refused for its size, which tells nothing of lists.
-            one, alone = plain_batch(like=one), ()
+            one, alone = plain_batch(pair=one.is_of_pairs), ()
         for _ in range(2):  # one refusal may have passed by
             try:
                 alone = alone or (await self._ask(one)).outcomes[0]

@@ -84,13 +84,16 @@ class Patience:
         among: Batch | None = None,
         patient: bool = True,
         doubted: bool = False,
+        greeting: bool = False,
     ) -> Awaitable[Reply]:
         """Send a batch until it is answered; see `until_answered`.
 
         An outage is probed with one of its inputs, or of those of `among`.
         """
-        attempt, failures = partial(self._attempt, batch), Failures(batch, doubted=doubted)
-        return self.until_answered(attempt, failures, among or batch, patient=patient)
+        attempt, failures = partial(self.attempt, batch), Failures(batch, doubted=doubted)
+        return self.until_answered(
+            attempt, failures, among or batch, patient=patient, greeting=greeting
+        )
 
     async def until_answered(
         self,
@@ -99,20 +102,22 @@ class Patience:
         batch: Batch | None = None,
         *,
         patient: bool = True,
+        greeting: bool = False,
     ) -> T:
         """Attempt something as often as its failures allow.
 
         `attempt` gets whether it is the gate's probe, and whether it is a retry. An outage is
         probed with one input, which was answered before or is one of `batch`. Raises RowsRejected
         to have a batch split, EndpointRefused and StoppedEarly to end the run, StoppedError if
-        the pool stops and, unless `patient`, Retryable for an answer that is unreadable twice.
+        the pool stops and, unless `patient`, Retryable for an answer that is unreadable twice. Of
+        several servers, PassedOnError while the gate is closed, unless this is a `greeting`.
         """
         failures.successes_seen = self._successes
         failure: Retryable | EndpointRefused | None = None
         while True:
             if self._stop.reason is not None:
                 raise StoppedError
-            probing = await self._gate.enter()
+            probing = await self._gate.enter(greeting=greeting)
             try:
                 if probing and await self._probed_with_one(batch, failures):
                     continue
@@ -146,7 +151,7 @@ class Patience:
         if light is None:
             return False
         with suppress(RowsRejected):  # that text is refused, so somebody is there
-            self.trust.compare(light, await self._attempt(light.batch, True, True))
+            self.trust.compare(light, await self.attempt(light.batch, True, True))
         return True
 
     async def confirm(self, like: Batch, batch_size: int) -> None:
@@ -167,7 +172,7 @@ class Patience:
                 return
             known = self.trust.text_to_ask(like)
             try:
-                attempt = partial(self._attempt, known.batch)
+                attempt = partial(self.attempt, known.batch)
                 reply = await self.until_answered(attempt, Failures(known.batch))
             except RowsRejected as refusal:
                 if refusal.given_up:
@@ -195,7 +200,8 @@ class Patience:
             raise RowsRejected(refusal.status, refusal.what.rstrip(".")) from refusal
         failures.acquitted = True
 
-    async def _attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
+    async def attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
+        """Send a batch once; see `Attempts.make`."""
         refusals = self.trust.refusals
         try:
             reply = await self._attempts.make(batch.items, probing=probing, retry=retry)
@@ -259,7 +265,7 @@ class Patience:
             return False
         async with self._deciding:
             try:
-                reply = await self._attempt(known.batch, False, True)
+                reply = await self.attempt(known.batch, False, True)
             except (Retryable, RowsRejected, GateClosedError):
                 return False
             self.trust.compare(known, reply)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
 from pipeline.errors import StoppedEarly
-from pipeline.pool.attempt import Attempts, StoppedError
+from pipeline.pool.attempt import Quota, StoppedError
 from pipeline.pool.batching import OVERTAKING, Batcher, Job
 from pipeline.pool.demand import Demand
-from pipeline.pool.gate import Gate
-from pipeline.pool.introduction import Introduction
-from pipeline.pool.patience import Patience
-from pipeline.pool.search import Search, Setting
-from pipeline.pool.splitting import Splitting
+from pipeline.pool.server import Fleet, Server
 from pipeline.pool.tally import Tally
+from pipeline.pool.turnstile import limiter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.client import Client
     from pipeline.config import RunConfig
@@ -31,10 +28,10 @@ if TYPE_CHECKING:
 class Pool:
     """Answers inputs; `async with` starts the workers and drains them.
 
-    One worker has one request in flight at most. Once `stop` is asked, whatever the reason, nothing
-    more is sent: workers that wait are cancelled, requests in flight are awaited and their answers
-    handed out, and every open `ask` raises the reason. What ends the pool itself asks it, too.
-    `demand` says how much input is wanted.
+    Each server has workers of its own, and one worker has one request in flight at most. Once
+    `stop` is asked, whatever the reason, nothing more is sent: workers that wait are cancelled,
+    requests in flight are awaited and their answers handed out, and every open `ask` raises the
+    reason. What ends the pool itself asks it, too. `demand` says how much input is wanted.
 
     `requests_sent` were sent by earlier passes of this run; they count towards `max_requests`.
     """
@@ -42,7 +39,7 @@ class Pool:
     def __init__(
         self,
         config: RunConfig,
-        client: Client,
+        clients: Sequence[Client],
         clock: Clock,
         emit: Observer,
         stop: Stop,
@@ -53,40 +50,49 @@ class Pool:
         self._stop = stop
         self.tally = tally = Tally(emit, self._limits, stop.ask)
         self._batcher = Batcher(config.texts_per_request, OVERTAKING * config.concurrency)
-        # Beside a full window, so that the next batches are of similar length too, those in flight.
-        self.demand = Demand(self._batcher, (OVERTAKING + 1) * config.concurrency, stop)
-        gate = Gate(config, clock, tally.emit)
-        self._attempts = Attempts(config, client, gate, clock, tally, stop, requests_sent)
-        if config.batch_size == "auto":
-            most = Setting(config.most_texts, config.concurrency)
-            search = Search(most, config.timeout_s, clock, self._apply)
-            self._attempts.search, self._batcher.size.on_refusal = search, search.refused
-        patience = Patience(config, self._attempts, gate, clock, tally.emit, stop)
-        self._splitting = Splitting(client, patience, self._batcher.size, tally.emit, self._settled)
-        self._introduction = Introduction(
-            client, patience, self._splitting, self._attempts, self._batcher.size, tally.emit
-        )
+        self.demand = Demand(self._batcher, self._enough, stop)
+        stated = limiter(config.rate) if config.rate else None
+        quota = Quota(config.max_requests, requests_sent, stated)
+        self._servers = [
+            Server(mine, client, clock, tally, self._batcher, quota, stop, self._settled)
+            for client, mine in zip(clients, _shares(config, len(clients)), strict=True)
+        ]
+        if config.is_list:
+            fleet = Fleet(self._servers, stop, allow_drift=config.allow_drift)
+            for server in self._servers:
+                server.join(fleet)
         # All that changes here; what else does is in the objects above, each its own.
         self._jobs: set[Job] = set()
-        self._workers: list[asyncio.Task[None]] = []
+        self._workers: dict[asyncio.Task[None], Server] = {}
+        self._keepers: list[asyncio.Task[None]] = []
         self._hearing = ExitStack()
 
-    def _apply(self, setting: Setting, steady: Setting) -> None:
-        self._batcher.size.aim(setting.texts, steady.texts)
-        self._attempts.limit.aim(setting.requests)
+    def _enough(self) -> int:
+        """How many inputs keep all requests full; beside a full window those in flight."""
+        held = [server.config.concurrency * server.size.now for server in self._servers]
+        return (OVERTAKING + 1) * sum(held)
 
     def _limits(self) -> tuple[int, float | None]:
-        return self._attempts.limit.limit, self._attempts.turnstile.rate
+        rates = [server.attempts.turnstile.rate for server in self._servers]
+        limits = [server.attempts.limit.limit for server in self._servers]
+        known = [rate for rate in rates if rate is not None]
+        return sum(limits), sum(known) if len(known) == len(rates) else self._config.rate
 
     def _settled(self, inputs: int, failed: int) -> None:
         self.demand.settled(inputs)
         self.tally.answered(inputs, failed)
 
     async def __aenter__(self) -> Self:
-        self._workers = [
-            asyncio.create_task(self._work(first=i == 0), name=f"worker-{i}")
-            for i in range(self._config.concurrency)
-        ]
+        for server in self._servers:
+            if self._config.is_list:
+                keeping = asyncio.create_task(self._keep(server), name=f"keeper-{server.address}")
+                self._keepers.append(keeping)
+            for i in range(server.config.concurrency):
+                work = self._work_in_fleet(server)
+                if not self._config.is_list:
+                    work = self._work(server, first=i == 0)
+                name = f"worker-{len(self._workers)}"
+                self._workers[asyncio.create_task(work, name=name)] = server
         self._hearing.enter_context(self._stop.heard_by(self._end))
         return self
 
@@ -96,16 +102,20 @@ class Pool:
             if error is not None:
                 self._stop.ask(error)
             self._batcher.close()
-            self._introduction.over()
+            for keeper in self._keepers:
+                keeper.cancel()
+            for server in self._servers:
+                server.over()
             if not isinstance(error, asyncio.CancelledError):
                 grace_s = self._config.grace_s if self._stop.reason else None
                 await asyncio.wait(self._workers, timeout=grace_s)
         finally:
             for worker in self._workers:
                 worker.cancel()
-            await asyncio.gather(*self._workers, return_exceptions=True)
+            await asyncio.gather(*self._keepers, *self._workers, return_exceptions=True)
             self._hearing.close()
-            self._attempts.alarm.close()
+            for server in self._servers:
+                server.attempts.alarm.close()
             self.tally.flush()
 
     async def ask(
@@ -132,8 +142,12 @@ class Pool:
 
     def _end(self, reason: BaseException) -> None:
         """Send nothing more; requests in flight go on."""
-        for worker in self._workers:
-            if not self._attempts.alarm.watches(worker) and worker is not asyncio.current_task():
+        for keeper in self._keepers:
+            if keeper is not asyncio.current_task():
+                keeper.cancel()
+        for worker, server in self._workers.items():
+            watched = server.attempts.alarm.watches(worker)
+            if not watched and worker is not asyncio.current_task():
                 worker.cancel()
         self.demand.stop()
         for job in self._jobs:
@@ -141,19 +155,48 @@ class Pool:
             job.done.set()
         self.tally.flush()
 
-    async def _work(self, *, first: bool) -> None:
-        try:
+    async def _work(self, server: Server, *, first: bool) -> None:
+        with self._ending():
             if not first:
-                await self._introduction.made()
+                await server.introduction.made()
             while self._stop.reason is None and (batch := await self._batcher.take()) is not None:
                 if first:
-                    await self._introduction.meet(batch, self.demand)
+                    await server.introduction.meet(batch, self.demand)
                     first = False
                 else:
-                    await self._splitting.answer(batch)
-                if self._batcher.outstanding == 1 and not self._batcher.due:
-                    await self._splitting.conclude()
-                self.demand.batch_finished()
+                    await server.splitting.answer(batch)
+                await self._finished(server)
+
+    async def _work_in_fleet(self, server: Server) -> None:
+        with self._ending():
+            while self._stop.reason is None:
+                await server.works.wait()
+                batch = await self._batcher.take(server.size)
+                if batch is None:
+                    break
+                if server.works.is_set():
+                    await server.splitting.answer(batch)
+                else:
+                    self._batcher.give_back(batch)
+                await self._finished(server)
+
+    async def _keep(self, server: Server) -> None:
+        try:
+            await server.keep()
+        except Exception as reason:  # noqa: BLE001  (handed to every job, and raised there)
+            self._stop.ask(reason)
+
+    async def _finished(self, server: Server) -> None:
+        if self._batcher.outstanding == 1 and not self._batcher.is_due(server.size):
+            for each in self._servers:
+                await each.splitting.conclude()
+        self.demand.batch_finished()
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """End the pool with what ends a worker."""
+        try:
+            yield
         except StoppedError:
             pass
         except asyncio.CancelledError:
@@ -162,3 +205,12 @@ class Pool:
             raise
         except Exception as reason:  # noqa: BLE001  (handed to every job, and raised there)
             self._stop.ask(reason)
+
+
+def _shares(config: RunConfig, servers: int) -> list[RunConfig]:
+    """Return the settings of each server, which share the concurrency."""
+    if servers == 1:
+        return [config]
+    each, more = divmod(config.concurrency, servers)
+    shares = [each + (i < more) for i in range(servers)]
+    return [config.model_copy(update={"concurrency": share}) for share in shares]

@@ -11,10 +11,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.errors import RowsRejected
+from pipeline.errors import EndpointRefused, RowsRejected, StoppedEarly
 from pipeline.events import SmallerBatches
 from pipeline.outcomes import RowError
 from pipeline.pool.attempt import StoppedError
+from pipeline.pool.gate import PassedOnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,8 @@ class Splitting:
     _settled: Callable[[int, int], None]
 
     def __post_init__(self) -> None:
+        # Of several servers, what leaves a batch to the others, if this one does not work.
+        self.pass_on: Callable[[Batch | None, Exception], None] | None = None
         self._suspects: deque[Suspect] = deque()
 
     async def answer(self, batch: Batch, *, doubted: bool = False) -> int:
@@ -63,13 +66,32 @@ class Splitting:
             reply = await self._patience.answer(batch, doubted=doubted)
         except RowsRejected as rejection:
             return await self.split(batch, rejection)
+        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+            self._leave(batch, reason)
+            return len(batch)
         return self.settle(batch, reply)
+
+    def _leave(self, batch: Batch | None, reason: Exception) -> None:
+        """Leave a batch, and all suspects, to other servers. Raises the reason if none is."""
+        if self.pass_on is None:
+            raise reason
+        self.pass_on(batch, reason)
+
+    def drop_suspects(self) -> list[Batch]:
+        """Return the inputs whose refusal nobody vouched for, and forget them."""
+        dropped = [suspect.batch for suspect in self._suspects]
+        self._suspects.clear()
+        return dropped
 
     async def split(self, batch: Batch, rejection: RowsRejected) -> int:
         """Answer the halves of a batch that was refused; return how many inputs failed."""
         if len(batch) == 1:
             return await self.reject(batch, rejection)
-        await self._patience.confirm(batch, self._size.now)
+        try:
+            await self._patience.confirm(batch, self._size.now)
+        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+            self._leave(batch, reason)
+            return len(batch)
         doubted = rejection.given_up
         failed = sum([await self.answer(half, doubted=doubted) for half in batch.halves()])
         if not failed and self._size.refused(len(batch)):
@@ -93,7 +115,10 @@ class Splitting:
         Raises EndpointRefused or StoppedEarly if the endpoint refuses everything.
         """
         self._suspects.append(Suspect(batch, rejection, self._patience.trust.refusals))
-        await self._patience.confirm(batch, self._size.now)
+        try:
+            await self._patience.confirm(batch, self._size.now)
+        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+            self._leave(None, reason)
         self._believe(self._patience.trust.vouched)
         return 1
 
@@ -103,7 +128,10 @@ class Splitting:
         A single one is believed; of more the text that decides tells. Raises what `reject` does.
         """
         if len(self._suspects) > 1:
-            await self._patience.decide(self._suspects[-1].batch, self._suspects[-1].number)
+            try:
+                await self._patience.decide(self._suspects[-1].batch, self._suspects[-1].number)
+            except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+                self._leave(None, reason)
         self._believe(self._patience.trust.refusals)
 
     def _believe(self, number: int) -> None:

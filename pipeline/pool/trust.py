@@ -86,7 +86,7 @@ class Trust:
 
     def text_to_ask(self, like: Batch) -> Known:
         """Return what to ask: what was answered before, else a text that no model refuses."""
-        return self.known or Known(plain_batch(like=like), None)
+        return self.known or Known(plain_batch(pair=like.is_of_pairs), None)
 
     def light_probe(self, batch: Batch | None, failures: int) -> Known | None:
         """Return one input to probe an outage with, to tell it from a batch that always fails.
@@ -117,7 +117,7 @@ class Trust:
         if before is not None and not agree(before, answer) and not self._allow_drift:
             raise StoppedEarly(
                 "The endpoint answers a text otherwise than before "
-                f"({_shown(answer)}, and {_shown(before)} before): another model seems to be "
+                f"({shown(answer)}, and {shown(before)} before): another model seems to be "
                 "served there now, and the labels of two models would be mixed.",
                 f"Start over with {setting('restart', 'True')} (with "
                 f"{setting('overwrite', 'True')} too if there is an output), or accept the "
@@ -164,7 +164,8 @@ def agree(one: Outcome, other: Outcome) -> bool:
     return label == other_label and near
 
 
-def _shown(outcome: Outcome) -> str:
+def shown(outcome: Outcome) -> str:
+    """Return the words for an outcome: its best label, and the score."""
     if isinstance(outcome, RowError):
         return outcome.message
     label, score = outcome[0]

@@ -39,7 +39,8 @@ ALIKE = 0.25
 DOUBT_S = 1.0
 
 
-def _limiter(rate: float) -> AsyncLimiter:
+def limiter(rate: float) -> AsyncLimiter:
+    """Return what lets so many through a second, evenly."""
     capacity = 1 + CATCH_UP_S * rate
     return AsyncLimiter(capacity, capacity / (rate * PACE))
 
@@ -47,15 +48,16 @@ def _limiter(rate: float) -> AsyncLimiter:
 class Turnstile:
     """Lets attempts through one by one: after a pause, and at the rate in force.
 
-    A token is taken for every attempt, retries included.
+    A token is taken for every attempt, retries included. `stated` lets `rate` a second through, for
+    all turnstiles that share it.
     """
 
-    def __init__(self, rate: float | None, clock: Clock) -> None:
+    def __init__(self, rate: float | None, stated: AsyncLimiter | None, clock: Clock) -> None:
         self._clock = clock
         self._queue = asyncio.Lock()
         self._paused_until = clock.now()
         # Never replaced: a new limiter would forget what the old one let through.
-        self._stated = _limiter(rate) if rate else None
+        self._stated = stated
         self._learned: _Learned | None = None
         self._learned_limiter: AsyncLimiter | None = None
         self._limited_to = 0.0
@@ -145,7 +147,7 @@ class Turnstile:
             self._limited_to = 0.0
         elif abs(rate - self._limited_to) > 0.01 * self._limited_to:
             self._limited_to = rate
-            self._learned_limiter = _limiter(rate)
+            self._learned_limiter = limiter(rate)
             self._fresh = True
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.client import dialect_of, find_token
 from pipeline.client.token import Token
-from pipeline.engines.local import check_endpoint, open_target
+from pipeline.engines.local import check_endpoint, open_targets
 from pipeline.job import stream
 from pipeline.probing.asking import MOST_REQUESTS, ROUNDS, Findings, examine
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge
@@ -76,7 +76,7 @@ async def _probe(
     config: RunConfig, texts: list[Item], emit: Observer, *, from_input: bool
 ) -> Probe:
     async with AsyncExitStack() as stack:
-        target = await open_target(config, stack, emit)
+        target, *_ = await open_targets(config, stack, emit)
         token = Token(None) if config.endpoint == "local" else find_token(config.token_file)
         found = Findings(config, target, token, from_input, dialect_of(target.dialect, config))
         await examine(found, texts, Clock(), emit)

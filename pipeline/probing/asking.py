@@ -244,7 +244,7 @@ async def examine(found: Findings, texts: Sequence[Item], clock: Clock, emit: Ob
 
         stop = Stop()
         drift = DriftGuard(Revision(), note, allow_drift=config.allow_drift)
-        pool = Pool(asked, client, clock, note, stop)
+        pool = Pool(asked, [client], clock, note, stop)
         try:
             async with pool:
                 # So that batches go out though they are not full.

@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -439,7 +439,7 @@ def key_of(item: Any) -> bytes:
     return repr(item).encode()
 
 
-def run_config(endpoint: str = "http://127.0.0.1:1", **settings: Any) -> RunConfig:
+def run_config(endpoint: str | list[str] = "http://127.0.0.1:1", **settings: Any) -> RunConfig:
     """A config with the dialect given, so that each request is one that the input asks for."""
     known = {"dialect": "hf", "concurrency": 4, "batch_size": 4, "timeout_s": 30.0}
     return RunConfig(input="in.csv", output="out.parquet", endpoint=endpoint, **known | settings)
@@ -467,7 +467,7 @@ async def serve(
 
 @asynccontextmanager
 async def pool_for(
-    server: ScriptedServer | str,
+    server: ScriptedServer | str | list[str],
     *,
     token: str | None = None,
     expected: str | None = None,
@@ -475,7 +475,7 @@ async def pool_for(
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """A pool that asks the server; `expected` is the revision that an earlier attempt saw."""
-    url = server if isinstance(server, str) else server.url
+    url = server if isinstance(server, str | list) else server.url
     config = run_config(url, **settings)
     events: list[Any] = []
     saved: dict[bytes, tuple[Any, str | None]] = {}
@@ -483,10 +483,12 @@ async def pool_for(
     recorded = Revision(expected, told=expected is not None)
     drift = DriftGuard(recorded, events.append, allow_drift=config.allow_drift)
     allowance = Allowance(config, 0, 0)
-    async with Client(config, Target.of(config, token)) as client:
-        pool = Pool(config, client, clock or LoopClock(), events.append, stop)
+    async with AsyncExitStack() as stack:
+        targets = [Target.of(config, token, address=each) for each in config.addresses]
+        clients = [await stack.enter_async_context(Client(config, each)) for each in targets]
+        pool = Pool(config, clients, clock or LoopClock(), events.append, stop)
         async with pool:
-            yield Running(pool, client, stop, drift, allowance, events, saved)
+            yield Running(pool, clients[0], stop, drift, allowance, events, saved)
 
 
 def run(main: Callable[[], Awaitable[Any]], *, debug: bool = False) -> Any:
