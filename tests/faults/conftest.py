@@ -8,6 +8,7 @@ were answered in the half second before it.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -76,7 +77,9 @@ class Job:
         self._started_at = time.monotonic()
         self._first_request = len(self.server.requests)
         if self.disk:
-            environ["PYTHONPATH"] = str(Path(__file__).with_name("child"))
+            # Before what is there: the package may be a checkout that only this names.
+            child, given = str(Path(__file__).with_name("child")), os.environ.get("PYTHONPATH")
+            environ["PYTHONPATH"] = os.pathsep.join(filter(None, (child, given)))
             environ["FAULTY_DISK"] = json.dumps(self.disk)
         return self.start(*self.command, *more, **environ)
 
