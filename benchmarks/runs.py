@@ -52,6 +52,8 @@ class Code:
         # Settings in the environment would change what is measured.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CLASSIFY_")}
         endpoints = [part for url in urls for part in ("--endpoint", url)]
+        if len(urls) > 1:
+            endpoints += ["--model", "simulated"]
         with tempfile.TemporaryDirectory(prefix="classify-run-") as directory:
             output = Path(directory, "labelled.parquet")
             arguments = ["run", table, "-o", output, "--json", *endpoints, *settings]

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PROBE_FIRST_S = 1.0
 PROBE_GROWTH = 3.0
 PROBE_LONGEST_S = 30.0
+# One of several servers that is down is looked for more often: it may be back at any moment, and
+# nobody waits for it.
+LOOK_LONGEST_S = 5.0
 # So often a short estimate of the loading time is believed; some servers repeat it for minutes.
 BELIEVED_ESTIMATES = 2
 
@@ -127,7 +130,8 @@ class Gate:
                 f"allows{asked}. The last answer: {sentence(failure.what)}",
                 "Run the same command again to continue.",
             )
-        wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self.failures, 5), PROBE_LONGEST_S)
+        longest_s = LOOK_LONGEST_S if self._passes_on and not loading else PROBE_LONGEST_S
+        wait_s = min(PROBE_FIRST_S * PROBE_GROWTH ** min(self.failures, 5), longest_s)
         if failure.wait_s is not None:
             if not loading:
                 wait_s = max(wait_s, failure.wait_s)
