@@ -4,6 +4,7 @@
     batching    inputs of several chunks become batches, which run on over their borders
     window      inputs that wait, sorted by length, so that those of a batch are of similar length
     pool        workers, each with one request in flight at most; `ask` and the end
+    server      one address, and all that is its own: what stands below, but for the tally
     introduction  how the first worker meets the endpoint, before the others start
     splitting   each input gets its outcome; a refused batch is halved to find the row at fault
     patience    what a failure allows next, by its cause; `failures` are those of one request
@@ -11,6 +12,7 @@
     gate        closed while a model is loading or an endpoint is down: one probe goes on
     attempt     one request: a permit, a token, a time limit, and what it came to
     turnstile, concurrency, budget, alarm    the limits that an attempt goes through
+    search      the batch size and the concurrency at which most is done, found by trying
     tally       what attempts came to, told once a tick so that observers cost nothing a request
 
 Each calls only those below it. A batch goes from splitting to patience to an attempt, and
@@ -30,6 +32,8 @@ and tries again.
   means the account, and if nothing else tells whether one batch fails (500, 424) or the endpoint
   does. Until a refusal is vouched for, by that text or by any later answer, its row is only a
   suspect, and gets no error. A batch that alone keeps failing is treated as refused.
+- **Several servers** share the queue. One that is not well passes on what it holds, and takes no
+  batch until it has answered a text of ours as the others did.
 - Loading is bounded by `max_loading_s`, an outage by `max_outage_s`, everything else by the
   number of failures that its cause may have (`patience.MOST_FAILURES`).
 """
