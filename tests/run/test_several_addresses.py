@@ -4,6 +4,7 @@ import signal
 
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.csv import read_csv
 
 from pipeline.pool.introduction import GREETINGS
 
@@ -27,11 +28,11 @@ def asked(*servers):
 
 @pytest.mark.fault(1)
 def test_killed_and_continued_with_another_address(
-    server, other, start, cli, source, many_texts, tmp_path, committed, eventually
+    server, other, start, cli, source, tmp_path, committed, eventually
 ):
     """Nothing that was committed is asked again, and the bytes are those of a run with one."""
     output, alone = tmp_path / "out.parquet", tmp_path / "alone.parquet"
-    third = type(server)()
+    third, texts = type(server)(), read_csv(source)["text"].to_pylist()
     try:
         for each in (server, other):
             each.script = lambda request: each.reply(hold=request.number >= 300)  # noqa: B023
@@ -45,7 +46,7 @@ def test_killed_and_continued_with_another_address(
         done = {
             text
             for part in committed(output)
-            for text in many_texts[part["first_row"] : part["first_row"] + part["rows"]]
+            for text in texts[part["first_row"] : part["first_row"] + part["rows"]]
         }
         assert done
         assert set(asked(server))
@@ -58,7 +59,7 @@ def test_killed_and_continued_with_another_address(
         assert second.json["endpoint"] == f"{other.url}, {third.url}"
         assert asked(third)
         assert not done & set(asked(other, third))
-        assert pq.read_table(output)["text"].to_pylist() == many_texts
+        assert pq.read_table(output)["text"].to_pylist() == texts
 
         # Twice the same address is a list of one.
         twice = ("--endpoint", third.url, "--endpoint", third.url)
