@@ -88,8 +88,9 @@ class Pool:
                 keeping = asyncio.create_task(self._keep(server), name=f"keeper-{server.address}")
                 self._keepers.append(keeping)
             for i in range(server.config.concurrency):
-                work = self._work_in_fleet(server)
-                if not self._config.is_list:
+                if self._config.is_list:
+                    work = self._work_in_fleet(server)
+                else:
                     work = self._work(server, first=i == 0)
                 name = f"worker-{len(self._workers)}"
                 self._workers[asyncio.create_task(work, name=name)] = server
