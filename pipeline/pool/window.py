@@ -54,13 +54,13 @@ class Window:
         self._sizes = np.concatenate(sizes)
         self._longest = int(self._sizes[first:].max())
         self._by_length = most_by_length
-        self._order = list(range(first, end))
+        order = np.arange(first, end)
         if most_by_length:
             lengths = np.minimum(self._sizes[first:], LONGEST_BYTES).astype(np.uint16)
-            order = np.argsort(lengths, kind="stable") + first
+            order = order[np.argsort(lengths, kind="stable")]
             # A batch has the order of the table again: its first input is its oldest.
             order[: len(order) // size * size].reshape(-1, size).sort()
-            self._order = order.tolist()
+        self._order: list[int] = order.tolist()
 
     def __len__(self) -> int:
         return len(self._order)
