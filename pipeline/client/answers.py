@@ -39,27 +39,26 @@ def read_answers(answer: list[Any], count: int, top_k: int | None, body: bytes) 
     """
     if len(answer) != count:
         raise unreadable(f"{counted(len(answer), 'answer')} for {counted(count, 'input')}")
-    found = _single_labels(answer) if count > 1 else None  # for one, columns are the longer way
+    found = _single_labels(answer) if count > 1 else None  # for one, it is the longer way
     return found or [_one(entry, top_k, body) for entry in answer]
 
 
 def _single_labels(answer: list[Any]) -> list[Outcome] | None:
-    """Read an answer of one good label per input, checked column by column.
+    """Read an answer of one good label per input.
 
     None if anything is otherwise: `_one` reads it then, or says what is wrong with it.
     """
     try:
-        labels = [found["label"] for (found,) in answer]
-        scores = [found["score"] for (found,) in answer]
+        # What has a label by name is an object, and what holds an object is a list; a label that
+        # can be interned is text. Of many equal labels one is held.
+        pairs = [(intern(found["label"]), found["score"]) for (found,) in answer]
     except (TypeError, ValueError, LookupError):
-        return None  # an entry of another length, or what was found in it is no object
+        return None
+    scores = [score for _, score in pairs]
     # What is not finite stays so in a sum.
-    if set(map(type, labels)) != {str} or set(map(type, scores)) != {float}:
+    if set(map(type, scores)) != {float} or not isfinite(sum(scores)):
         return None
-    if set(map(type, answer)) != {list} or not isfinite(sum(scores)):
-        return None
-    # Of many equal labels one is held.
-    return list(zip(zip(map(intern, labels), scores, strict=True), strict=True))
+    return list(zip(pairs, strict=True))
 
 
 def _one(entry: Any, top_k: int | None, body: bytes) -> Outcome:

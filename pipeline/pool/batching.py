@@ -12,13 +12,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from pipeline.pool.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from pipeline.outcomes import Arrived, Item, Outcome, Provisional
-    from pipeline.pool.window import Share
+    from pipeline.pool.window import Share, Sizes
 
 # TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
 MAX_REQUEST_BYTES = 1_900_000
@@ -45,11 +47,11 @@ class Job:
     provisional: Provisional | None = None
     failure: BaseException | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    sizes: list[int] = field(init=False)
+    sizes: Sizes = field(init=False)
     open_items: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sizes = list(_sizes_bytes(self.items))
+        self.sizes = np.fromiter(_sizes_bytes(self.items), np.int64, len(self.items))
         self.open_items = len(self.items)
 
 
@@ -82,7 +84,7 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """The size of the inputs."""
-        return sum([sum(map(job.sizes.__getitem__, places)) for job, places in self.shares])
+        return sum([int(job.sizes[places].sum()) for job, places in self.shares])
 
     @property
     def is_of_pairs(self) -> bool:
@@ -312,7 +314,7 @@ class Batcher:
     @property
     def _waiting_bytes(self) -> int:
         window_bytes = self._window.size_bytes if self._window else 0
-        return window_bytes + sum([sum(job.sizes[a:b]) for job, a, b in self._stretches])
+        return window_bytes + sum([int(job.sizes[a:b].sum()) for job, a, b in self._stretches])
 
     def _hand_out(self) -> None:
         for _ in range(len(self._takers)):
@@ -333,7 +335,8 @@ class Batcher:
             window = self._next_window(size, least)
             job, places = batch.shares[-1]
             room, room_bytes = size - len(batch), MAX_REQUEST_BYTES - batch.size_bytes
-            batch = Batch([*batch.shares, *window.take(room, room_bytes, job.sizes[places[-1]])])
+            like_bytes = int(job.sizes[places[-1]])
+            batch = Batch([*batch.shares, *window.take(room, room_bytes, like_bytes)])
         self._window = window or None
         self._waiting_items -= len(batch)
         if self._flush_items:

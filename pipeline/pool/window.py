@@ -7,9 +7,8 @@ are under way at any time, and inputs of equal length keep the order of the tabl
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     # Some inputs of a job, by their places in it.
     Share = tuple[Job, Sequence[int]]
+    # In bytes of UTF-8.
+    Sizes = np.ndarray[Any, np.dtype[np.int64]]
 
 
 # Longer texts count as equally long. A model cuts them anyway, and 16 bits are sorted in a third of
@@ -45,20 +46,21 @@ class Window:
         # the end of its numbers, and what a number is above its place.
         job, first, end = stretches[0]
         self._stretches = [(job, end, 0)]
-        self._sizes = job.sizes if len(stretches) == 1 else job.sizes[:end]
+        sizes = [job.sizes[:end]]
         for job, start, stop in stretches[1:]:
             above, end = end - start, end + stop - start
             self._stretches.append((job, end, above))
-            self._sizes += job.sizes[start:stop]
-        self._longest = max(self._sizes[first:end])
+            sizes.append(job.sizes[start:stop])
+        self._sizes = np.concatenate(sizes)
+        self._longest = int(self._sizes[first:].max())
         self._by_length = most_by_length
-        self._order = list(range(first, end))
+        order = np.arange(first, end)
         if most_by_length:
-            lengths = np.minimum(self._sizes[first:end], LONGEST_BYTES).astype(np.uint16)
-            order = np.argsort(lengths, kind="stable") + first
+            lengths = np.minimum(self._sizes[first:], LONGEST_BYTES).astype(np.uint16)
+            order = order[np.argsort(lengths, kind="stable")]
             # A batch has the order of the table again: its first input is its oldest.
             order[: len(order) // size * size].reshape(-1, size).sort()
-            self._order = order.tolist()
+        self._order: list[int] = order.tolist()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -66,7 +68,7 @@ class Window:
     @property
     def size_bytes(self) -> int:
         """The size of the inputs."""
-        return sum(map(self._sizes.__getitem__, self._order))
+        return int(self._sizes[self._order].sum())
 
     def take(self, most: int, room_bytes: int, like_bytes: int | None) -> list[Share]:
         """Take so many inputs of similar length, fewer if they would take more bytes.
@@ -74,12 +76,12 @@ class Window:
         If `like_bytes` is given, they are close to that length, and there may be none; else there
         is one at least, however large.
         """
-        order, sizes = self._order, self._sizes
+        order = self._order
         start = self._start(most, like_bytes) if self._by_length else 0
         block = order[start : start + most]
         if self._longest * len(block) > room_bytes:
-            ends = list(accumulate(map(sizes.__getitem__, block)))
-            fitting = bisect_right(ends, room_bytes)
+            ends = np.cumsum(self._sizes[block])
+            fitting = int(np.searchsorted(ends, room_bytes, side="right"))
             block = block[: fitting or int(like_bytes is None)]
         del order[start : start + len(block)]
         if self._by_length:

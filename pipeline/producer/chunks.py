@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,6 +103,8 @@ def _concatenated(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
 
 def with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Cast the columns of a batch that are of another type than the schema has."""
+    if batch.schema.equals(schema, check_metadata=True):
+        return batch
     columns = [
         column if column.type == kind else column.cast(kind)
         for column, kind in zip(batch.columns, schema.types, strict=True)
@@ -110,7 +113,11 @@ def with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _map_columns(batch: pa.RecordBatch, change: Callable[[pa.Array], pa.Array]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(list(map(change, batch.columns)), names=batch.schema.names)
+    before = batch.columns
+    after = list(map(change, before))
+    if all(map(is_, before, after)):
+        return batch
+    return pa.RecordBatch.from_arrays(after, names=batch.schema.names)
 
 
 def _own_dictionary(array: pa.Array, max_bytes: int) -> pa.Array:

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from pipeline.producer.files import SourceFile
     from pipeline.producer.footprint import Footprint
 
-# A batch is decoded whole, and its first rows may be larger than the mean of their row group.
-BATCH_ROWS = 1024
+# A batch is decoded whole, and its first rows may be larger than the mean of their row group: up to
+# all of it, so a batch of a large one has fewer rows.
+BATCH_ROWS = 4096
 BATCH_BYTES = 4 << 20
+_LARGE_GROUP_BYTES = 64 << 20
+_BATCH_ROWS_OF_LARGE = 1024
 # The most that the values of a dictionary may come to, repeated in a batch.
 _REPEATED_BYTES = 32 << 20
 
@@ -152,6 +155,8 @@ def _batch_rows(source: SourceFile, file: pq.ParquetFile, group: int) -> int:
     found = file.metadata.row_group(group)
     size_bytes = found.total_byte_size
     rows: int = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, size_bytes // max(1, found.num_rows))))
+    if size_bytes > _LARGE_GROUP_BYTES:
+        rows = min(rows, _BATCH_ROWS_OF_LARGE)
     # A value of a dictionary is stored once, and decoded in each row that has it.
     longest_bytes = 0
     columns = range(found.num_columns) if rows * size_bytes > _REPEATED_BYTES else ()

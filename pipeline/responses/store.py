@@ -170,8 +170,11 @@ class ResponseStore:
         assert len(keys) == len(answers)
         halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
         first_halves = halves[:, 0]
+        second_halves = halves[:, 1].tobytes()
         blocks = [
-            _packed(halves[at : at + BLOCK_ANSWERS, 1], answers[at : at + BLOCK_ANSWERS])
+            _packed(
+                second_halves[8 * at : 8 * (at + BLOCK_ANSWERS)], answers[at : at + BLOCK_ANSWERS]
+            )
             for at in range(0, len(answers), BLOCK_ANSWERS)
         ]
         name = (revision or "").encode()
@@ -273,10 +276,10 @@ def _by_block(found: Found) -> Iterator[tuple[int, Iterator[tuple[int, int, bool
     return groupby(entries, lambda entry: entry[1] >> _PLACE_BITS)
 
 
-def _packed(second_halves: Any, answers: Sequence[Answer]) -> bytes:
+def _packed(second_halves: bytes, answers: Sequence[Answer]) -> bytes:
     """Return a block."""
     text = orjson.dumps(answers)
-    rest: bytes = _BLOCK.pack(0, len(answers), len(text))[4:] + second_halves.tobytes() + text
+    rest = _COUNTS.pack(len(answers), len(text)) + second_halves + text
     return zlib.crc32(rest).to_bytes(4, "little") + rest
 
 

@@ -38,9 +38,12 @@ def strings(values: Sequence[str | None], *, empty_is_null: bool = False) -> pa.
 def numbers(values: Sequence[float | None], kind: pa.DataType) -> pa.Array:
     """Return an array of `kind`, int64 or float64; None is null."""
     valid = None
-    if None in values:
+    try:
+        found = np.fromiter(values, kind.to_pandas_dtype(), len(values))
+    except TypeError:
         valid, values = _valid(values), [value or 0 for value in values]
-    return _array(kind, valid, np.fromiter(values, kind.to_pandas_dtype(), len(values)))
+        found = np.fromiter(values, kind.to_pandas_dtype(), len(values))
+    return _array(kind, valid, found)
 
 
 def _valid(values: Sequence[Any]) -> Any:

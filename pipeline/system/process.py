@@ -68,7 +68,7 @@ def fit(connections: int = 0) -> None:
     """
     means.check(connections)
     before = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(100_000, 50, 100)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # numpy's would take a stack and a buffer for each core, and is never asked to do anything.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -32,7 +32,10 @@ def _value_bytes(array: pa.Array) -> Any:
         return _value_bytes(array.cast(pa.large_binary()))
     if any(is_it(kind) for is_it in (pt.is_string, pt.is_large_string, pt.is_binary,
                                      pt.is_large_binary)):  # fmt: skip
-        return np.from_dlpack(pc.coalesce(pc.binary_length(array), numbers([0], pa.int64())[0]))
+        lengths = pc.binary_length(array)
+        if lengths.null_count:
+            lengths = pc.coalesce(lengths, numbers([0], pa.int64())[0])
+        return np.from_dlpack(lengths)
     if pt.is_struct(kind):
         return sum(map(_value_bytes, array.flatten()), np.zeros(len(array), np.int64))
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_map(kind):
