@@ -32,7 +32,7 @@ GAINS = {"larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
 # unless the result is clear: less than without it, or far more. By fewer answers if they take long.
-WINDOW_S, ANSWERS = 0.75, 8
+WINDOW_S, ANSWERS = 0.75, 12
 CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.9, 1.35, 3
 LONG_S = 10.0
 # A request may take this part of its timeout, so that a slow moment ends none.
@@ -60,9 +60,9 @@ class Measured(NamedTuple):
 class Search:
     """Hears of every request, and says with what setting to go on.
 
-    `most` bounds the setting; `apply` gets each new one, and the best so far. An object on the
-    injected clock and
-    nothing else, so that a coordinator of several workers can own it. `now` is the one in force.
+    `most` bounds the setting; `apply` gets each new one, and the best so far. `now` is the one in
+    force. An object on the injected clock and nothing else, so that a coordinator of several
+    workers can own it.
     """
 
     def __init__(
@@ -113,9 +113,10 @@ class Search:
         if 4 * texts < 3 * self.now.texts:
             return  # a part of a batch, or the last one
         window, now = self._window, self._clock.now()
+        window.saw(texts, size_bytes, self.now.requests)
         if not window.takes(now - seconds, now):
             return
-        window.add(texts, size_bytes, seconds, self.now.requests)
+        window.add(texts, seconds)
         passed_s = now - window.counts_from
         wanted = max(ANSWERS * window.times, self.now.requests)
         least_s = WATCH_S if self.settled else WINDOW_S * window.times
@@ -254,6 +255,7 @@ class Window:
         self._in_flight = 0
         self._seen_at = now
         self.request_s = 0.0  # of the last window that was measured
+        self._latest: list[tuple[int, int]] = []
         self.begin(now)
 
     def begin(self, now: float) -> None:
@@ -262,7 +264,6 @@ class Window:
         self._area = self._seconds = self._x = self._y = self._xx = self._xy = 0.0
         self._texts = self.answers = 0
         self.times = 1
-        self._latest: list[tuple[int, int]] = []
 
     def pass_time(self, now: float, more: int) -> None:
         """Integrate the number of requests in flight until now, and change it."""
@@ -277,13 +278,15 @@ class Window:
             return False
         return began_at >= self.counts_from
 
-    def add(self, texts: int, size_bytes: int, seconds: float, requests: int) -> None:
-        """Add an answer; so many requests are in flight at once."""
+    def saw(self, texts: int, size_bytes: int, requests: int) -> None:
+        """Note an answer, whether or not it counts; so many requests are in flight at once."""
+        self._latest.append((texts, size_bytes))
+        del self._latest[:-requests]
+
+    def add(self, texts: int, seconds: float) -> None:
+        """Add the answer that was seen last."""
         # A request waits for those before it, too, so their texts count for its time.
         latest = self._latest
-        latest.append((texts, size_bytes))
-        if len(latest) > requests:
-            del latest[0]
         x = sum([each[1] for each in latest]) / sum([each[0] for each in latest])
         y = seconds / texts
         self._x += x
