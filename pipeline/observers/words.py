@@ -90,6 +90,12 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"{counted(told.texts, 'text')} a request from now on, and more again if that goes "
                 f"well: {told.refused} together were refused ({told.said}), their halves were not."
             )
+        case events.TextsTogether():
+            return (
+                "The server now works on the texts of a request as one batch, which is faster: "
+                "parameters.batch_size tells it to. Padding changes the last digits of scores; "
+                f"{setting('exact_scores', 'True')} keeps them exact."
+            )
         case events.RevisionChanged():
             return (
                 f"The model's revision is {told.revision}, and was {told.was}; going on, as "

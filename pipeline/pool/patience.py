@@ -84,12 +84,14 @@ class Patience:
         among: Batch | None = None,
         patient: bool = True,
         doubted: bool = False,
+        together: bool = False,
     ) -> Awaitable[Reply]:
-        """Send a batch until it is answered; see `until_answered`.
+        """Send a batch until it is answered; see `until_answered`, and `Attempts.make`.
 
         An outage is probed with one of its inputs, or of those of `among`.
         """
-        attempt, failures = partial(self._attempt, batch), Failures(batch, doubted=doubted)
+        attempt = partial(self._attempt, batch, together=together)
+        failures = Failures(batch, doubted=doubted)
         return self.until_answered(attempt, failures, among or batch, patient=patient)
 
     async def until_answered(
@@ -195,10 +197,14 @@ class Patience:
             raise RowsRejected(refusal.status, refusal.what.rstrip(".")) from refusal
         failures.acquitted = True
 
-    async def _attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
+    async def _attempt(
+        self, batch: Batch, probing: bool, retry: bool, *, together: bool = False
+    ) -> Reply:
         refusals = self.trust.refusals
         try:
-            reply = await self._attempts.make(batch.items, probing=probing, retry=retry)
+            reply = await self._attempts.make(
+                batch.items, probing=probing, retry=retry, together=together
+            )
         except (RowsRejected, EndpointRefused) as refusal:
             self.trust.refused()
             if isinstance(refusal, RowsRejected):

@@ -16,6 +16,7 @@ from pipeline.pool.patience import Patience
 from pipeline.pool.search import Search, Setting
 from pipeline.pool.splitting import Splitting
 from pipeline.pool.tally import Tally
+from pipeline.pool.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,18 @@ class Pool:
         self.demand = Demand(self._batcher, (OVERTAKING + 1) * config.concurrency, stop)
         gate = Gate(config, clock, tally.emit)
         self._attempts = Attempts(config, client, gate, clock, tally, stop, requests_sent)
-        if config.batch_size == "auto":
-            most = Setting(config.most_texts, config.concurrency)
-            search = Search(most, config.timeout_s, clock, self._apply)
-            self._attempts.search, self._batcher.size.on_refusal = search, search.refused
         patience = Patience(config, self._attempts, gate, clock, tally.emit, stop)
-        self._splitting = Splitting(client, patience, self._batcher.size, tally.emit, self._settled)
+        self._together = Together(patience, self._attempts, self._more, tally.emit)
+        tells = config.most_texts > 1 and config.endpoint != "local" and not config.exact_scores
+        if tells or config.batch_size == "auto":
+            most = Setting(config.most_texts, config.concurrency, tells)
+            fixed = config.batch_size != "auto"
+            search = Search(most, config.timeout_s, clock, self._apply, fixed=fixed)
+            self._attempts.search, self._batcher.size.on_refusal = search, search.refused
+            self._together.on_refusal = search.never_together
+        self._splitting = Splitting(
+            client, patience, self._batcher.size, self._together, tally.emit, self._settled
+        )
         self._introduction = Introduction(
             client, patience, self._splitting, self._attempts, self._batcher.size, tally.emit
         )
@@ -71,9 +78,14 @@ class Pool:
         self._workers: list[asyncio.Task[None]] = []
         self._hearing = ExitStack()
 
+    def _more(self) -> bool:
+        return self._batcher.waiting
+
     def _apply(self, setting: Setting, steady: Setting) -> None:
-        self._batcher.size.aim(setting.texts, steady.texts)
-        self._attempts.limit.aim(setting.requests)
+        if self._config.batch_size == "auto":
+            self._batcher.size.aim(setting.texts, steady.texts)
+            self._attempts.limit.aim(setting.requests)
+        self._together.aim(setting, steady)
 
     def _limits(self) -> tuple[int, float | None]:
         return self._attempts.limit.limit, self._attempts.turnstile.rate

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.outcomes import Outcome
     from pipeline.pool.batching import Batch, BatchSize
     from pipeline.pool.patience import Patience
+    from pipeline.pool.together import Together
 
 
 class Suspect(NamedTuple):
@@ -45,6 +46,7 @@ class Splitting:
     _client: Client
     _patience: Patience
     _size: BatchSize
+    _together: Together
     _emit: Observer
     _settled: Callable[[int, int], None]
 
@@ -63,7 +65,9 @@ class Splitting:
             reply = await self._patience.answer(batch, doubted=doubted)
         except RowsRejected as rejection:
             return await self.split(batch, rejection)
-        return self.settle(batch, reply)
+        failed = self.settle(batch, reply)
+        await self._together.check(batch, reply)
+        return failed
 
     async def split(self, batch: Batch, rejection: RowsRejected) -> int:
         """Answer the halves of a batch that was refused; return how many inputs failed."""

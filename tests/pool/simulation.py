@@ -34,12 +34,16 @@ MOST = Setting(512, 32)
 
 
 class Request(NamedTuple):
-    """The texts of a request, their tokens in all, the most of one, and when it was sent."""
+    """The texts of a request, their tokens in all, the most of one, and when it was sent.
+
+    `together` is True if the server is told to work on them as one batch.
+    """
 
     texts: int
     tokens: float
     longest: int
     at: float
+    together: bool
 
 
 class Padded:
@@ -79,6 +83,13 @@ class Sequential(Padded):
     def cost_s(self, batch: list[Request]) -> float:
         (one,) = batch
         return 0.003 + 0.004 * one.texts + 0.00001 * one.tokens
+
+
+class Toolkit(Sequential):
+    """The same, unless it is told to pad the texts into one batch."""
+
+    def cost_s(self, batch: list[Request]) -> float:
+        return Padded.cost_s(self, batch) if batch[0].together else super().cost_s(batch)
 
 
 class Dynamic(Padded):
@@ -129,7 +140,8 @@ class Serverless(Padded):
 class Loop:
     """A client that keeps as many requests in flight as its setting says, and what it did.
 
-    `fixed` is a setting instead of a search. `order` is that of the lengths of batches: `balanced`,
+    `fixed` is a setting instead of a search, and `fixed_search` one to which little can be added.
+    `order` is that of the lengths of batches: `balanced`,
     `shuffled` as those of a window are, or `random`. `history` has each setting with its time.
     """
 
@@ -138,6 +150,7 @@ class Loop:
     order: str = "shuffled"
     seed: int = 0
     most: Setting = MOST
+    fixed_search: bool = False
     t: float = 0.0
     history: list[tuple[float, Setting]] = field(default_factory=list)
     done: list[tuple[float, int]] = field(default_factory=list)
@@ -160,8 +173,15 @@ class Loop:
         self.setting = self.fixed or Setting(0, 0)
         self.search: Search | None = None
         if self.fixed is None:
-            self.search = Search(self.most, 120.0, self, self._apply)  # type: ignore[arg-type]
-            self.search.cap(self.server.most_texts, self.server.permits)
+            self.search = Search(
+                self.most,
+                120.0,
+                self,  # type: ignore[arg-type]
+                self._apply,
+                fixed=self.fixed_search,
+            )
+            if self.server.most_texts or self.server.permits:
+                self.search.cap(self.server.most_texts, self.server.permits)
 
     def now(self) -> float:
         return self.t
@@ -187,7 +207,7 @@ class Loop:
         start = int(next(self._places) * (QUANTILES - span))
         tokens = (self._sums[start + span] - self._sums[start]) / span
         longest = TOKENS[start + span - 1] if texts > 1 else round(tokens)
-        return Request(texts, texts * tokens, longest, self.t)
+        return Request(texts, texts * tokens, longest, self.t, self.setting.together)
 
     def _at(self, seconds: float, what: str, request: Request) -> None:
         heapq.heappush(self._events, (self.t + seconds, next(self._number), what, request))

@@ -7,7 +7,16 @@ from functools import cache
 import pytest
 
 from pipeline.pool.search import Setting
-from tests.pool.simulation import MOST, Dynamic, Knee, Loop, Padded, Sequential, Serverless
+from tests.pool.simulation import (
+    MOST,
+    Dynamic,
+    Knee,
+    Loop,
+    Padded,
+    Sequential,
+    Serverless,
+    Toolkit,
+)
 
 SERVERS = [Sequential, Padded, Dynamic, Knee, Serverless]
 SEEDS = range(6)
@@ -30,6 +39,36 @@ def best_of_grid(kind):
 def share(kind, since, until, order, seed):
     """Return how much of the best of the grid a search does meanwhile."""
     return Loop(kind(), order=order, seed=seed).run(until).rate(since, until) / best_of_grid(kind)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", [Toolkit, Sequential, Padded])
+def test_a_server_is_told_to_pad_where_that_helps(kind, seed):
+    """It is the first step, and nothing else is worse for it."""
+    loop = Loop(kind(), seed=seed, most=MOST._replace(together=True)).run(60)
+    as_told = Padded if kind is Toolkit else kind
+    assert loop.history[1][1] == loop.history[0][1]._replace(together=True)
+    assert loop.setting.together == (kind is Toolkit)
+    assert loop.rate(30, 60) >= 0.88 * best_of_grid(as_told)
+
+
+@pytest.mark.parametrize(("kind", "helps"), [(Toolkit, True), (Sequential, False)])
+def test_where_all_else_is_fixed_only_that_is_tried(kind, helps):
+    most = Setting(64, 8, together=True)
+    loop = Loop(kind(), most=most, fixed_search=True).run(60)
+    assert [setting for _, setting in loop.history] == [
+        Setting(64, 8),
+        *[Setting(64, 8, together=True), Setting(64, 8, helps)],
+    ]
+
+
+def test_a_server_that_cannot_be_told_is_not_told_again():
+    loop = Loop(Toolkit(), most=MOST._replace(together=True))
+    while not loop.setting.together:
+        loop.run(loop.t + 0.1)
+    loop.search.never_together()
+    loop.run(300)
+    assert [setting.together for _, setting in loop.history].count(True) == 1
 
 
 # What is left on `padded`, where steps help by 3% and 6%, is what texts of other lengths hide.
@@ -67,7 +106,7 @@ def test_no_limit_is_exceeded(kind, most):
     assert max(each.texts for each in loop.sent) <= min(most.texts, kind.most_texts or 512)
     assert loop.peak <= most.requests
     if kind.permits:
-        assert all(texts * requests <= kind.permits for _, (texts, requests) in loop.history)
+        assert all(texts * requests <= kind.permits for _, (texts, requests, _) in loop.history)
         assert not loop.refused
 
 
