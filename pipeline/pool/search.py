@@ -176,8 +176,11 @@ class Search:
         self.now = setting
         self._window.begin(self._clock.now())
         if self._measured is None:
-            # Requests that are sent all at once, as the first ones are, find a short queue.
-            self._window.times, self._window.turns = CLOSER, 2
+            self._window.times = CLOSER
+        if self._measured is None or self._step == "together":
+            # Requests that are sent all at once, as the first ones are, find a short queue; the
+            # first that tells, sent to find out what comes of it, finds others behind it.
+            self._window.turns = 2
         self._apply(setting, self.best)
 
     def _judge(self, found: Measured) -> None:

@@ -197,7 +197,7 @@ async def test_a_padded_batch_for_which_memory_lacks_makes_them_smaller(kit):
 
     async with kit.serve(script) as server, kit.pool(server, **AUTO) as running:
         assert right_but_for(await running.label(items), kit.right(items), 2e-6)
-        assert {len(asked.items) for asked in tellers(server)[-50:-1]} == {32}
+        assert {len(asked.items) for asked in tellers(server)[-50:-5]} == {32}
         assert server.statuses.count(400) <= 8
 
 
@@ -231,5 +231,6 @@ async def test_a_probe_tells_nobody(kit, probe):
     """Its requests are too few to measure by."""
     async with kit.serve(Toolkit(kit)) as server:
         found = await probe(server, exact_scores=False)
-        assert len(found.answered) > 2
+        assert found.failure is None
+        assert len(server.posts) > 3
         assert not tellers(server)
