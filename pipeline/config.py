@@ -181,6 +181,12 @@ class RunConfig(BaseModel):
     truncate: bool = _setting(
         "ask the server to truncate long texts, which are errors otherwise", _SWITCH, default=False
     )
+    exact_scores: bool = _setting(
+        "never ask the server to pad the texts of a request into one batch, which is faster on "
+        "some servers and changes the last digits of scores",
+        _SWITCH,
+        default=False,
+    )
     server_cache: bool = _setting(
         "false for nondeterministic models: sends x-use-cache: false", _SWITCH, default=True
     )
@@ -243,7 +249,7 @@ class RunConfig(BaseModel):
     # others may change between attempts.
     RESULT_SETTINGS: ClassVar[tuple[str, ...]] = (
         *("text", "text_pair", "endpoint", "model", "top_k", "function_to_apply", "truncate"),
-        "limit",
+        *("exact_scores", "limit"),
         *("label_column", "score_column", "error_column", "predictions_column"),
     )
 
@@ -350,6 +356,9 @@ class RunConfig(BaseModel):
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
+        if not self.exact_scores:
+            # As in the records, and under the keys of answers, of versions that did not have it.
+            del dumped["exact_scores"]
         endpoint = SEVERAL if self.is_list else self.public_endpoint
         return {**dumped, "endpoint": endpoint, "model": self.model_id}
 

@@ -161,6 +161,11 @@ class AddressWorks(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class TextsTogether(Notice):
+    """The server is told to work on the texts of a request as one batch, which does more."""
+
+
+@dataclass(frozen=True, slots=True)
 class RevisionChanged(Notice):
     """The model's revision changed, and the run goes on, as `allow_drift` says."""
 

@@ -68,6 +68,7 @@ EVERY = {
     "allow_drift": True,
     "truncate": True,
     "server_cache": False,
+    "exact_scores": True,
     "batch_size": 7,
     "concurrency": 5,
     "rate": 1.5,

@@ -128,13 +128,18 @@ class Client:
             raise error_of(status, headers, body)
         return status, body
 
-    async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
+    async def ask(
+        self, items: Sequence[Item], *, wait_for_model: bool = False, together: bool = False
+    ) -> Reply:
         """Send one request and read its answer.
 
-        It takes as long as it takes: the caller cancels an attempt that is overdue. Raises
-        Retryable, RowsRejected or EndpointRefused.
+        `together` tells the server to work on the texts as one batch, if it can be told. It takes
+        as long as it takes: the caller cancels an attempt that is overdue. Raises Retryable,
+        RowsRejected or EndpointRefused.
         """
         dialect, token = self.dialect, self._token
+        if together:
+            dialect = dialect.together() or dialect
         status, headers, body = await self._exchange(
             "POST",
             _parsed(dialect.url(self._target.url)),

@@ -351,7 +351,7 @@ def _differences(was: RunState, config: RunConfig, table: InputTable | None = No
     """List how the settings, and `table` if given, differ from what was recorded; "" if not."""
     before, now = was.run.settings, config.result_settings()
     found = [
-        f"{key}: {now.get(key)!r}, was {before.get(key)!r}"
+        f"{key}: {now.get(key, False)!r}, was {before.get(key, False)!r}"
         for key in now | before
         if now.get(key) != before.get(key)
     ]

@@ -94,6 +94,12 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
             return f"{address} is left out, and the other addresses go on: {sentence(why)}"
         case events.AddressWorks(address):
             return f"{address} works again."
+        case events.TextsTogether():
+            return (
+                "The server now works on the texts of a request as one batch, which is faster: "
+                "parameters.batch_size tells it to. Padding changes the last digits of scores; "
+                f"{setting('exact_scores', 'True')} keeps them exact."
+            )
         case events.RevisionChanged():
             return (
                 f"The model's revision is {told.revision}, and was {told.was}; going on, as "

@@ -7,10 +7,12 @@
     server      one address, and all that is its own: what stands below, but for the tally
     introduction  how the first worker meets the endpoint, before the others start
     splitting   each input gets its outcome; a refused batch is halved to find the row at fault
+    together    servers that go through a list one by one are told not to, if that helps
     patience    what a failure allows next, by its cause; `failures` are those of one request
     trust       is a refusal the rows' fault or the endpoint's? a text of known answer decides
     gate        closed while a model is loading or an endpoint is down: one probe goes on
     attempt     one request: a permit, a token, a time limit, and what it came to
+    search      the batch size, the concurrency and the form of requests by which most is done
     turnstile, concurrency, budget, alarm    the limits that an attempt goes through
     search      the batch size and the concurrency at which most is done, found by trying
     tally       what attempts came to, told once a tick so that observers cost nothing a request

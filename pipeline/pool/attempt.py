@@ -61,6 +61,8 @@ class Attempts:
         self.turnstile = Turnstile(self._config.rate, self._quota.stated, self._clock)
         # Of the batch size and the concurrency, unless the size is given.
         self.search: Search | None = None
+        # True if servers are told to work on the texts of a request as one batch.
+        self.together = False
         self.alarm = Alarm(self._config.timeout_s, self._clock)
 
     @property
@@ -68,10 +70,13 @@ class Attempts:
         """How many requests are in flight."""
         return self._tally.in_flight
 
-    async def make(self, items: Sequence[Item], *, probing: bool, retry: bool) -> Reply:
+    async def make(
+        self, items: Sequence[Item], *, probing: bool, retry: bool, together: bool = False
+    ) -> Reply:
         """Send one request as soon as there is a permit and a token for it.
 
-        `probing` attempts may pass a closed gate. Raises Retryable, RowsRejected or
+        `probing` attempts may pass a closed gate. `together` tells the server to work on the texts
+        as one batch, which others do if it is in force. Raises Retryable, RowsRejected or
         EndpointRefused for what the request came to, GateClosedError if the gate closed while it
         waited its turn, and StoppedError if the pool stopped meanwhile, also for `max_requests`.
         """
@@ -82,6 +87,7 @@ class Attempts:
             if self._stop.reason is not None:
                 raise StoppedError
             self._count(retry=retry)
+            together = len(items) > 1 and (together or self.together)
             if (search := self.search) is not None:
                 search.sent()
             started = self._clock.now()
@@ -89,7 +95,9 @@ class Attempts:
             cause: str | None = "cancelled"
             try:
                 with self.alarm:
-                    reply = await self._client.ask(items, wait_for_model=self._gate.wait_for_model)
+                    reply = await self._client.ask(
+                        items, wait_for_model=self._gate.wait_for_model, together=together
+                    )
                 status, cause = 200, None
             except (Retryable, RowsRejected, EndpointRefused) as failure:
                 status, cause = failure.status, self._learn(failure)
@@ -103,7 +111,7 @@ class Attempts:
                     search.ended()
             if not probing:  # a probe may have been held until the model was loaded
                 self.limit.succeeded(seconds)
-                if search is not None:
+                if search is not None and together == search.now.together:
                     search.answered(len(items), sum(map(len, items)), seconds)
             if reply.pause_s:
                 self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))

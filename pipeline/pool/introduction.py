@@ -117,12 +117,16 @@ class Introduction:
             if client.dialect.name == "hf":
                 verdict = await self._check_batching(batch, more_to_come=more_to_come)
         most = client.dialect.most_texts
-        if (search := self._attempts.search) is not None:
+        search = self._attempts.search
+        if search is not None:
             search.cap(most, permits)
-        elif most is not None:
-            self._size.cap(most)
-        if permits is not None and search is None:
-            self._attempts.limit.cap(permits // self._size.now)
+            if client.dialect.together() is None:
+                search.never_together()
+        if search is None or search.fixed:
+            if most is not None:
+                self._size.cap(most)
+            if permits is not None:
+                self._attempts.limit.cap(permits // self._size.now)
         self._settled.set()
         return verdict
 

@@ -85,12 +85,14 @@ class Patience:
         patient: bool = True,
         doubted: bool = False,
         greeting: bool = False,
+        together: bool = False,
     ) -> Awaitable[Reply]:
-        """Send a batch until it is answered; see `until_answered`.
+        """Send a batch until it is answered; see `until_answered`, and `Attempts.make`.
 
         An outage is probed with one of its inputs, or of those of `among`.
         """
-        attempt, failures = partial(self.attempt, batch), Failures(batch, doubted=doubted)
+        attempt = partial(self.attempt, batch, together=together)
+        failures = Failures(batch, doubted=doubted)
         return self.until_answered(
             attempt, failures, among or batch, patient=patient, greeting=greeting
         )
@@ -200,11 +202,15 @@ class Patience:
             raise RowsRejected(refusal.status, refusal.what.rstrip(".")) from refusal
         failures.acquitted = True
 
-    async def attempt(self, batch: Batch, probing: bool, retry: bool) -> Reply:
+    async def attempt(
+        self, batch: Batch, probing: bool, retry: bool, *, together: bool = False
+    ) -> Reply:
         """Send a batch once; see `Attempts.make`."""
         refusals = self.trust.refusals
         try:
-            reply = await self._attempts.make(batch.items, probing=probing, retry=retry)
+            reply = await self._attempts.make(
+                batch.items, probing=probing, retry=retry, together=together
+            )
         except (RowsRejected, EndpointRefused) as refusal:
             self.trust.refused()
             if isinstance(refusal, RowsRejected):

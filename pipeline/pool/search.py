@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 FIRST_TEXTS, FIRST_REQUESTS = 32, 4
 # How many times as much a step must do to be kept: noise does a few per cent. Smaller batches cost
 # more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
-GAINS = {"larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
+# Texts that are padded together have scores that differ in their last digits.
+GAINS = {"together": 1.10, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
 # So few requests at once leave no gap between an answer and the next request.
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
 # unless the result is clear: less than without it, or far more. By fewer answers if they take long.
-WINDOW_S, ANSWERS = 0.75, 8
+WINDOW_S, ANSWERS = 0.75, 12
 CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.9, 1.35, 3
 LONG_S = 10.0
 # A request may take this part of its timeout, so that a slow moment ends none.
@@ -44,10 +45,14 @@ AGAIN_S, LONGEST_AGAIN_S = 120.0, 960.0
 
 
 class Setting(NamedTuple):
-    """How many texts a request carries, and how many requests are in flight at most."""
+    """How many texts a request carries, and how many requests are in flight at most.
+
+    `together` is True if the server is told to work on the texts of a request as one batch.
+    """
 
     texts: int
     requests: int
+    together: bool = False
 
 
 class Measured(NamedTuple):
@@ -60,9 +65,10 @@ class Measured(NamedTuple):
 class Search:
     """Hears of every request, and says with what setting to go on.
 
-    `most` bounds the setting; `apply` gets each new one, and the best so far. An object on the
-    injected clock and
-    nothing else, so that a coordinator of several workers can own it. `now` is the one in force.
+    `most` bounds the setting; `apply` gets each new one, and the best so far. If all but `together`
+    is `fixed`, it is that of `most`, and only this is tried. `now` is the setting in force. An
+    object on the injected clock and nothing else, so that a coordinator of several workers can own
+    it.
     """
 
     def __init__(
@@ -71,16 +77,20 @@ class Search:
         timeout_s: float,
         clock: Clock,
         apply: Callable[[Setting, Setting], None],
+        *,
+        fixed: bool = False,
     ) -> None:
         self._most = most
+        self.fixed = fixed
         # How many texts the server takes at once, in all requests together, if it told.
         self._permits: int | None = None
         self._longest_s = TIMEOUT_SHARE * timeout_s
         self._clock = clock
         self._apply = apply
-        self.best = Setting(min(FIRST_TEXTS, most.texts), min(FIRST_REQUESTS, most.requests))
+        first = most if fixed else Setting(FIRST_TEXTS, FIRST_REQUESTS)
+        self.best = Setting(min(first.texts, most.texts), min(first.requests, most.requests))
         self._measured: Measured | None = None  # what the best does
-        self._course = _course()
+        self._course = _course(fixed=fixed)
         self._step: str | None = None  # what is tried
         self._slope = Slope()
         self._window = Window(clock.now())
@@ -113,9 +123,10 @@ class Search:
         if 4 * texts < 3 * self.now.texts:
             return  # a part of a batch, or the last one
         window, now = self._window, self._clock.now()
+        window.saw(texts, size_bytes)
         if not window.takes(now - seconds, now):
             return
-        window.add(texts, size_bytes, seconds, self.now.requests)
+        window.add(texts, seconds)
         passed_s = now - window.counts_from
         wanted = max(ANSWERS * window.times, self.now.requests)
         least_s = WATCH_S if self.settled else WINDOW_S * window.times
@@ -135,6 +146,12 @@ class Search:
         elif self.now.texts >= texts and self._step is not None:
             self._go_on(helped=False)
 
+    def never_together(self) -> None:
+        """Hear that the server cannot be told, or answers otherwise then."""
+        self._most = self._most._replace(together=False)
+        if self._step == "together":
+            self._go_on(helped=False)
+
     def disturbed(self, *, overloaded: bool) -> None:
         """Hear of a failure: what was measured until now does not count.
 
@@ -148,7 +165,8 @@ class Search:
 
     def _begin_anew(self, texts: int) -> None:
         requests = min(self.best.requests, self._most_requests(texts))
-        self.best, self._measured, self._step = Setting(texts, requests), None, None
+        self.best, self._measured = Setting(texts, requests, self.best.together), None
+        self._step = None
         self._set(self.best)
 
     def _most_requests(self, texts: int) -> int:
@@ -159,6 +177,10 @@ class Search:
         self._window.begin(self._clock.now())
         if self._measured is None:
             self._window.times = CLOSER
+        if self._measured is None or self._step == "together":
+            # Requests that are sent all at once, as the first ones are, find a short queue; the
+            # first that tells, sent to find out what comes of it, finds others behind it.
+            self._window.turns = 2
         self._apply(setting, self.best)
 
     def _judge(self, found: Measured) -> None:
@@ -196,11 +218,11 @@ class Search:
 
     def _search(self) -> None:
         self._changes = 0
-        self._course = _course()
-        self._try(next(self._course))
+        self._course = _course(fixed=self.fixed)
+        self._go_on(helped=None)
 
-    def _go_on(self, *, helped: bool) -> None:
-        """Take the next step of the search, or settle."""
+    def _go_on(self, *, helped: bool | None) -> None:
+        """Take the next step of the search, or settle; `helped` is None for the first one."""
         try:
             self._try(self._course.send(helped))
         except StopIteration:
@@ -210,8 +232,10 @@ class Search:
 
     def _try(self, step: str) -> None:
         """Try a step from the best setting; it does not help if there is none to take."""
-        texts, requests = self.best
+        texts, requests, together = self.best
         match step:
+            case "together":
+                together = self._most.together and texts > 1
             case "larger":
                 texts = min(2 * texts, self._most.texts)
                 if texts >= self._refused and self._clock.now() < self._refused_until:
@@ -224,15 +248,18 @@ class Search:
             case _:
                 requests = max(requests // 2, min(FEWEST_REQUESTS, requests))
         slow = step in ("larger", "more") and 2 * self._window.request_s > self._longest_s
-        if slow or self.best == (texts, requests):
+        if slow or self.best == (texts, requests, together):
             self._go_on(helped=False)
         else:
             self._step = step
-            self._set(Setting(texts, requests))
+            self._set(Setting(texts, requests, together))
 
 
-def _course() -> Generator[str, bool, None]:
+def _course(*, fixed: bool) -> Generator[str, bool | None, None]:
     """Yield one step after the other; each is told whether it helped."""
+    yield "together"
+    if fixed:
+        return
     helped: set[str] = set()
     failed: set[str] = set()
     for step in cycle(("larger", "more")):
@@ -254,15 +281,15 @@ class Window:
         self._in_flight = 0
         self._seen_at = now
         self.request_s = 0.0  # of the last window that was measured
+        self._latest: list[tuple[int, int]] = []
         self.begin(now)
 
     def begin(self, now: float) -> None:
         """Begin with the requests that are sent from now on."""
-        self._began_at, self.counts_from = now, float("inf")
+        self.turns, self.counts_from = 1, now
         self._area = self._seconds = self._x = self._y = self._xx = self._xy = 0.0
         self._texts = self.answers = 0
         self.times = 1
-        self._latest: list[tuple[int, int]] = []
 
     def pass_time(self, now: float, more: int) -> None:
         """Integrate the number of requests in flight until now, and change it."""
@@ -271,19 +298,25 @@ class Window:
         self._in_flight += more
 
     def takes(self, began_at: float, now: float) -> bool:
-        """Return True if a request that began then counts; the first one only begins the count."""
-        if began_at >= self._began_at and self.counts_from > now:
+        """Return True if a request that began then counts.
+
+        The first one only ends a turn, before which the count does not begin.
+        """
+        if self.turns and began_at >= self.counts_from:
+            self.turns -= 1
             self.counts_from, self._area = now, 0.0
             return False
-        return began_at >= self.counts_from
+        return not self.turns and began_at >= self.counts_from
 
-    def add(self, texts: int, size_bytes: int, seconds: float, requests: int) -> None:
-        """Add an answer; so many requests are in flight at once."""
+    def saw(self, texts: int, size_bytes: int) -> None:
+        """Note an answer that has ended, whether or not it counts."""
+        self._latest.append((texts, size_bytes))
+        del self._latest[: -1 - self._in_flight]
+
+    def add(self, texts: int, seconds: float) -> None:
+        """Add the answer that was seen last."""
         # A request waits for those before it, too, so their texts count for its time.
         latest = self._latest
-        latest.append((texts, size_bytes))
-        if len(latest) > requests:
-            del latest[0]
         x = sum([each[1] for each in latest]) / sum([each[0] for each in latest])
         y = seconds / texts
         self._x += x

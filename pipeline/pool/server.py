@@ -23,6 +23,7 @@ from pipeline.pool.introduction import Introduction
 from pipeline.pool.patience import Patience
 from pipeline.pool.search import Search, Setting
 from pipeline.pool.splitting import Splitting
+from pipeline.pool.together import Together
 from pipeline.pool.trust import agree, shown
 from pipeline.wording import setting
 
@@ -75,12 +76,18 @@ class Server:
         self.size = BatchSize(config.texts_per_request)
         self._gate = Gate(config, clock, self._emit)
         self.attempts = Attempts(config, client, self._gate, clock, tally, stop, quota)
-        if config.batch_size == "auto":
-            most = Setting(config.most_texts, config.concurrency)
-            search = Search(most, config.timeout_s, clock, self._apply)
-            self.attempts.search, self.size.on_refusal = search, search.refused
         self.patience = Patience(config, self.attempts, self._gate, clock, self._emit, stop)
-        self.splitting = Splitting(client, self.patience, self.size, self._emit, settled)
+        self._together = Together(self.patience, self.attempts, self._more, self._emit)
+        tells = config.most_texts > 1 and config.endpoint != "local" and not config.exact_scores
+        if tells or config.batch_size == "auto":
+            most = Setting(config.most_texts, config.concurrency, tells)
+            fixed = config.batch_size != "auto"
+            search = Search(most, config.timeout_s, clock, self._apply, fixed=fixed)
+            self.attempts.search, self.size.on_refusal = search, search.refused
+            self._together.on_refusal = search.never_together
+        self.splitting = Splitting(
+            client, self.patience, self.size, self._together, self._emit, settled
+        )
         self.introduction = Introduction(
             client,
             self.patience,
@@ -91,9 +98,14 @@ class Server:
             config.is_list,
         )
 
+    def _more(self) -> bool:
+        return self._batcher.waiting
+
     def _apply(self, setting: Setting, steady: Setting) -> None:
-        self.size.aim(setting.texts, steady.texts)
-        self.attempts.limit.aim(setting.requests)
+        if self.config.batch_size == "auto":
+            self.size.aim(setting.texts, steady.texts)
+            self.attempts.limit.aim(setting.requests)
+        self._together.aim(setting, steady)
 
     @property
     def address(self) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.outcomes import Outcome
     from pipeline.pool.batching import Batch, BatchSize
     from pipeline.pool.patience import Patience
+    from pipeline.pool.together import Together
 
 
 class Suspect(NamedTuple):
@@ -46,6 +47,7 @@ class Splitting:
     _client: Client
     _patience: Patience
     _size: BatchSize
+    _together: Together
     _emit: Observer
     _settled: Callable[[int, int], None]
 
@@ -69,7 +71,12 @@ class Splitting:
         except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
             self._leave(batch, reason)
             return len(batch)
-        return self.settle(batch, reply)
+        failed = self.settle(batch, reply)
+        try:
+            await self._together.check(batch, reply)
+        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+            self._leave(None, reason)
+        return failed
 
     def _leave(self, batch: Batch | None, reason: Exception) -> None:
         """Leave a batch, and all suspects, to other servers. Raises the reason if none is."""

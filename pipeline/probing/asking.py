@@ -159,10 +159,12 @@ class _Client(Client):
             self._findings.permits = await super().discover()
         return self._findings.permits
 
-    async def ask(self, items: Sequence[Item], *, wait_for_model: bool = False) -> Reply:
+    async def ask(
+        self, items: Sequence[Item], *, wait_for_model: bool = False, together: bool = False
+    ) -> Reply:
         """Send one request and read its answer; see `Client.ask`."""
         with self._noting(texts=len(items)):
-            reply = await super().ask(items, wait_for_model=wait_for_model)
+            reply = await super().ask(items, wait_for_model=wait_for_model, together=together)
         self._findings.asked[-1].good = True
         if reply.revision is not None and reply.revision not in self._findings.revisions:
             self._findings.revisions.append(reply.revision)

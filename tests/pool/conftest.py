@@ -442,6 +442,7 @@ def key_of(item: Any) -> bytes:
 def run_config(endpoint: str | list[str] = "http://127.0.0.1:1", **settings: Any) -> RunConfig:
     """A config with the dialect given, so that each request is one that the input asks for."""
     known = {"dialect": "hf", "concurrency": 4, "batch_size": 4, "timeout_s": 30.0}
+    known |= {"exact_scores": True}
     return RunConfig(input="in.csv", output="out.parquet", endpoint=endpoint, **known | settings)
 
 

@@ -106,6 +106,13 @@ class Dialect(ABC):
         """Return where to POST, given the address of the endpoint."""
         return beside(address, self.route, [self.route]) if self.route else address
 
+    def together(self) -> Self | None:
+        """Return this dialect as it tells a server to work on the texts of a request as one batch.
+
+        None if its servers do that anyway, or cannot be told to.
+        """
+        return None
+
     @abstractmethod
     def body(self, items: Sequence[Item]) -> bytes:
         """Return the request for these inputs."""

@@ -7,7 +7,8 @@ What `auto` takes a server for that says nothing of itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
@@ -24,6 +25,7 @@ class Hf(Dialect):
     """The dialect of the Inference API."""
 
     server = "the Hugging Face Inference API"
+    _together = False
 
     def settle(self, config: RunConfig) -> None:
         """Take over the parameters."""
@@ -35,10 +37,23 @@ class Hf(Dialect):
         if config.truncate:
             self._parameters["truncation"] = True
 
+    def together(self) -> Self | None:
+        """Return this dialect with `parameters.batch_size`, without which a list is worked through.
+
+        So the toolkit does; other servers may refuse it.
+        """
+        told = copy(self)
+        told._together = True  # noqa: SLF001  (a copy of itself)
+        return told
+
+    def parameters(self, texts: int) -> dict[str, Any]:
+        """Return the parameters of a request of so many texts."""
+        return {**self._parameters, "batch_size": texts} if self._together else self._parameters
+
     def body(self, items: Sequence[Item]) -> bytes:
         """Return a list of texts, or of pairs."""
         inputs = items if type(items[0]) is str else [entry(item) for item in items]
-        return orjson.dumps({"inputs": inputs, "parameters": self._parameters})
+        return orjson.dumps({"inputs": inputs, "parameters": self.parameters(len(items))})
 
 
 def entry(item: Item) -> Any:

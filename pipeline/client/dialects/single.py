@@ -25,6 +25,9 @@ class Single(Hf):
 
     most_texts = 1
 
+    def together(self) -> None:
+        """Return None: there is one text."""
+
     def body(self, items: Sequence[Item]) -> bytes:
         """Return the one text itself, in no list."""
         (item,) = items

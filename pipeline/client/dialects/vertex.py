@@ -36,7 +36,7 @@ class Vertex(Hf):
 
     def body(self, items: Sequence[Item]) -> bytes:
         """Return the list of texts."""
-        return orjson.dumps({"instances": items, "parameters": self._parameters})
+        return orjson.dumps({"instances": items, "parameters": self.parameters(len(items))})
 
     def read(self, answer: bytes, count: int) -> list[Outcome]:
         """Return the labels of each text."""
