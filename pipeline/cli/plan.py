@@ -148,7 +148,7 @@ def _lines(found: Forecast) -> Iterator[str]:
         if found.probe is not None:
             sent = (
                 f"To measure, {counted(found.probe['requests'], 'request was', 'requests were')} "
-                f"sent of at most {found.probe['most_requests']}, with "
+                f"sent, of at most {found.probe['most_requests']}, with "
                 f"{counted(found.probe['texts'], 'text')}; no answer is kept."
             )
         yield f"{sent} `classify run` with the same arguments does the work."

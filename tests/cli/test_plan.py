@@ -651,6 +651,6 @@ def test_words_of_a_probe(cli, server, write_csv):
     assert ended.code == 0
     assert "at most 30 requests" in ended.stderr
     told = " ".join(ended.stdout.split())
-    assert "To measure, 4 requests were sent of at most 30, with 97 texts" in told
+    assert "To measure, 3 requests were sent, of at most 30, with 96 texts" in told
     assert "measured 3 requests of 32 texts, one at a time" in told
     assert "Nothing was sent" not in ended.stdout
