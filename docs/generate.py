@@ -27,7 +27,7 @@ from pipeline.job.status import Status
 from pipeline.job.summary import Origin, Summary
 from pipeline.meanings import Unit
 from pipeline.plan.forecast import Forecast
-from pipeline.probing import Probe
+from pipeline.probing import Estimate, Probe
 from pipeline.rows import result_fields
 
 if TYPE_CHECKING:
@@ -235,6 +235,11 @@ def probe() -> str:
     return _keys(Probe)
 
 
+def estimate() -> str:
+    """The keys of an estimate."""
+    return _keys(Estimate)
+
+
 def _keys(made: type) -> str:
     rows = ((f"`{name}`", *meaning) for name, meaning in meanings_of(made).items())
     return table("key | kind | meaning", rows)
@@ -283,6 +288,7 @@ MADE: dict[str, Callable[[], str]] = {
         summary,
         plan,
         probe,
+        estimate,
         status,
     )
 }

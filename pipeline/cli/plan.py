@@ -11,14 +11,20 @@ import click
 from pipeline.cli.output import WaitPrinter, counts, failing, print_json, say
 from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
 from pipeline.errors import SettingsError
-from pipeline.observers.words import size, span
+from pipeline.observers.words import duration, size, span
 from pipeline.system import process
 from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.config import RunConfig
+    from pipeline.outcomes import Item
     from pipeline.plan.forecast import Forecast, Price
+    from pipeline.probing import Probe
+
+# The most that --probe sends, unless it is told otherwise.
+PROBE_REQUESTS = 30
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -35,7 +41,13 @@ if TYPE_CHECKING:
     "--probe",
     "probes",
     is_flag=True,
-    help="Measure with a handful of requests, as `classify probe` sends them.",
+    help="Measure what the endpoint does, with at most --probe-requests requests.",
+)
+@click.option(
+    "--probe-requests",
+    metavar="N",
+    type=click.IntRange(min=8),
+    help="The most requests that --probe sends, 8 or more; 30 by default.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
 @setting_options
@@ -44,6 +56,7 @@ def plan(
     price_per_request: float | None,
     price_per_thousand: float | None,
     probes: bool,
+    probe_requests: int | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -56,9 +69,10 @@ def plan(
       classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
     Reads the whole input, counts distinct texts and looks up those that are answered already, as
-    the run does. Sends nothing, unless --probe asks the endpoint a few times to measure what a
-    request takes. The plan is kept in OUTPUT.run/plan.json until that run is complete; its summary
-    shows plan and actual side by side.
+    the run does. Sends nothing, unless --probe is given: that asks the endpoint as `classify probe`
+    does, then measures how many texts a second it does with several requests at once, and with
+    larger batches where --batch-size is auto. The plan is kept in OUTPUT.run/plan.json until that
+    run is complete; its summary shows plan and actual side by side.
 
     \b
     Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
@@ -66,17 +80,21 @@ def plan(
     """
     process.end_at_once()
     with failing(as_json=as_json):
+        if probe_requests is not None and not probes:
+            raise SettingsError(
+                f"{setting('probe_requests')}: nothing is sent without {setting('probe')}.",
+                f"Add {setting('probe')}, or leave it out.",
+            )
         again = earlier_run(given)
         config = load_config(given)
         process.fit(config.concurrency)
-        from pipeline import probing
         from pipeline.job import kept
         from pipeline.plan import forecast as planning
 
         found = planning.forecast(
             config,
             price=_price(price_per_request, price_per_thousand),
-            measure=partial(probing.probe, config, WaitPrinter()) if probes else None,
+            measure=partial(_measure, config, probe_requests or PROBE_REQUESTS) if probes else None,
             **again,
         )
         if found.resumed_rows < found.rows:
@@ -87,6 +105,16 @@ def plan(
         print_json(found.to_json())
     else:
         say("\n".join(_lines(found)))
+
+
+def _measure(config: RunConfig, most_requests: int, texts: list[Item]) -> Probe:
+    from pipeline import probing
+
+    say(
+        f"Measuring with at most {most_requests} requests (--probe-requests); no answer is kept.",
+        err=True,
+    )
+    return probing.probe(config, WaitPrinter(), texts, most_requests)
 
 
 def _price(per_request: float | None, per_thousand: float | None) -> Price | None:
@@ -120,7 +148,8 @@ def _lines(found: Forecast) -> Iterator[str]:
         if found.probe is not None:
             sent = (
                 f"To measure, {counted(found.probe['requests'], 'request was', 'requests were')} "
-                f"sent, with {counted(found.probe['texts'], 'text')}; no answer is kept."
+                f"sent, of at most {found.probe['most_requests']}, with "
+                f"{counted(found.probe['texts'], 'text')}; no answer is kept."
             )
         yield f"{sent} `classify run` with the same arguments does the work."
 
@@ -137,13 +166,18 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
     yield "to be sent", f"{found.asked:,}"
     find_out = ", one of them to find out how the endpoint wants to be asked"
     canary = find_out if found.canaries else ""
-    yield (
-        "requests",
-        f"{found.requests:,}, with {counted(found.texts_per_request, 'text')} at most{canary}",
-    )
-    yield "duration", f"{span(found.seconds)} ({found.seconds_are})"
+    texts, exact = counted(found.texts_per_request, "text"), found.requests_are == "exact"
+    requests = f"{found.requests:,}, with {texts} {'at most' if exact else 'each'}{canary}"
+    yield "requests", requests if exact else f"{requests} ({found.requests_are})"
+    estimate = found.probe["estimate"] if found.probe is not None else None
+    known = estimate is None or estimate.most is not None
+    lasts = span(found.seconds) if known else f"at most {duration(found.seconds[1])}"
+    yield "duration", f"{lasts} ({found.seconds_are})"
+    if estimate is not None:
+        yield "measured", estimate.words
     if found.disk_bytes is not None:
         free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free"
         yield "disk", f"about {size(found.disk_bytes)} at its worst{free}"
     if found.cost is not None:
-        yield "cost", f"{found.cost:,.2f}, without retries"
+        most = "" if exact else " at most"
+        yield "cost", f"{found.cost:,.2f}{most}, without retries"

@@ -6,6 +6,7 @@ batches, made by the same code.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -20,9 +21,9 @@ from pipeline.events import AnswersPassedOver
 from pipeline.job import kept, opening, room, stream
 from pipeline.job.opening import Complete, Standing
 from pipeline.meanings import Money
-from pipeline.observers.words import notice
+from pipeline.observers.words import duration, notice
 from pipeline.pool.batching import OVERTAKING, Batcher, Job
-from pipeline.probing import first_texts
+from pipeline.probing import LEAST_BATCHES, first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.job.opening import EarlierRun, Opening
     from pipeline.job.room import Room
     from pipeline.outcomes import Item
-    from pipeline.probing import Probe
+    from pipeline.probing import Estimate, Probe
     from pipeline.rows.inputs import Prepared
     from pipeline.store import RunStore
 
@@ -45,9 +46,12 @@ if TYPE_CHECKING:
 GUESSED_LATENCY_S = (0.1, 5.0)
 # What a forecast tells of a probe.
 _MEASURED = (
-    *("requests", "texts", "dialect", "texts_per_request", "in_flight"),
-    *("latency_s", "texts_measured"),
+    *("requests", "most_requests", "texts", "dialect", "texts_per_request", "in_flight"),
+    *("latency_s", "texts_measured", "estimate"),
 )
+# The search of a run measures so many settings, and one more for each time that it doubles its
+# batches or its requests; each takes so long, and as long as so many requests.
+SETTINGS, SETTING_S, SETTING_ANSWERS = 4, 2.0, 12
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,18 @@ class Forecast:
     duplicates: Annotated[int, "rows that repeat one of these, which costs nothing"]
     cache_hits: Annotated[int, "distinct inputs that are answered already"]
     asked: Annotated[int, "distinct inputs that go to the endpoint"]
-    requests: Annotated[int, "requests that carry them, retries not counted"]
+    requests: Annotated[
+        int,
+        "requests that carry them, retries not counted; with `batch_size: auto`, those that the "
+        "first batch size makes",
+    ]
+    requests_are: Annotated[str, "how far this can be trusted, in words"]
     canaries: Annotated[
         int, "of these, requests that only find out how the endpoint wants to be asked"
     ]
-    texts_per_request: Annotated[int, "the most texts in one request"]
+    texts_per_request: Annotated[
+        int, "the most texts in one request; with `batch_size: auto`, in the first ones"
+    ]
     seconds: Annotated[tuple[float, float], "the least and the most seconds that it may take"]
     seconds_are: Annotated[str, "how far these can be trusted, in words"]
     cost: Annotated[Money | None, "at the price given, in its currency; null without one"]
@@ -124,7 +135,8 @@ def forecast(
     probe = None
     if measure is not None and left:
         with closing(stream.open_chunks(opened.source, ranges, config)) as chunks:
-            texts = first_texts(config, (chunk.table for chunk in chunks))
+            enough = max(OVERTAKING * config.concurrency, LEAST_BATCHES) * config.most_texts
+            texts = first_texts(config, (chunk.table for chunk in chunks), enough)
         probe = measure(texts)
         if (failure := probe.failure) is not None:
             raise failure
@@ -253,7 +265,7 @@ def _forecast(
             if check.mend is not None
         ]
     requests = count.requests + canaries
-    seconds, seconds_are = _duration(config, requests, probe)
+    seconds, seconds_are = _duration(config, requests, count.asked, probe)
     cost = None
     if price is not None:
         cost = price.per_request * requests + price.per_text * (count.asked + canaries)
@@ -269,6 +281,7 @@ def _forecast(
         cache_hits=count.hits,
         asked=count.asked,
         requests=requests,
+        requests_are=_of_requests(count),
         canaries=canaries,
         texts_per_request=count.texts_per_request,
         seconds=seconds,
@@ -285,14 +298,30 @@ def _forecast(
     )
 
 
+def _of_requests(count: _Count) -> str:
+    """Say how far the number of requests can be trusted."""
+    config, first, probe = count.config, count.texts_per_request, count.probe
+    most = dialect_of(stated_dialect(config), config).most_texts or config.most_texts
+    if probe is not None:
+        most = probe.most_texts_per_request
+    if config.batch_size != "auto" or most == 1 or count.requests <= 1:
+        return "exact"
+    if most <= first:
+        return f"about; {first} is the most that the server takes"
+    words = "about; fewer if larger batches do more"
+    if probe is None or probe.estimate is None or probe.estimate.texts <= first:
+        return words
+    return f"{words}: {-(-count.asked // probe.estimate.texts):,} with {probe.estimate.texts}"
+
+
 def _duration(
-    config: RunConfig, requests: int, probe: Probe | None
+    config: RunConfig, requests: int, asked: int, probe: Probe | None
 ) -> tuple[tuple[float, float], str]:
     """Return the least and the most seconds that so many requests may take, and why so."""
     if not requests:
         return (0.0, 0.0), "nothing is sent"
-    if probe is not None and probe.latency_s is not None:
-        return _measured_duration(config, requests, probe, probe.latency_s)
+    if probe is not None and probe.estimate is not None:
+        return _measured_duration(config, requests, asked, probe, probe.estimate)
     rounds = max(requests / config.concurrency, 1.0)
     least_s, most_s = (round(rounds * latency_s, 1) for latency_s in GUESSED_LATENCY_S)
     guess = (
@@ -302,7 +331,7 @@ def _duration(
     if config.rate is None:
         return (least_s, most_s), f"a guess: {guess}"
     rate_s = round(requests / config.rate, 1)
-    if rate_s >= most_s:
+    if rate_s >= most_s and config.batch_size != "auto":
         return (rate_s, rate_s), f"what a rate of {config.rate:g} requests a second takes"
     return (max(rate_s, least_s), most_s), (
         f"a rate of {config.rate:g} requests a second takes {rate_s:g} s; beyond that a guess: "
@@ -311,17 +340,35 @@ def _duration(
 
 
 def _measured_duration(
-    config: RunConfig, requests: int, probe: Probe, latency_s: float
+    config: RunConfig, requests: int, asked: int, probe: Probe, estimate: Estimate
 ) -> tuple[tuple[float, float], str]:
-    """Go by the probe, with one request in flight: the endpoint may take many at once, or not."""
-    least_s, most_s = (
-        round(max(rounds * latency_s, requests / (config.rate or float("inf"))), 1)
-        for rounds in (max(requests / probe.in_flight, 1.0), requests)
-    )
-    rate = "" if config.rate is None else f", at a rate of {config.rate:g} requests a second"
-    if probe.throttled:
-        rate += "; longer than that, as it throttled the probe"
-    return (least_s, most_s), (
-        f"by the probe, where one request took {latency_s:.2g} s: the least if {probe.in_flight} "
-        f"at once take no longer, the most if the endpoint works on one at a time{rate}"
+    """Go by the throughput that was measured."""
+    least_s, most_s, words = estimate.latency_s, asked / estimate.least, "by what was measured"
+    if estimate.most is not None:
+        least_s = max(least_s, asked / estimate.most)
+    else:  # several at once do no better than each alone
+        least_s = max(least_s, estimate.latency_s * requests / probe.in_flight)
+    if not estimate.waves:
+        rate_s = requests / (config.rate or float("inf"))
+        least_s, most_s = max(least_s, rate_s), max(most_s, rate_s)
+    elif config.batch_size == "auto":
+        searching_s, searching = _search(asked, estimate)
+        most_s, words = max(most_s, searching_s), words + searching
+    return (round(min(least_s, most_s), 1), round(most_s, 1)), words
+
+
+def _search(asked: int, estimate: Estimate) -> tuple[float, str]:
+    """Return the most seconds that it may take if a run has to search for the best setting."""
+    larger, more = estimate.texts / estimate.first_texts, estimate.at_once / estimate.first_at_once
+    doublings = math.log2(max(larger, 1) * max(more, 1))
+    if not doublings:
+        return 0.0, ""
+    setting_s = max(SETTING_S, SETTING_ANSWERS * estimate.texts / estimate.texts_per_second)
+    search_s = (SETTINGS + doublings) * setting_s
+    slow = estimate.first_texts_per_second * estimate.least / estimate.texts_per_second
+    slowly = min(asked, search_s * slow)
+    most_s = slowly / slow + (asked - slowly) / estimate.least
+    return most_s, (
+        f"; the run begins at {estimate.first_texts_per_second:,.0f} texts/s, and takes about "
+        f"{duration(search_s)} to find the best setting"
     )

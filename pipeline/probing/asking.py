@@ -19,6 +19,7 @@ from pipeline.errors import (
 from pipeline.events import Notice, WaitEnded, Waiting, Why
 from pipeline.outcomes import RowError
 from pipeline.pool import Pool
+from pipeline.probing.measuring import Measuring
 from pipeline.rows import DriftGuard, Revision
 from pipeline.system.threads import Stop
 
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.events import Event, Observer
     from pipeline.outcomes import Answer, Item, Outcome
+    from pipeline.probing.measuring import Wave
     from pipeline.system.clock import Clock
 
 N = TypeVar("N", bound=Notice)
 
-# The most that a probe sends; a loading model is asked more often, until it answers.
+# The most that a probe sends if it does not measure what several requests at once do; a loading
+# model is asked more often, until it answers.
 MOST_REQUESTS = 8
 # After so many failures in a row a run would wait for the endpoint, and a probe says that it is
 # down.
@@ -58,12 +61,13 @@ class Asked:
     """One request of a probe: with how many texts, how long it took and what came of it.
 
     `good` is an answer of label and score. `status` is None if no answer came. `while_loading`
-    is True for a request to a model that was loading.
+    is True for a request to a model that was loading, `alone` for one with no other beside it.
     """
 
     method: str
     texts: int
     while_loading: bool
+    alone: bool = True
     seconds: float = 0.0
     status: int | None = None
     good: bool = False
@@ -92,7 +96,9 @@ class Findings:
     server works on at once, where it told. `waited_s` is how long the model was loading.
     `function_ignored` and `long_text` are what came of the trials of these settings; None where
     there was none. `before_single` counts the requests with texts that were sent until one text a
-    request was settled on.
+    request was settled on. Of the at most `most_requests`, those that MOST_REQUESTS leaves measure
+    what several at once do: `waves`. `admitted` are the least and the most requests a second that
+    a server lets through which answered 429 to these, if that can be told.
     """
 
     config: RunConfig
@@ -100,6 +106,7 @@ class Findings:
     token: Token
     from_input: bool
     dialect: Dialect
+    most_requests: int = MOST_REQUESTS
     asked: list[Asked] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
@@ -110,6 +117,8 @@ class Findings:
     long_text: Outcome | None = None
     ended: ClassifyError | None = None
     before_single: int = 0
+    waves: list[Wave] = field(default_factory=list)
+    admitted: tuple[float, float] | None = None
 
     @property
     def answered(self) -> list[Asked]:
@@ -132,6 +141,11 @@ class Findings:
         kinds = RowsRejected | EndpointRefused
         return [asked for asked in self.asked if asked.texts and isinstance(asked.failure, kinds)]
 
+    @property
+    def counted(self) -> int:
+        """How many requests were sent, but for those that found the model loading."""
+        return sum(asked.good or not asked.while_loading for asked in self.asked)
+
     def told(self, kind: type[N]) -> N | None:
         """Return the first notice of a kind, None if there was none."""
         return next((told for told in self.notices if isinstance(told, kind)), None)
@@ -146,6 +160,9 @@ class _Client(Client):
         self._clock = clock
         self._next_texts = 0
         self.loading = False
+        self.most_requests = MOST_REQUESTS
+        # False while several requests are under way.
+        self.alone = True
 
     def use_single(self) -> None:
         """From now on, send one text a request."""
@@ -163,9 +180,10 @@ class _Client(Client):
         self, items: Sequence[Item], *, wait_for_model: bool = False, together: bool = False
     ) -> Reply:
         """Send one request and read its answer; see `Client.ask`."""
+        place = len(self._findings.asked)
         with self._noting(texts=len(items)):
             reply = await super().ask(items, wait_for_model=wait_for_model, together=together)
-        self._findings.asked[-1].good = True
+        self._findings.asked[place].good = True
         if reply.revision is not None and reply.revision not in self._findings.revisions:
             self._findings.revisions.append(reply.revision)
         return reply
@@ -179,12 +197,13 @@ class _Client(Client):
             yield
         except ClassifyError as failure:
             if len(self._findings.asked) > sent:
-                self._findings.asked[-1].failure = failure
+                # Of those of a page, the last; a request with texts is noted before another begins.
+                self._findings.asked[sent if texts else -1].failure = failure
             raise
 
     async def _exchange(self, method: str, url: URL, body: bytes = b"", **options: Any) -> Told:
         self._stop_where_enough()
-        asked = Asked(method, self._next_texts, self.loading)
+        asked = Asked(method, self._next_texts, self.loading, self.alone)
         self._findings.asked.append(asked)
         started = self._clock.now()
         try:
@@ -213,14 +232,15 @@ class _Client(Client):
             silent = last.cause is Cause.TIMEOUT and asked[-1].method == "POST"
             if silent or [cause in _DOWN for cause in causes] == [True] * MOST_FAILURES:
                 raise EnoughError(last)
-        if sum(each.good or not each.while_loading for each in asked) >= MOST_REQUESTS:
+        if self._findings.counted >= self.most_requests:
             raise EnoughError
 
 
 async def examine(found: Findings, texts: Sequence[Item], clock: Clock, emit: Observer) -> None:
     """Ask the endpoint what a run would, and note in `found` what comes of it.
 
-    `emit` gets what the pool tells, such as waits.
+    The first texts are asked one request at a time; if more than MOST_REQUESTS are allowed, others
+    then measure what several at once do. `emit` gets what the pool tells, such as waits.
     """
     config = found.config
     asked = config.model_copy(
@@ -251,10 +271,18 @@ async def examine(found: Findings, texts: Sequence[Item], clock: Clock, emit: Ob
             async with pool:
                 # So that batches go out though they are not full.
                 pool.demand.block(blocked=True)
-                await _Questions(found, client, pool, drift, stop, texts).ask()
+                first = texts[: ROUNDS * config.texts_per_request]
+                await _Questions(found, client, pool, drift, stop, first).ask()
         except ClassifyError as reason:
             found.ended = reason
         found.dialect = client.dialect
+        used_up = isinstance(found.ended, EnoughError) and found.ended.failure is None
+        if found.most_requests > MOST_REQUESTS and found.answered and (used_up or not found.ended):
+            client.most_requests, client.alone = found.most_requests, False
+            try:
+                await Measuring(found, client, drift, clock, texts).measure()
+            except ClassifyError as reason:
+                found.ended = reason
 
 
 @dataclass

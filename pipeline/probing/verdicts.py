@@ -6,18 +6,19 @@ import re
 from copy import copy
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from pipeline.addresses import public
 from pipeline.errors import EXIT_COMPLETE, Cause, ClassifyError
 from pipeline.events import NoBatches, Notice, OldHost, OneTextARequest, SmallerBatches
-from pipeline.meanings import PerSecond, Seconds
+from pipeline.meanings import Seconds
 from pipeline.observers.words import fix_of, what_of
 from pipeline.outcomes import RowError
 from pipeline.probing.asking import EnoughError
 from pipeline.probing.blame import blame, fix_of_failure
+from pipeline.probing.estimates import Estimate, estimated, texts_per_request
+from pipeline.probing.measuring import most_in_flight, most_texts
 from pipeline.wording import counted, sentence, setting, shown
 
 if TYPE_CHECKING:
@@ -67,14 +68,20 @@ class Probe:
         str | None, "how the endpoint wants to be asked; null if nothing was answered"
     ]
     requests: Annotated[int, "requests that were sent"]
+    most_requests: Annotated[int, "the most that may be sent, beside those to a loading model"]
     loading_requests: Annotated[int, "of these, requests that found the model loading"]
     texts: Annotated[int, "texts that they carried"]
-    texts_per_request: Annotated[int, "the most texts in a request of a run"]
+    texts_per_request: Annotated[int, "texts in the first requests of a run"]
+    most_texts_per_request: Annotated[int, "the most that they come to with `batch_size: auto`"]
     in_flight: Annotated[int, "the most requests in flight of a run"]
     canaries: Annotated[int, "requests that only find out how the endpoint wants to be asked"]
-    latency_s: Annotated[Seconds | None, "median of the requests with the most texts"]
+    latency_s: Annotated[
+        Seconds | None, "median of the requests with the most texts, one at a time"
+    ]
     texts_measured: Annotated[int, "texts in such a request"]
-    texts_per_second: Annotated[PerSecond | None, "an estimate for a run with these settings"]
+    estimate: Annotated[
+        Estimate | None, "the throughput of a run, by what was measured; null if nothing was"
+    ]
     throttled: Annotated[bool, "true if the endpoint answered 429"]
     labels: Annotated[tuple[str, ...], "labels that were seen"]
     model_revision: Annotated[str | None, "the model's revision (`x-sha`)"]
@@ -101,7 +108,7 @@ def judge(found: Findings) -> Probe:
         failure = copy(failure)
         failure.what = f"{blamed}: {failure.what}"
     verdicts = [check.verdict for check in checks]
-    seconds, texts = _measured(found)
+    estimate = estimated(found)
     asked = found.asked
     return Probe(
         state=next((v.value for v in (Verdict.FAILED, Verdict.WARNING) if v in verdicts), "ok"),
@@ -111,14 +118,16 @@ def judge(found: Findings) -> Probe:
         model=found.config.model_id,
         dialect=found.dialect.name if found.answered else None,
         requests=len(asked),
+        most_requests=found.most_requests,
         loading_requests=sum(each.while_loading and not each.good for each in asked),
         texts=sum(each.texts for each in asked),
-        texts_per_request=_texts_per_request(found),
-        in_flight=_in_flight(found),
+        texts_per_request=texts_per_request(found),
+        most_texts_per_request=most_texts(found),
+        in_flight=most_in_flight(found, texts_per_request(found)),
         canaries=_canaries(found),
-        latency_s=median(seconds) if seconds else None,
-        texts_measured=texts,
-        texts_per_second=_texts_per_second(found),
+        latency_s=estimate.latency_s if estimate else None,
+        texts_measured=estimate.texts_alone if estimate else 0,
+        estimate=estimate,
         throttled=any(each.status == 429 for each in asked),  # noqa: PLR2004
         labels=tuple(_labels(found)),
         model_revision=found.revisions[-1] if found.revisions else None,
@@ -312,17 +321,12 @@ def _not_honoured(found: Findings) -> Iterator[str]:
 
 
 def _latency(found: Findings) -> _Seen:
-    seconds, texts = _measured(found)
-    if not seconds:
+    estimate = estimated(found)
+    if estimate is None:
         return _skipped("all answers came while it loaded")
-    latency_s = median(seconds)
+    latency_s = estimate.latency_s
     took = f"{latency_s:.1f} s" if latency_s >= 1 else f"{latency_s * 1000:.0f} ms"
-    rate = "" if found.config.rate is None else f", at a rate of {found.config.rate:g}"
-    seen = (
-        f"{took} for a request of {counted(texts, 'text')} (median of {len(seconds)}). An "
-        f"estimate: up to {_texts_per_second(found):,.0f} texts/s, if {_in_flight(found)} requests "
-        f"in flight take no longer than one{rate}."
-    )
+    seen = f"{took} for a request of {counted(estimate.texts_alone, 'text')}. {estimate.words}."
     if latency_s > NEAR_TIMEOUT * found.config.timeout_s:
         return _warning(
             seen,
@@ -330,34 +334,6 @@ def _latency(found: Findings) -> _Seen:
             f"that, or lower {setting('batch_size')}.",
         )
     return _ok(seen)
-
-
-def _measured(found: Findings) -> tuple[list[float], int]:
-    """Return how long the requests with the most texts took, and how many texts these are."""
-    good = [asked for asked in found.answered if not asked.while_loading]
-    texts = max((asked.texts for asked in good), default=0)
-    return [asked.seconds for asked in good if asked.texts == texts], texts
-
-
-def _texts_per_request(found: Findings) -> int:
-    largest = max((asked.texts for asked in found.answered), default=0)
-    wanted = min(found.config.texts_per_request, found.dialect.most_texts or 1 << 30)
-    return min(wanted, largest) if found.told(SmallerBatches) else wanted
-
-
-def _in_flight(found: Findings) -> int:
-    most = found.config.concurrency
-    if found.permits is not None:
-        most = min(most, found.permits // _texts_per_request(found))
-    return max(1, most)
-
-
-def _texts_per_second(found: Findings) -> float | None:
-    seconds, texts = _measured(found)
-    if not seconds or not median(seconds):
-        return None
-    per_second = _in_flight(found) / median(seconds)
-    return round(texts * min(per_second, found.config.rate or per_second), 1)
 
 
 def _canaries(found: Findings) -> int:

@@ -511,19 +511,63 @@ def probed(server, write_csv):
     return run
 
 
-def test_a_probe_measures_what_a_request_takes(probed, server):
-    server.script = lambda _: server.reply(delay_s=0.05)
-    code, found = probed([f"t {i}" for i in range(3200)], "--concurrency", "10")
-    assert (code, found["requests"], found["canaries"]) == (0, 101, 1)
-    assert found["probe"]["dialect"] == "hf"
-    assert found["probe"]["latency_s"] >= 0.05
-    # What it is, asked of a server that has no such page; the canary; three batches.
-    assert found["probe"]["requests"] == len(server.requests) + 1 == 5
-    least_s, most_s = found["seconds"]
-    assert 0.5 <= least_s < most_s
-    assert most_s == pytest.approx(101 * found["probe"]["latency_s"], rel=0.1)
+def test_a_probe_measures_what_several_requests_at_once_do(probed, server):
+    """All that it takes is counted and bounded, and the duration follows from it."""
+    server.script = lambda _: server.reply(delay_s=0.1)
+    given = ("--concurrency", "4", "--batch-size", "32")
+    code, found = probed([f"t {i}" for i in range(3200)], *given)
+    assert (code, found["requests"], found["requests_are"]) == (0, 101, "exact")
+    probe, estimate = found["probe"], found["probe"]["estimate"]
+    assert probe["dialect"] == "hf"
+    assert probe["latency_s"] >= 0.1
+    # Two pages of servers that it is not are asked for, too.
+    assert probe["requests"] == len(server.requests) + 1 <= probe["most_requests"] == 30
+    assert server.peak_in_flight == 4
+    assert (estimate["texts"], estimate["at_once"], len(estimate["waves"])) == (32, 4, 3)
+    assert 0 < estimate["least"] < estimate["texts_per_second"] < 4 * 32 / 0.1
+    assert estimate["most"] > estimate["texts_per_second"]
+    assert "requests of 32 texts, 4 at once" in estimate["words"]
+    assert found["seconds"] == pytest.approx(
+        [3200 / estimate["most"], 3200 / estimate["least"]], abs=0.1
+    )
     assert "guess" not in found["seconds_are"]
-    assert "probe" in found["seconds_are"]
+
+
+def test_the_requests_of_a_probe_are_a_setting(probed, server):
+    code, found = probed([f"t {i}" for i in range(3200)], "--probe-requests", "8")
+    assert (code, found["probe"]["most_requests"], found["probe"]["estimate"]["waves"]) == (
+        0,
+        8,
+        [],
+    )
+    assert found["probe"]["requests"] <= 8
+    assert found["probe"]["estimate"]["most"] is None
+    server.reset()
+    code, found = probed([f"t {i}" for i in range(3200)], "--probe-requests", "12")
+    assert (code, 8 < found["probe"]["requests"] <= 12) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--probe-requests", "7", "--probe"), ("--probe-requests", "30")]
+)
+def test_requests_of_no_probe_are_refused(server, write_csv, arguments):
+    ended = _planned(server, write_csv("in.csv", TEXTS), *arguments)
+    assert (ended.exit_code, server.requests) == (2, [])
+    assert "--probe" in ended.stderr
+
+
+def test_with_auto_the_number_of_requests_is_said_to_be_open(plan, probed, server, write_csv):
+    """It depends on the batch size that the run finds; with one that is given it does not."""
+    source = write_csv("in.csv", texts := [f"t {i}" for i in range(3200)])
+    found = plan(source, source.with_name("out.parquet"))
+    assert (found.requests, found.requests_are) == (100, "about; fewer if larger batches do more")
+    found = plan(source, source.with_name("out.parquet"), batch_size=32)
+    assert (found.requests, found.requests_are) == (100, "exact")
+    found = plan(source, source.with_name("out.parquet"), dialect="single")
+    assert (found.requests, found.requests_are) == (3200, "exact")
+    server.script = lambda _: server.reply(delay_s=0.1)
+    _, found = probed(texts)
+    assert found["requests_are"] == "about; fewer if larger batches do more: 25 with 128"
 
 
 def test_a_probe_finds_the_dialect_that_the_requests_depend_on(probed, server, label, tmp_path):
@@ -564,7 +608,7 @@ def test_an_endpoint_that_throttles_the_probe_makes_no_promise(probed, server):
     )
     code, found = probed(TEXTS)
     assert code == 0
-    assert "throttled" in found["seconds_are"]
+    assert "throttled" in found["probe"]["estimate"]["words"]
 
 
 def test_a_retry_is_probed_with_the_rows_that_it_asks_for(
@@ -605,5 +649,8 @@ def test_words_of_a_probe(cli, server, write_csv):
     source = write_csv("in.csv", TEXTS)
     ended = cli("plan", source, "--endpoint", server.url, "-o", "out.parquet", "--probe")
     assert ended.code == 0
-    assert "To measure, 3 requests were sent, with 96 texts" in ended.stdout
+    assert "at most 30 requests" in ended.stderr
+    told = " ".join(ended.stdout.split())
+    assert "To measure, 3 requests were sent, of at most 30, with 96 texts" in told
+    assert "measured 3 requests of 32 texts, one at a time" in told
     assert "Nothing was sent" not in ended.stdout

@@ -48,15 +48,23 @@ async def test_a_good_endpoint_is_well_in_every_check(kit, probe, speaks):
     assert kit.TOKEN not in repr(found.to_json())
 
 
-async def test_the_latency_is_measured_and_the_speed_an_estimate(kit, probe):
+async def test_the_speed_is_that_of_one_request_at_a_time(kit, probe):
+    """What several at once would do is not known, and not made up."""
     async with kit.serve(lambda _: kit.Said(after_s=0.99), info=None) as server:
         found = await probe(server, concurrency=10)
     async with kit.serve(lambda _: kit.Said(after_s=0.99), info=None) as server:
-        limited = await probe(server, concurrency=10, rate=2)
+        limited = await probe(server, concurrency=10, rate=0.5)
+    async with kit.serve(lambda _: kit.Said(after_s=0.99), info=None) as server:
+        alone = await probe(server, concurrency=1)
     assert found.latency_s == pytest.approx(1.0, rel=0.01)
-    assert found.texts_per_second == pytest.approx(10 * 32 / 1.0, rel=0.01)
-    assert limited.texts_per_second == pytest.approx(2 * 32)
-    assert "estimate" in verdict(found, "latency").seen
+    assert found.estimate.texts_per_second == pytest.approx(32 / 1.0, rel=0.01)
+    assert found.estimate.least < 32
+    assert found.estimate.most is None
+    seen = verdict(found, "latency").seen
+    assert "3 requests of 32 texts, one at a time: 32 texts/s, the least that a run does" in seen
+    assert "several at once" in seen
+    assert limited.estimate.most == pytest.approx(0.5 * 32)
+    assert alone.estimate.least < 32 < alone.estimate.most
 
 
 async def test_tei_tells_what_it_is_and_how_much_it_takes(kit, probe):
