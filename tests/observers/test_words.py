@@ -6,6 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from pipeline.events import (
+    AddressLost,
+    AddressWorks,
     AnswersPassedOver,
     BeginsAgain,
     MetricsFileFailed,
@@ -118,6 +120,8 @@ NOTICES = [
     (SmallerBatches(1, 2, "413 large"), ["1 text a request", "2 together", "413 large"]),
     (TextsTogether(), ["one batch", "parameters.batch_size", "last digits", "exact_scores"]),
     (SmallerBatches(16, 32, "413 large"), ["16 texts a request", "32 together", "413 large"]),
+    (AddressLost("http://b", "It is down."), ["http://b is left out", "others go on: It is down."]),
+    (AddressWorks("http://b"), ["http://b works again."]),
     (RevisionChanged("two", "one"), ["revision is two, and was one", "`allow_drift`"]),
     (BeginsAgain("two", "one"), ["revision is two", "answers are of one", "asked for again"]),
     (PartsDamaged(1), ["damaged: 1 part is built again"]),
