@@ -120,7 +120,10 @@ NOTICES = [
     (SmallerBatches(1, 2, "413 large"), ["1 text a request", "2 together", "413 large"]),
     (TextsTogether(), ["one batch", "parameters.batch_size", "last digits", "exact_scores"]),
     (SmallerBatches(16, 32, "413 large"), ["16 texts a request", "32 together", "413 large"]),
-    (AddressLost("http://b", "It is down."), ["http://b is left out", "others go on: It is down."]),
+    (
+        AddressLost("http://b", "It is down."),
+        ["http://b is left out", "other addresses go on: It is down."],
+    ),
     (AddressWorks("http://b"), ["http://b works again."]),
     (RevisionChanged("two", "one"), ["revision is two, and was one", "`allow_drift`"]),
     (BeginsAgain("two", "one"), ["revision is two", "answers are of one", "asked for again"]),
