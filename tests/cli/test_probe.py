@@ -111,7 +111,7 @@ def test_input_and_settings_come_from_a_config_too(good, write_csv, tmp_path):
         (("in.csv", "--text", "missing"), "no column 'missing'"),
         (("no.csv",), "no.csv"),
         (("--token-file", "no such file"), "--token-file: "),
-        (("--endpoint", "hf"), "model: required"),
+        (("--endpoint", "hf"), "--endpoint: "),
     ],
 )
 def test_wrong_settings_end_with_2_and_nothing_is_sent(

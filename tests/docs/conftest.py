@@ -251,7 +251,10 @@ class Reader:
         if found := ADDRESS.search(code):
             self._address = found[0]
             code = code.replace(found[0], self.stand_in.url)
-        code = code.replace("127.0.0.1:8080", self._own().removeprefix("http://"))
+        own = self._own().removeprefix("http://")
+        code = code.replace("127.0.0.1:8080", own).replace("127.0.0.1:8001", own)
+        # Another address of the same server.
+        code = code.replace("127.0.0.1:8002", own.replace("127.0.0.1", "localhost"))
         code = re.sub(
             r"^make ",
             f"make -o {sys.prefix}/.installed VENV={sys.prefix} ",

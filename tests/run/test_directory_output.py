@@ -106,7 +106,8 @@ def test_a_file_is_committed_whatever_is_open_before_it(label, server, source, e
 
     server.script = lambda asked: server.reply(hold=TEXTS[8] in asked.texts)
     with pytest.raises(StoppedEarly, match="deadline"):
-        label(source, output, batch_size=4, concurrency=8, deadline=4, grace_s=0.1)
+        # One text a request, since a batch has texts of several files.
+        label(source, output, batch_size=1, concurrency=8, deadline=4, grace_s=0.1)
     assert others_are_committed()
     server.reset()
     label(source, output, batch_size=4)
