@@ -399,13 +399,13 @@ def label(server):
 def small_chunks(monkeypatch):
     """Cut chunks of 16 rows, each a part, so that a table of few rows has several.
 
-    How chunks are joined where commits lag behind depends on the clock; see `test_commits`.
+    How chunks are joined depends on the clock; see `test_commits`.
     """
     from pipeline.job import stream
 
     monkeypatch.setattr(stream, "CHUNK_ROWS", 16)
     monkeypatch.setattr(stream, "FILE_ROWS", 16)
-    monkeypatch.setattr(stream, "PILE", 1_000)
+    monkeypatch.setattr(stream, "PART_BYTES", 1)
 
 
 @pytest.fixture

@@ -42,9 +42,9 @@ FILE_ROWS_WITH_PREDICTIONS = 4_096
 # and its answer, about so much for its text and key as Python objects.
 HELD_BYTES = 64 << 20
 ROW_BYTES = 416
-# So many parts that wait for their commit are committed together where they follow on one another,
-# up to so many bytes.
-PILE = 3
+# For so long after a commit, what is resolved waits for what follows on it, to become one part with
+# it, of up to so many bytes. Answers are durable meanwhile: the journal has them.
+REST_S = 0.25
 PART_BYTES = 8 << 20
 
 
@@ -141,7 +141,7 @@ class Stream:
         self._held: list[_Held] = []
         most = FILE_ROWS_WITH_PREDICTIONS if self.config.wants_predictions else FILE_ROWS
         self._cut = _Cut(0 if self.final_schema is None else most)
-        self._waiting = self._read_to_end = False
+        self._waiting = self._read_to_end = self._resting = False
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
@@ -153,6 +153,7 @@ class Stream:
                 self._held = [held for held in self._held if held not in part]
                 del part  # or it is held while the next one is waited for
                 self._released.set()
+                self._rest()
             for held in self._held:
                 held.resolving.result()  # what kept it
             await reader
@@ -212,25 +213,37 @@ class Stream:
         self._tell()
         return due
 
-    def _due(self) -> list[_Held]:
-        """Return the chunks of the first part that is resolved.
+    def _rest(self) -> None:
+        """Let what is resolved pile up for a while."""
 
-        If commits lag behind, those that follow on it are joined to a part of a file: a commit's
-        cost (three fsyncs, and as many waits for the interpreter's lock) is shared by the more rows
-        the faster rows come.
+        def end() -> None:
+            self._resting = False
+            self._changed.set()
+
+        self._resting = True
+        asyncio.get_running_loop().call_later(REST_S, end)
+
+    def _due(self) -> list[_Held]:
+        """Return the chunks of the first part that is to be committed now.
+
+        To a part of a file those are joined that follow on it: a commit's cost (three fsyncs, and
+        as many waits for the interpreter's lock) is shared by the more rows the faster rows come.
         """
         parts = [list(chunks) for _, chunks in groupby(self._held, attrgetter("part"))]
         ready = [part for part in parts if all(held.is_resolved for held in part)]
         if self._cut.is_open and ready and ready[-1][0].part == self._cut.part:
             ready.pop()
         due = ready[0] if ready else []
-        if self.final_schema is None and len(ready) >= PILE:
+        if self.final_schema is None and due:
             size_bytes = due[0].size_bytes
             for (held,) in ready[1:]:
                 size_bytes += held.size_bytes
                 if held.first_row != due[-1].first_row + due[-1].rows or size_bytes > PART_BYTES:
                     break
                 due.append(held)
+            pending = any(not held.resolving.done() for held in self._held)
+            if self._resting and pending and len(due) == len(ready) and not self._is_full:
+                return []
         return due
 
     @property

@@ -1,4 +1,4 @@
-"""Commits: one part a chunk, and one for several chunks where commits lag behind."""
+"""Commits: one part for the chunks that are resolved soon after one another."""
 
 import itertools
 import json
@@ -77,8 +77,8 @@ def lagging(monkeypatch):
     monkeypatch.setattr(stream, "write_part", writing)
 
 
-def test_a_part_a_chunk_where_commits_keep_up(label, source, tmp_path, parts, monkeypatch):
-    monkeypatch.setattr(stream, "PILE", CHUNKS + 1)
+def test_a_part_a_chunk_where_chunks_are_large(label, source, tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(stream, "PART_BYTES", 1)
     label(source, tmp_path / "out.parquet")
     assert parts == [(at, min(CHUNK_ROWS, ROWS - at)) for at in range(0, ROWS, CHUNK_ROWS)]
 
@@ -88,7 +88,7 @@ def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypat
     """The output, its counts and the events are those of a run with a part a chunk."""
     summary = label(source, tmp_path / "out.parquet")
     found = list(parts)
-    assert max(rows for _, rows in found) >= stream.PILE * CHUNK_ROWS
+    assert max(rows for _, rows in found) >= 3 * CHUNK_ROWS
     borders = [0, *accumulate(rows for _, rows in sorted(found))]
     assert [first for first, _ in sorted(found)] == borders[:-1]
     assert borders[-1] == ROWS
@@ -103,12 +103,23 @@ def test_chunks_that_wait_are_one_part(label, source, tmp_path, parts, monkeypat
     assert same[0] == same[1]
 
 
+@pytest.mark.parametrize("held_bytes", [1, stream.HELD_BYTES])
+def test_nothing_waits_for_a_rest_that_does_not_end(
+    label, source, tmp_path, parts, monkeypatch, held_bytes
+):
+    """Neither the reader, which waits for a commit if it may hold no more, nor the end."""
+    monkeypatch.setattr(stream, "REST_S", 3_600)
+    monkeypatch.setattr(stream, "HELD_BYTES", held_bytes)
+    label(source, tmp_path / "out.parquet")
+    assert sum(rows for _, rows in parts) == ROWS
+
+
 @pytest.mark.usefixtures("lagging")
 def test_a_part_has_so_many_bytes_at_most(label, source, tmp_path, parts, monkeypatch):
     """A chunk that is larger is a part by itself."""
-    # Two whole chunks have room, and the short last one beside them has not: a row takes 50 bytes
-    # and its share of a dictionary.
-    monkeypatch.setattr(stream, "PART_BYTES", 2 * CHUNK_ROWS * 62)
+    # Two whole chunks have room, and the short last one beside them has not: a row takes 45 bytes,
+    # its share of a dictionary included.
+    monkeypatch.setattr(stream, "PART_BYTES", 2 * CHUNK_ROWS * 50)
     label(source, tmp_path / "out.parquet")
     assert max(rows for _, rows in parts) == 2 * CHUNK_ROWS
     parts.clear()
@@ -129,7 +140,7 @@ def test_dictionaries_inside_of_lists_do_not_tell_how_chunks_were_joined(
     label(tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert len(parts) < CHUNKS
     parts.clear()
-    monkeypatch.setattr(stream, "PILE", CHUNKS + 1)
+    monkeypatch.setattr(stream, "PART_BYTES", 1)
     monkeypatch.setattr(stream, "write_part", write_part)
     label(tmp_path / "in.parquet", tmp_path / "expected.parquet")
     assert len(parts) == CHUNKS
