@@ -43,7 +43,7 @@ GAIN = 1.05
 PART = 4
 # Of so many groups of batches a typical one is taken; how much it counts that they are alike.
 GROUPS, ALIKE = 4_096, 0.02
-# How long a rate limit is waited for that lets nothing through.
+# How long a server is waited for that lets nothing through.
 LONGEST_WAIT_S = 30.0
 # How often the best setting is measured, if the requests suffice.
 WAVES = 3
@@ -101,14 +101,13 @@ class Measuring:
         if self._config.batch_size == "auto":
             texts = min(texts, FIRST_TEXTS)
         best = await self._wave(texts, min(FIRST_REQUESTS, most_in_flight(self._found, texts)))
-        if best is None:
-            return
-        best = await self._with_more(await self._with_larger(best))
-        for _ in range(WAVES - 1):
-            await self._wave(best.texts, best.at_once)
+        if best is not None:
+            best = await self._with_more(await self._with_larger(best))
+            for _ in range(WAVES - 1):
+                await self._wave(best.texts, best.at_once)
         if self._throttled_at is not None and not self._told_when:
             let_through = sum(asked.good for asked in self._found.asked[sent:])
-            await self._admitted(texts, let_through / (self._throttled_at - began))
+            await self._admitted(texts, max(let_through, 1) / (self._throttled_at - began))
 
     async def _with_larger(self, best: Wave) -> Wave:
         while best.texts < (most := most_texts(self._found)):
@@ -199,6 +198,8 @@ class Measuring:
                 self._told_when |= failure.wait_s is not None
             return None
         answered = self._clock.now()
+        if reply.pause_s:
+            self._turnstile.pause(min(reply.pause_s, LONGEST_WAIT_S))
         self._drift.observe(reply.revision)
         return answered
 

@@ -146,6 +146,30 @@ async def test_a_limit_of_requests_a_second_is_found(kit, measure):
     assert "requests a second (429)" in found.estimate.words
 
 
+async def test_a_server_that_throttles_at_once_is_measured_all_the_same(kit, measure):
+    """One request a second: the first four at once are refused, but for one."""
+    at = -math.inf
+
+    def script(_):
+        nonlocal at
+        if kit.now() - at < 1:
+            return kit.Said(429, {"error": "Rate limit reached"})
+        at = kit.now()
+        return kit.Said(after_s=1)
+
+    found = await measure(script, batch_size=32)
+    assert found.estimate.waves == ()
+    assert found.estimate.least < 32 < 2 * found.estimate.most
+    assert "requests a second (429)" in found.estimate.words
+
+
+async def test_a_quota_that_is_used_up_is_waited_for(kit, measure):
+    """Each answer says that nothing remains for a second; the wait is part of what is measured."""
+    used_up = {"RateLimit": '"api";r=0;t=1'}
+    found = await measure(lambda _: kit.Said(headers=used_up, after_s=0.1), batch_size=32)
+    assert {wave.seconds >= 1.0 for wave in found.estimate.waves} == {False, True}
+
+
 async def test_the_stated_rate_is_kept_and_bounds_the_estimate(kit, measure):
     began = kit.now()
     found = await measure(lambda _: kit.Said(after_s=0.01), batch_size=32, rate=5)
