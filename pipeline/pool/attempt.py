@@ -58,7 +58,7 @@ class Attempts:
 
     def __post_init__(self) -> None:
         self.limit = AdaptiveLimit(self._config.concurrency, self._clock)
-        self.turnstile = Turnstile(self._config.rate, self._quota.stated, self._clock)
+        self.turnstile = Turnstile(self._config.rate, self._clock, self._quota.stated)
         # Of the batch size and the concurrency, unless the size is given.
         self.search: Search | None = None
         # True if servers are told to work on the texts of a request as one batch.
@@ -136,11 +136,10 @@ class Attempts:
         """Let the limits hear of an attempt that failed; return its cause for the tally."""
         if not isinstance(failure, Retryable):
             return type(failure).__name__
-        overloaded = failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT)
-        if overloaded:
+        if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
             self.limit.overloaded()
         if self.search is not None:
-            self.search.disturbed(overloaded=overloaded)
+            self.search.disturbed(failure.cause)
         if failure.cause is Cause.THROTTLED:
             self.turnstile.throttled()
         return failure.cause.value

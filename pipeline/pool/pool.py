@@ -160,7 +160,10 @@ class Pool:
         with self._ending():
             if not first:
                 await server.introduction.made()
-            while self._stop.reason is None and (batch := await self._batcher.take()) is not None:
+            while self._stop.reason is None:
+                batch = await self._batcher.take(server.size)
+                if batch is None:
+                    break
                 if first:
                     await server.introduction.meet(batch, self.demand)
                     first = False

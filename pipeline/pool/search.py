@@ -18,6 +18,8 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.errors import Cause
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -32,9 +34,10 @@ GAINS = {"together": 1.10, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer
 # So few requests at once leave no gap between an answer and the next request.
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
-# unless the result is clear: less than without it, or far more. By fewer answers if they take long.
-WINDOW_S, ANSWERS = 0.75, 12
-CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.9, 1.35, 3
+# unless the result is clear: by so much less than it must be, or far more. By fewer answers if they
+# take long.
+WINDOW_S, ANSWERS = 0.75, 10
+CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.12, 1.35, 3
 LONG_S = 10.0
 # A request may take this part of its timeout, so that a slow moment ends none.
 TIMEOUT_SHARE = 0.25
@@ -42,6 +45,13 @@ TIMEOUT_SHARE = 0.25
 # anew; so does time, ever more of it.
 WATCH_S, CHANGED = 5.0, 1.4
 AGAIN_S, LONGEST_AGAIN_S = 120.0, 960.0
+
+
+_ASK_MORE = {
+    Cause.OVERLOADED: ("larger", "more"),
+    Cause.TIMEOUT: ("larger", "more"),
+    Cause.THROTTLED: ("more",),
+}
 
 
 class Setting(NamedTuple):
@@ -152,13 +162,13 @@ class Search:
         if self._step == "together":
             self._go_on(helped=False)
 
-    def disturbed(self, *, overloaded: bool) -> None:
+    def disturbed(self, cause: Cause) -> None:
         """Hear of a failure: what was measured until now does not count.
 
-        If the server is `overloaded` (429, 503, a timeout), a step that asked more of it is taken
-        back.
+        A step that asked more of a server is taken back if it is overloaded; if it throttles
+        requests, only more requests are: larger batches are what helps then.
         """
-        if overloaded and self._step in ("larger", "more"):
+        if self._step in _ASK_MORE.get(cause, ()):
             self._go_on(helped=False)
         else:
             self._window.begin(self._clock.now())
@@ -191,7 +201,7 @@ class Search:
         gain = self._gain(self._measured, found)
         if self._step is None:
             self._watch(found, max(gain, 1 / gain))
-        elif CLEARLY_LESS < gain < CLEARLY_MORE and self._window.times == 1:
+        elif GAINS[self._step] - CLEARLY_LESS < gain < CLEARLY_MORE and self._window.times == 1:
             self._window.times = CLOSER
         else:
             if helped := gain >= GAINS[self._step]:

@@ -52,12 +52,14 @@ class Turnstile:
     all turnstiles that share it.
     """
 
-    def __init__(self, rate: float | None, stated: AsyncLimiter | None, clock: Clock) -> None:
+    def __init__(
+        self, rate: float | None, clock: Clock, stated: AsyncLimiter | None = None
+    ) -> None:
         self._clock = clock
         self._queue = asyncio.Lock()
         self._paused_until = clock.now()
         # Never replaced: a new limiter would forget what the old one let through.
-        self._stated = stated
+        self._stated = stated or (limiter(rate) if rate else None)
         self._learned: _Learned | None = None
         self._learned_limiter: AsyncLimiter | None = None
         self._limited_to = 0.0

@@ -23,7 +23,7 @@ from pipeline.events import SmallerBatches
 from pipeline.meanings import PerSecond, Seconds
 from pipeline.pool.batching import OVERTAKING, Batcher, Job
 from pipeline.pool.search import FIRST_REQUESTS, FIRST_TEXTS, TIMEOUT_SHARE
-from pipeline.pool.turnstile import Turnstile, limiter
+from pipeline.pool.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,8 +82,7 @@ class Measuring:
         self._drift = drift
         self._clock = clock
         self._texts = texts
-        rate = found.config.rate
-        self._turnstile = Turnstile(rate, limiter(rate) if rate else None, clock)
+        self._turnstile = Turnstile(found.config.rate, clock)
         self._batches: dict[int, _Batches] = {}
         # When the first 429 came, and whether one told how long to wait.
         self._throttled_at: float | None = None

@@ -15,6 +15,7 @@ from math import exp
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.errors import Cause
 from pipeline.pool.search import Search, Setting
 
 if TYPE_CHECKING:
@@ -284,7 +285,8 @@ class Loop:
         self._paused_until = self.t + 0.5
         self._at(0.5, "woke", _request)
         if self.search:
-            self.search.disturbed(overloaded=True)
+            throttles = isinstance(self.server, Serverless)
+            self.search.disturbed(Cause.THROTTLED if throttles else Cause.OVERLOADED)
 
     def rate(self, since: float, until: float) -> float:
         """Return the texts answered a second, from one answer to another."""
