@@ -43,6 +43,8 @@ def numbers(values: Sequence[float | None], kind: pa.DataType) -> pa.Array:
     except TypeError:
         valid, values = _valid(values), [value or 0 for value in values]
         found = np.fromiter(values, kind.to_pandas_dtype(), len(values))
+    if valid is None and found.dtype.kind == "f" and np.isnan(found).any():
+        valid = _valid(values)  # NumPy makes a float that is not a number of None
     return _array(kind, valid, found)
 
 
