@@ -98,7 +98,8 @@ class Target:
             token, notice = None, TokenNotSent(parts.hostname or "")
         encrypted = "https" in (parts.scheme, proxy and proxy.url.scheme)
         trusted = certificates() if encrypted else None
-        return cls(url, stated_dialect(config), token, notice, headers, proxy, trusted)
+        dialect = stated_dialect(config, address)
+        return cls(url, dialect, token, notice, headers, proxy, trusted)
 
 
 def _routed(model: str) -> str:

@@ -127,6 +127,8 @@ class Wire:
     def set_headers(self, headers: Mapping[str, str]) -> None:
         """Send these headers from now on."""
         self._heads.clear()
+        # With its first connection a request learns what a proxy asks for.
+        self._close_idle()
         self._request = aiohttp.ClientRequest(
             "POST",
             URL(self._target.url),
@@ -148,9 +150,12 @@ class Wire:
 
     async def close(self) -> None:
         """Close all connections."""
-        for link in self._idle:
-            link.close()
+        self._close_idle()
         await self._connector.close()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
     async def exchange(
         self, method: str, url: URL, body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()

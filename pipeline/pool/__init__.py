@@ -14,7 +14,6 @@
     attempt     one request: a permit, a token, a time limit, and what it came to
     search      the batch size, the concurrency and the form of requests by which most is done
     turnstile, concurrency, budget, alarm    the limits that an attempt goes through
-    search      the batch size and the concurrency at which most is done, found by trying
     tally       what attempts came to, told once a tick so that observers cost nothing a request
 
 Each calls only those below it. A batch goes from splitting to patience to an attempt, and

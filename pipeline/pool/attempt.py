@@ -67,8 +67,8 @@ class Attempts:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are in flight."""
-        return self._tally.in_flight
+        """How many requests to this server are in flight, or about to be."""
+        return self.limit.in_flight
 
     async def make(
         self, items: Sequence[Item], *, probing: bool, retry: bool, together: bool = False

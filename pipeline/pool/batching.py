@@ -72,10 +72,12 @@ def _sizes_bytes(items: Sequence[Item]) -> Iterable[int]:
 class Batch:
     """The inputs of one request, as shares (job, places of its inputs)."""
 
-    __slots__ = ("_count", "shares")
+    __slots__ = ("_count", "passed_on", "shares")
 
-    def __init__(self, shares: Sequence[Share]) -> None:
+    def __init__(self, shares: Sequence[Share], passed_on: int = 0) -> None:
         self.shares = shares
+        # How often one of several servers passed it on after it had failed there.
+        self.passed_on = passed_on
         self._count = sum([len(places) for _, places in shares])
 
     def __len__(self) -> int:
@@ -124,7 +126,7 @@ class Batch:
             if half < len(places):
                 right.append((job, places[max(half, 0) :]))
             half -= len(places)
-        return Batch(left), Batch(right)
+        return Batch(left, self.passed_on), Batch(right, self.passed_on)
 
     def settle(self, outcomes: Sequence[Outcome], revision: str | None) -> bool:
         """Hand the outcomes of one answer to the jobs; False if the run ends with this answer."""

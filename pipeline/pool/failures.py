@@ -28,7 +28,8 @@ UNKNOWN_HOST_S = 30.0
 class Failures:
     """The failures of one request so far.
 
-    A batch that is `doubted` is one of two halves of a batch that kept failing.
+    A batch that is `doubted` is one of two halves of a batch that kept failing. A `greeting` is
+    sent to find out whether one of several servers works; what else there is goes to the others.
     """
 
     first_at = float("inf")
@@ -41,8 +42,12 @@ class Failures:
     # True if the last one may be due to what the request holds, and not to its way there.
     of_content = False
 
-    def __init__(self, batch: Batch | None = None, *, doubted: bool = False) -> None:
+    def __init__(
+        self, batch: Batch | None = None, *, doubted: bool = False, greeting: bool = False
+    ) -> None:
         self._counts: dict[Cause, int] = {}
+        self.greeting = greeting
+        self.passed_on = 0 if batch is None else batch.passed_on
         self.inputs = 0 if batch is None else len(batch)
         self._doubted = doubted
 

@@ -73,6 +73,7 @@ class Introduction:
             self._settled.set()
         self._first: Batch | None = None
         self._undiscovered = 0
+        self._introduced = False
 
     async def made(self) -> None:
         """Wait until the endpoint may be asked by all."""
@@ -86,7 +87,7 @@ class Introduction:
 
     async def greet(self, *, pair: bool) -> None:
         """Settle the dialect with texts of ours, unless it is; for one of several servers."""
-        if not self._settled.is_set():
+        if not self._introduced:
             await self._introduce(plain_batch(*GREETINGS, pair=pair), more_to_come=True)
 
     async def meet(self, batch: Batch, demand: Demand) -> None:
@@ -110,7 +111,7 @@ class Introduction:
         verdict, permits = FirstBatch([], batch), None
         if not client.knows_dialect:
             permits = await self._patience.until_answered(
-                self._discover, Failures(), greeting=self._greets
+                self._discover, Failures(greeting=self._greets)
             )
             # No canary is sent then, and a probe has no requests left to halve a batch to one text.
             self._patience.trust.wary = client.dialect.told_by is not None
@@ -128,6 +129,7 @@ class Introduction:
             if permits is not None:
                 self._attempts.limit.cap(permits // self._size.now)
         self._settled.set()
+        self._introduced = True
         return verdict
 
     async def _discover(self, probing: bool, retry: bool) -> int | None:  # noqa: ARG002

@@ -27,6 +27,7 @@ from pipeline.events import Waiting, Why
 from pipeline.pool.attempt import GateClosedError, StoppedError
 from pipeline.pool.budget import Budget
 from pipeline.pool.failures import Failures, while_unmet
+from pipeline.pool.gate import PassedOnError
 from pipeline.pool.trust import Trust
 from pipeline.wording import sentence
 
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 20.0
+# One of several servers that pauses for longer leaves its work to the others.
+LONG_PAUSE_S = 2.0
 
 
 def backoff_s(failed_before: int, clock: Clock) -> float:
@@ -92,10 +95,8 @@ class Patience:
         An outage is probed with one of its inputs, or of those of `among`.
         """
         attempt = partial(self.attempt, batch, together=together)
-        failures = Failures(batch, doubted=doubted)
-        return self.until_answered(
-            attempt, failures, among or batch, patient=patient, greeting=greeting
-        )
+        failures = Failures(batch, doubted=doubted, greeting=greeting)
+        return self.until_answered(attempt, failures, among or batch, patient=patient)
 
     async def until_answered(
         self,
@@ -104,7 +105,6 @@ class Patience:
         batch: Batch | None = None,
         *,
         patient: bool = True,
-        greeting: bool = False,
     ) -> T:
         """Attempt something as often as its failures allow.
 
@@ -119,7 +119,7 @@ class Patience:
         while True:
             if self._stop.reason is not None:
                 raise StoppedError
-            probing = await self._gate.enter(greeting=greeting)
+            probing = await self._enter(failures, batch)
             try:
                 if probing and await self._probed_with_one(batch, failures):
                     continue
@@ -145,6 +145,15 @@ class Patience:
                 raise failure
             await self._after(failure, failures)
 
+    async def _enter(self, failures: Failures, batch: Batch | None) -> bool:
+        """Come through the gate; see `Gate.enter`."""
+        try:
+            return await self._gate.enter(greeting=failures.greeting)
+        except PassedOnError:
+            if batch is not None and failures.total:
+                batch.passed_on += 1
+            raise
+
     async def _probed_with_one(self, batch: Batch | None, failures: Failures) -> bool:
         """Probe an outage with one input; False if the request itself is the probe."""
         outage = self._gate.why is Why.OUTAGE
@@ -164,7 +173,7 @@ class Patience:
         if self.trust.doubtful(self._attempts.limit.limit, batch_size):
             await self.decide(like, self.trust.refusals)
 
-    async def decide(self, like: Batch, number: int) -> None:
+    async def decide(self, like: Batch, number: int, *, greeting: bool = False) -> None:
         """Ask the text that decides, unless the refusal of this number is vouched for.
 
         Raises EndpointRefused or StoppedEarly if that is refused, too.
@@ -175,7 +184,8 @@ class Patience:
             known = self.trust.text_to_ask(like)
             try:
                 attempt = partial(self.attempt, known.batch)
-                reply = await self.until_answered(attempt, Failures(known.batch))
+                failures = Failures(known.batch, greeting=greeting)
+                reply = await self.until_answered(attempt, failures)
             except RowsRejected as refusal:
                 if refusal.given_up:
                     return  # it kept failing for another reason, which tells nothing
@@ -195,7 +205,7 @@ class Patience:
         if batch is None or refusal.status is None or not doubtful or failures.probed_with_one:
             raise refusal
         try:
-            await self.decide(batch, self.trust.refusals)
+            await self.decide(batch, self.trust.refusals, greeting=failures.greeting)
         except EndpointRefused:
             raise refusal from None
         if failures.inputs > 1 or failures.acquitted:
@@ -255,7 +265,7 @@ class Patience:
         if failures.suspicious and failures.of_content and not others_answered:
             others_answered = await self._answers_known()
         failures.successes_seen = self._successes
-        if others_answered and failures.hopeless:
+        if failures.hopeless and (others_answered or failures.passed_on > 1):
             raise RowsRejected(
                 failure.status or 0,
                 f"{failure.what} (given up after several attempts, while other rows were answered)",
@@ -290,7 +300,9 @@ class Patience:
             case Cause.LOADING:
                 self._gate.close(Why.LOADING, failure, now)
             case Cause.THROTTLED:
-                self._pause_all(failure, now - trouble_since)
+                pause_s = self._pause_all(failure, now - trouble_since)
+                if self._config.is_list and pause_s > LONG_PAUSE_S and not failures.greeting:
+                    raise PassedOnError
             case _ if unknown_host or failures.exhausted or left_s <= 0:
                 self._gate.close(Why.OUTAGE, failure, trouble_since)
             case _ if not (calm and failures.inputs == 1) and not self._budget.spend():
@@ -299,8 +311,8 @@ class Patience:
                 before = 0 if calm else failures.total - 1
                 await self._clock.sleep(min(backoff_s(before, self._clock), left_s))
 
-    def _pause_all(self, failure: Retryable, silent_s: float) -> None:
-        """Make everybody wait as long as the endpoint says, else longer each time.
+    def _pause_all(self, failure: Retryable, silent_s: float) -> float:
+        """Make everybody wait as long as the endpoint says, else longer each time; return it.
 
         `silent_s` is for how long it has answered nothing. Raises StoppedEarly for a pause that
         goes beyond `max_outage_s`.
@@ -318,3 +330,4 @@ class Patience:
         if self._attempts.turnstile.pause(wait_s):
             self._throttles += 1
         self._emit(Waiting(Why.THROTTLED, wait_s, failure.what))
+        return wait_s

@@ -19,6 +19,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import Cause
+from pipeline.pool.batching import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -130,7 +131,7 @@ class Search:
 
     def answered(self, texts: int, size_bytes: int, seconds: float) -> None:
         """Hear of a good answer, and how long it took."""
-        if 4 * texts < 3 * self.now.texts:
+        if 4 * texts < 3 * self.now.texts and 6 * size_bytes < MAX_REQUEST_BYTES:
             return  # a part of a batch, or the last one
         window, now = self._window, self._clock.now()
         window.saw(texts, size_bytes)
@@ -262,6 +263,7 @@ class Search:
             self._go_on(helped=False)
         else:
             self._step = step
+            together = together and texts > 1
             self._set(Setting(texts, requests, together))
 
 

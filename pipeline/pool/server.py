@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pipeline.addresses import public
 from pipeline.errors import EndpointRefused, RowsRejected, SettingsError, StoppedEarly
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # How long an address is left alone that refuses, or is of another model.
 LEFT_ALONE_S = 60.0
+# How soon it is greeted again that closed its gate while it was greeted.
+GREET_AGAIN_S = 1.0
 
 
 class Server:
@@ -126,12 +128,17 @@ class Server:
         """Greet the server until it answers as the others do; again each time it fails."""
         assert self._fleet is not None
         while self._stop.reason is None:
+            self._failed.clear()
             try:
                 await self._greet()
             except StoppedError:
                 return
+            except PassedOnError:
+                await self._clock.sleep(GREET_AGAIN_S)
+                continue
             except (EndpointRefused, SettingsError, StoppedEarly) as reason:
                 self.lost = reason
+                self.works.clear()
                 self._tell_lost(str(reason))
                 self._fleet.lost()
                 await self._clock.sleep(LEFT_ALONE_S)
@@ -142,16 +149,15 @@ class Server:
                 self._tally.emit(AddressWorks(self.address))
             self.works.set()
             await self._failed.wait()
-            self._failed.clear()
+            self.works.clear()
 
     async def _greet(self) -> None:
         await self.introduction.greet(pair=self.config.text_pair is not None)
         plain = plain_batch(pair=self.config.text_pair is not None)
         attempt = partial(self.patience.attempt, plain)
         try:
-            reply = await self.patience.until_answered(
-                attempt, Failures(plain), plain, greeting=True
-            )
+            failures = Failures(plain, greeting=True)
+            reply = await self.patience.until_answered(attempt, failures, plain)
         except RowsRejected as refusal:
             raise self.patience.trust.distrust(refusal) from None
         assert self._fleet is not None
@@ -197,9 +203,11 @@ class Fleet:
 
     def lost(self) -> None:
         """Hear that a server is lost; the run ends with the last."""
-        reasons = [server.lost for server in self._servers]
-        if all(reasons):
-            self._stop.ask(cast("ClassifyError", reasons[0]))
+        reasons = [server.lost for server in self._servers if server.lost is not None]
+        if len(reasons) == len(self._servers):
+            # What passes by itself is the better reason: the same command may go on later.
+            passing = [reason for reason in reasons if isinstance(reason, StoppedEarly)]
+            self._stop.ask((passing or reasons)[0])
 
     def compare(self, address: str, reply: Reply) -> None:
         """Take a server's answer to our text. Raises StoppedEarly if it is of another model."""

@@ -66,6 +66,9 @@ class Together:
         except (RowsRejected, Retryable):
             self.on_refusal()
             return
+        except BaseException:
+            self._agrees = None  # it is still to be found out
+            raise
         self._agrees = agree(reply.outcomes, told.outcomes)
         self._attempts.together = self._wanted and self._agrees
         if not self._agrees:

@@ -132,7 +132,10 @@ async def test_a_bad_row_is_found_on_whichever_server(kit):
 
 @pytest.mark.parametrize(("status", "ends"), [(401, EndpointRefused), (503, StoppedEarly)])
 async def test_the_run_ends_with_the_last_one(kit, status, ends):
-    async with kit.serve(lambda _: kit.Said(status)) as one, kit.serve(status) as other:
+    def script(_asked):
+        return kit.Said(status)
+
+    async with kit.serve(script) as one, kit.serve(script) as other:
         with pytest.raises(ends):
             async with kit.pool(urls(one, other), model="m", max_outage_s=20) as running:
                 await running.label(kit.texts(40))
@@ -159,3 +162,70 @@ async def test_max_requests_counts_all(kit):
 def test_a_list_that_cannot_be_is_refused(kit, settings, words):
     with pytest.raises(SettingsError, match=words):
         kit.config(**settings)
+
+
+@pytest.mark.parametrize("begins", [[503], [502, 502, 502, 502, 502, 502, 502]])
+@pytest.mark.parametrize("then", [401, "page"])
+async def test_one_that_loads_and_then_refuses_does_not_end_the_run(kit, begins, then):
+    """A new address behind an ingress: 503 or 502 for a while, then 401, or a web page."""
+    texts, said = kit.texts(4_000), iter(begins)
+
+    def script(_asked):
+        status = next(said, None)
+        if status is not None:
+            return kit.Said(status, {"error": "Model m is currently loading"})
+        if then == "page":
+            return kit.Said(403, "<html>Forbidden</html>", {"Content-Type": "text/html"})
+        return kit.Said(401, {"error": "Invalid token"})
+
+    async with kit.serve(latency_s=0.2) as well, kit.serve(script) as ill:
+        async with kit.pool(urls(well, ill), model="m", max_outage_s=60) as running:
+            assert await running.label(texts) == kit.right(texts)
+        assert not set(texts) & set(texts_of(ill))
+
+
+@pytest.mark.parametrize("status", [502, 504, 500, "reset"])
+@pytest.mark.parametrize("at", [0, 17, 39])
+async def test_a_text_that_fails_everywhere_is_found_everywhere(kit, status, at):
+    """It is not passed on from one server to the next without end."""
+    texts = kit.texts(40)
+    bad = texts[at]
+
+    def script(asked):
+        if bad in asked.items:
+            return kit.Said(how="reset") if status == "reset" else kit.Said(status)
+        return kit.Said()
+
+    async with (
+        kit.serve(script, latency_s=0.1) as one,
+        kit.serve(script, latency_s=0.1) as other,
+        kit.pool(urls(one, other), model="m", max_outage_s=300) as running,
+    ):
+        outcomes = await asyncio.wait_for(running.label(texts), 600)
+        assert len(one.requests) + len(other.requests) < 200
+    for text, outcome, wanted in zip(texts, outcomes, kit.right(texts), strict=True):
+        assert (outcome == wanted) is (text != bad)
+
+
+async def test_one_that_is_told_to_wait_takes_no_more(kit):
+    texts = kit.texts(400)
+
+    def throttled(asked):
+        return kit.Said(429, headers={"Retry-After": "300"}) if asked.number > 4 else kit.Said()
+
+    async with kit.serve(latency_s=0.1) as well, kit.serve(throttled) as waits:
+        async with kit.pool(urls(well, waits), model="m", concurrency=2) as running:
+            began = kit.now()
+            assert await running.label(texts) == kit.right(texts)
+        assert kit.now() - began < 60
+
+
+@pytest.mark.parametrize("dialect", ["single", "hf"])
+async def test_the_limits_of_a_stated_dialect_are_those_of_each(kit, dialect):
+    texts = kit.texts(1_000)
+    async with kit.serve(latency_s=0.1) as one, kit.serve(latency_s=0.1) as other:
+        settings = {"model": "m", "dialect": dialect, "concurrency": 16, "batch_size": "auto"}
+        async with kit.pool(urls(one, other), **settings) as running:
+            assert await running.label(texts) == kit.right(texts)
+        if dialect == "single":
+            assert max(each.in_flight for each in one.requests) == 8
