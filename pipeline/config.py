@@ -8,18 +8,35 @@ environment, then file, then default. The token is deliberately not a setting (s
 from __future__ import annotations
 
 import difflib
-import pkgutil
-import re
 import reprlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
+from pathlib import Path  # noqa: TC003  (pydantic reads the annotations)
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pipeline import addresses, headers
+from pipeline import addresses
 from pipeline.config_file import read_config_file
+from pipeline.config_values import (
+    COLUMN,
+    COUNT,
+    DIALECTS,
+    DURATION,
+    PATH,
+    SWITCH,
+    Count,
+    DialectName,
+    Endpoints,
+    HeaderPlaces,
+    MaxErrors,
+    Name,
+    PerSecond,
+    PromFile,
+    Seconds,
+    Takes,
+    described,
+    one_or_many,
+)
 from pipeline.errors import SettingsError
 from pipeline.wording import setting
 
@@ -27,111 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENV_PREFIX = "CLASSIFY_"
-# Each is a module of this directory, known here by its name alone.
-DIALECTS = tuple(
-    module.name
-    for module in pkgutil.iter_modules([str(Path(__file__).parent / "client" / "dialects")])
-    if module.name != "base"
-)
-if TYPE_CHECKING:
-    DialectName = str
-else:
-    DialectName = Literal["auto", *DIALECTS]
-
-# Beyond these, no sum or wait can be counted in 64 bits; no run is as large or as long.
-_MOST, _MOST_S, _LEAST_RATE = 10**12, 10**9, 1e-6
-
-_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class Takes(NamedTuple):
-    """Which values a setting takes, in words; `metavar` is one of them in the help of a command."""
-
-    words: str
-    metavar: str = "VALUE"
-
-
-def _setting(meaning: str, takes: Takes | str, default: Any = ..., **constraints: Any) -> Any:
-    """Declare a setting: what it means and which values it takes."""
-    extra: Any = {"takes": Takes(takes) if isinstance(takes, str) else takes}
-    return Field(default, description=meaning, json_schema_extra=extra, **constraints)
-
-
-def _no_bool(value: Any) -> Any:
-    """Refuse `true` for a number: YAML makes it easy to write and Python would read 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("bool", "a boolean is no number")
-    return value
-
-
-def _one_or_many(value: Any) -> Any:
-    return (str(value),) if isinstance(value, str | Path) else value
-
-
-def _one_or_several(value: Any) -> Any:
-    """Read one address, or several: a list, or a text with white space between them."""
-    if isinstance(value, str):
-        return tuple(value.split()) if len(value.split()) > 1 else value
-    # Twice the same is the same; so a flag that is given twice makes a list of one.
-    return tuple(dict.fromkeys(map(str, value))) if isinstance(value, list | tuple) else value
-
-
-def _duration(value: Any) -> Any:
-    """Read seconds from a number or from `90s`, `30m`, `7h`, `1d`."""
-    if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
-        if not found:
-            raise PydanticCustomError("duration", "not a duration")
-        return float(found[1]) * _UNITS_S[found[2]]
-    return _no_bool(value)
-
-
-def _rows_or_share(value: Any) -> Any:
-    """Read a number of rows, or a share of them such as `1%`, which is kept as text."""
-    if isinstance(value, str) and value.strip().endswith("%"):
-        try:
-            percent = float(value.strip()[:-1])
-        except ValueError:
-            percent = -1.0
-        if not 0 <= percent <= 100:  # noqa: PLR2004
-            raise PydanticCustomError("share", "not a share between 0% and 100%")
-        return f"{percent:g}%"
-    return _no_bool(value)
-
-
-def _prom_file(path: Path) -> Path:
-    """Refuse what the collector would not read; the name of a table is not replaced either."""
-    if path.suffix != ".prom":
-        raise PydanticCustomError("prom_file", "no .prom file")
-    return path
-
-
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=_MOST)]
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=_MOST_S, allow_inf_nan=False)]
-PerSecond = Annotated[
-    float, BeforeValidator(_no_bool), Field(ge=_LEAST_RATE, le=_MOST, allow_inf_nan=False)
-]
-Name = Annotated[str, Field(min_length=1)]
-Endpoint = Annotated[str, Field(pattern=r"^(local|hf|https?://[^\s/]+\S*)$")]
-Address = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
-Endpoints = Annotated[
-    Endpoint | Annotated[tuple[Address, ...], Field(min_length=1)],
-    BeforeValidator(_one_or_several),
-]
-HeaderPlaces = Annotated[dict[str, str] | None, BeforeValidator(headers.parsed)]
-PromFile = Annotated[Path, AfterValidator(_prom_file)]
-MaxErrors = Annotated[
-    Annotated[int, Field(ge=0, le=_MOST)] | Annotated[str, Field(pattern="%$")],
-    BeforeValidator(_rows_or_share),
-]
-
-_COUNT = Takes("a whole number from 1 to 10^12", "N")
-_DURATION = Takes("seconds above 0, 10^9 at most, or a duration such as 90s, 30m, 7h", "SECONDS")
-_COLUMN = Takes("a column name", "COLUMN")
-_PATH = Takes("a path", "PATH")
-_SWITCH = "true or false"
-
-
 # What stands for the addresses where a run is compared with an earlier one.
 SEVERAL = "several addresses"
 
@@ -141,108 +53,108 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
-    input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = (
-        _setting("files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst", "paths")
+    input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
+        described("files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst", "paths")
     )
-    output: Path = _setting("a .parquet file, or a directory for a dataset of parts", _PATH)
-    text: Name = _setting("column to classify", _COLUMN, "text")
-    text_pair: Name | None = _setting("second column, for models that take pairs", _COLUMN, None)
-    endpoint: Endpoints = _setting(
+    output: Path = described("a .parquet file, or a directory for a dataset of parts", PATH)
+    text: Name = described("column to classify", COLUMN, "text")
+    text_pair: Name | None = described("second column, for models that take pairs", COLUMN, None)
+    endpoint: Endpoints = described(
         "`local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of one "
         "model, are asked at once",
         Takes("local, hf, or URLs with http:// or https://", "URL"),
         "hf",
     )
-    model: Name | None = _setting(
+    model: Name | None = described(
         "model id, required with `hf`; with `local` sentiment (the default), language, or the "
         "directory of a saved transformers model",
         "a model id such as org/name",
         None,
     )
-    dialect: DialectName = _setting(
+    dialect: DialectName = described(
         "how the server wants to be asked; auto finds out", ", ".join(("auto", *DIALECTS)), "auto"
     )
-    top_k: Literal["all"] | Count = _setting(
+    top_k: Literal["all"] | Count = described(
         "labels asked for; over 1 adds the column of predictions", "1, 2, ... or all", 1
     )
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = _setting(
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = described(
         "how the server turns logits into scores", "sigmoid, softmax, none", None
     )
-    bill_to: Name | None = _setting("organisation that pays", "an organisation's name", None)
-    token_file: Path | None = _setting(
-        "file that holds the token, where HF_TOKEN does not", _PATH, None
+    bill_to: Name | None = described("organisation that pays", "an organisation's name", None)
+    token_file: Path | None = described(
+        "file that holds the token, where HF_TOKEN does not", PATH, None
     )
-    header_from: HeaderPlaces = _setting(
+    header_from: HeaderPlaces = described(
         "headers that a gateway wants, each with the place of its secret value",
         Takes("NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these", "NAME=PLACE"),
         None,
     )
-    allow_drift: bool = _setting("go on where the model's revision changes", _SWITCH, default=False)
-    truncate: bool = _setting(
-        "ask the server to truncate long texts, which are errors otherwise", _SWITCH, default=False
+    allow_drift: bool = described("go on where the model's revision changes", SWITCH, default=False)
+    truncate: bool = described(
+        "ask the server to truncate long texts, which are errors otherwise", SWITCH, default=False
     )
-    exact_scores: bool = _setting(
+    exact_scores: bool = described(
         "never ask the server to pad the texts of a request into one batch, which is faster on "
         "some servers and changes the last digits of scores",
-        _SWITCH,
+        SWITCH,
         default=False,
     )
-    server_cache: bool = _setting(
-        "false for nondeterministic models: sends x-use-cache: false", _SWITCH, default=True
+    server_cache: bool = described(
+        "false for nondeterministic models: sends x-use-cache: false", SWITCH, default=True
     )
-    batch_size: Literal["auto"] | Count = _setting(
+    batch_size: Literal["auto"] | Count = described(
         "texts in one request; auto finds out by measuring, with fewer requests than concurrency",
         "1, 2, ... or auto",
         "auto",
     )
-    concurrency: Count = _setting("the most requests in flight; fewer where fewer help", _COUNT, 32)
-    rate: PerSecond | None = _setting(
+    concurrency: Count = described("the most requests in flight; fewer where fewer help", COUNT, 32)
+    rate: PerSecond | None = described(
         "the most requests a second, retries included",
         Takes("a number above 0, between 0.000001 and 10^12", "N"),
         None,
     )
-    timeout_s: Seconds = _setting("one attempt, from sending to the last byte", _DURATION, 120.0)
-    max_loading_s: Seconds = _setting("how long to wait for a loading model", _DURATION, 1800.0)
-    max_outage_s: Seconds = _setting(
-        "how long to wait for an endpoint that is down", _DURATION, 600.0
+    timeout_s: Seconds = described("one attempt, from sending to the last byte", DURATION, 120.0)
+    max_loading_s: Seconds = described("how long to wait for a loading model", DURATION, 1800.0)
+    max_outage_s: Seconds = described(
+        "how long to wait for an endpoint that is down", DURATION, 600.0
     )
-    dedup: bool = _setting("send identical inputs once", _SWITCH, default=True)
-    cache: Path | None = _setting("a file of answers shared between runs", _PATH, None)
-    max_errors: MaxErrors | None = _setting(
+    dedup: bool = described("send identical inputs once", SWITCH, default=True)
+    cache: Path | None = described("a file of answers shared between runs", PATH, None)
+    max_errors: MaxErrors | None = described(
         "rows that may fail before the run stops",
         Takes("a number of rows, or a share such as 1%", "N"),
         None,
     )
-    deadline: Seconds | None = _setting("stop resumably after this time", _DURATION, None)
-    max_requests: Count | None = _setting("stop resumably after this many requests", _COUNT, None)
-    grace_s: Seconds = _setting(
-        "after a signal, how long to wait for the answers in flight", _DURATION, 30.0
+    deadline: Seconds | None = described("stop resumably after this time", DURATION, None)
+    max_requests: Count | None = described("stop resumably after this many requests", COUNT, None)
+    grace_s: Seconds = described(
+        "after a signal, how long to wait for the answers in flight", DURATION, 30.0
     )
-    metrics_file: PromFile | None = _setting(
+    metrics_file: PromFile | None = described(
         "a .prom file of the run in numbers, for the node exporter's textfile collector",
         Takes("a path that ends with .prom", "PATH"),
         None,
     )
-    limit: Count | None = _setting("take the first rows only", _COUNT, None)
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = _setting(
+    limit: Count | None = described("take the first rows only", COUNT, None)
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = described(
         "what separates the cells of a CSV file", Takes("one character", "CHAR"), ","
     )
-    encoding: Name = _setting(
+    encoding: Name = described(
         "encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark",
         "auto, or a codec name such as latin-1",
         "auto",
     )
-    csv_escape: Annotated[str, Field(min_length=1, max_length=1)] | None = _setting(
+    csv_escape: Annotated[str, Field(min_length=1, max_length=1)] | None = described(
         "character that makes the next one of a CSV file plain text; a backslash in exports of "
         "Spark and MySQL",
         Takes("one character", "CHAR"),
         None,
     )
-    label_column: Name = _setting("output column of the label", _COLUMN, "label")
-    score_column: Name = _setting("output column of the score", _COLUMN, "score")
-    error_column: Name = _setting("output column of the error", _COLUMN, "error")
-    predictions_column: Name = _setting("output column of all predictions", _COLUMN, "predictions")
-    engine: Literal["local"] = _setting("where chunks are resolved", "local", "local")
+    label_column: Name = described("output column of the label", COLUMN, "label")
+    score_column: Name = described("output column of the score", COLUMN, "score")
+    error_column: Name = described("output column of the error", COLUMN, "error")
+    predictions_column: Name = described("output column of all predictions", COLUMN, "predictions")
+    engine: Literal["local"] = described("where chunks are resolved", "local", "local")
 
     # What decides the labels: a run continues only where these are what they were. `limit` is
     # among them since it decides which rows there are; how CSV is read is part of the plan. All

@@ -13,7 +13,7 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from pipeline.cli import main
-from pipeline.config import DIALECTS
+from pipeline.config_values import DIALECTS
 
 PATIENCE_S = 40.0
 

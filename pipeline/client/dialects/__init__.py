@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pipeline.client.dialects.base import Dialect
-from pipeline.config import DIALECTS
+from pipeline.config_values import DIALECTS
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
