@@ -228,6 +228,10 @@ class RunConfig(BaseModel):
         """The endpoint, or each of several."""
         return (self.endpoint,) if isinstance(self.endpoint, str) else self.endpoint
 
+    def at(self, address: str) -> RunConfig:
+        """Return the settings of a run with one of the addresses."""
+        return self.model_copy(update={"endpoint": address})
+
     @property
     def is_list(self) -> bool:
         """True if addresses are given as a list, even of one: they may change between attempts."""

@@ -110,8 +110,11 @@ def plan(
 def _measure(config: RunConfig, most_requests: int, texts: list[Item]) -> Probe:
     from pipeline import probing
 
+    several = len(config.addresses)
+    where = f" the first of {several} addresses" if several > 1 else ""
     say(
-        f"Measuring with at most {most_requests} requests (--probe-requests); no answer is kept.",
+        f"Measuring{where} with at most {most_requests} requests (--probe-requests); no answer is "
+        "kept.",
         err=True,
     )
     return probing.probe(config, WaitPrinter(), texts, most_requests)

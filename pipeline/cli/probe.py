@@ -49,7 +49,8 @@ def probe(*, as_json: bool, **given: Any) -> None:
 
     \b
     Exit codes: 0 a run can begin, warnings or not; 2 wrong settings or input; 4 refused by the
-    endpoint; 75 the endpoint is down or still loading.
+    endpoint; 75 the endpoint is down or still loading. Of several addresses each is tried, and one
+    that is fit is enough for 0.
     """
     process.end_at_once()
     with failing(as_json=as_json):
@@ -58,12 +59,16 @@ def probe(*, as_json: bool, **given: Any) -> None:
         from pipeline import probing
 
         texts = probing.first_texts(config) if config.input != (_NO_INPUT,) else ()
-        found = probing.probe(config, WaitPrinter(), texts)
-    if as_json:
-        print_json(found.to_json())
+        found = [probing.probe(config.at(each), WaitPrinter(), texts) for each in config.addresses]
+    # A run goes on with the addresses that work.
+    ends = 0 if any(each.exit_code == 0 for each in found) else found[0].exit_code
+    if not as_json:
+        click.echo("\n\n".join("\n".join(_lines(each)) for each in found))
+    elif config.is_list:
+        print_json({"addresses": [each.to_json() for each in found], "exit_code": ends})
     else:
-        click.echo("\n".join(_lines(found)))
-    sys.exit(found.exit_code)
+        print_json(found[0].to_json())
+    sys.exit(ends)
 
 
 def _lines(found: Probe) -> Iterator[str]:

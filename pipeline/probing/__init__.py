@@ -60,9 +60,11 @@ def probe(
 
     With more than MOST_REQUESTS, what several requests at once do is measured, too. `emit` gets
     what the pool tells, such as that the model is loading, which is waited for. Raises UsageError
-    before anything is sent; what the endpoint refuses is a verdict.
+    before anything is sent; what the endpoint refuses is a verdict. Of a list of addresses the
+    first is asked.
     """
     check_endpoint(config)
+    config = config.at(config.addresses[0])
     asked = list(dict.fromkeys(texts))
     plain = [(text, text) if config.text_pair else text for text in _PLAIN]
     return asyncio.run(_probe(config, asked or plain, emit, most_requests, from_input=bool(asked)))

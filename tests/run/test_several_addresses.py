@@ -102,3 +102,24 @@ def test_a_list_needs_the_model(cli, source, tmp_path):
     )
     assert done.code == 2
     assert "--model" in done.stderr
+
+
+def test_a_probe_tries_each(server, other, cli):
+    other.script = lambda _: other.reply(401, {"error": "Invalid token"})
+    addresses = ("--endpoint", other.url, "--endpoint", server.url, "--model", "m")
+    found = cli("probe", *addresses, "--json")
+    assert (found.code, found.json["exit_code"]) == (0, 0)
+    assert [each["exit_code"] for each in found.json["addresses"]] == [4, 0]
+    told = cli("probe", *addresses).stdout
+    assert told.index(other.url) < told.index(server.url)
+    server.script = other.script
+    assert cli("probe", *addresses).code == 4
+
+
+def test_a_plan_measures_the_first(server, other, cli, source):
+    addresses = ("--endpoint", server.url, "--endpoint", other.url, "--model", "m")
+    found = cli("plan", source, "-o", "out.parquet", *addresses, "--probe", "--json")
+    assert found.code == 0, found.stderr
+    assert "the first of 2 addresses" in found.stderr
+    assert server.requests
+    assert not other.requests
