@@ -125,23 +125,18 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_run(job, record_property
     record_property("sent again", work.check())
 
 
-@pytest.fixture
-def failing_after(monkeypatch):
+def failing_after(armed, batches):
     """Make the writer of Parquet raise after so many batches or row groups."""
+    real = pq.ParquetWriter.write_table
+    left = [batches]
 
-    def arm(batches):
-        real = pq.ParquetWriter.write_table
-        left = [batches]
+    def write_table(self, *arguments, **named):
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError("raised between two batches")
+        return real(self, *arguments, **named)
 
-        def write_table(self, *arguments, **named):
-            left[0] -= 1
-            if left[0] < 0:
-                raise MemoryError("raised between two batches")
-            return real(self, *arguments, **named)
-
-        monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
-
-    return arm
+    armed.setattr(pq.ParquetWriter, "write_table", write_table)
 
 
 @pytest.mark.fault(7)
@@ -149,7 +144,7 @@ def failing_after(monkeypatch):
 @pytest.mark.parametrize("batches", range(5))
 @pytest.mark.usefixtures("small_chunks")
 def test_an_exception_in_the_middle_of_writing(
-    label, server, write_csv, tmp_path, monkeypatch, failing_after, out, batches
+    label, server, write_csv, tmp_path, monkeypatch, out, batches
 ):
     """Two parts, then two row groups: whichever is not written, nothing stands at the output.
 
@@ -164,14 +159,10 @@ def test_an_exception_in_the_middle_of_writing(
     server.requests.clear()
     if batches < 4:
         with pytest.MonkeyPatch.context() as armed:
-            failing_after(batches)
+            failing_after(armed, batches)
             with pytest.raises(StoppedEarly, match="Not enough memory: raised between two batches"):
                 label(source, output)
-            del armed
         assert not output.exists()
-        monkeypatch.undo()
-        monkeypatch.setattr("pipeline.writer.assembly.ROW_GROUP_ROWS", 1_024)
-        monkeypatch.setattr("pipeline.job.stream.CHUNK_ROWS", 1_024)
     label(source, output)
     paths = [output] if output.is_file() else sorted(output.iterdir())
     others = [expected] if expected.is_file() else sorted(expected.iterdir())

@@ -64,7 +64,9 @@ class Disk:
                 self._look_at(path)
             else:
                 self._bytes[inode] = path.stat().st_size
-                os.link(path, self._shadow / str(inode))
+                # A part has two names while its file is put in place.
+                if not (self._shadow / str(inode)).exists():
+                    os.link(path, self._shadow / str(inode))
         self._names[directory.stat().st_ino] = names
 
     def cut_power(self):
