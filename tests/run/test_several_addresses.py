@@ -83,16 +83,20 @@ def test_one_that_is_another_model_is_told(server, other, cli, source, tmp_path)
 
     def otherwise(request):
         labels = [[{"label": "SOMETHING ELSE", "score": 0.9}] for _ in request.texts]
-        return other.reply(body=labels)
+        return other.reply(body=labels, delay_s=0.3)
 
     other.script = otherwise
-    server.script = lambda _: server.reply(delay_s=0.05)
+    # The first to answer, and busy for long enough to hear of the other one.
+    server.script = lambda asked: server.reply(delay_s=0.3 * (asked.texts[0] not in GREETINGS))
     addresses = ("--endpoint", server.url, "--endpoint", other.url, "--model", "m")
-    done = cli("run", source, "-o", tmp_path / "out.parquet", *addresses, "--limit", 2000)
+    settings = ("--limit", 2000, "--concurrency", 8)
+    done = cli("run", source, "-o", tmp_path / "out.parquet", *addresses, *settings)
     assert done.code == 0, done.stderr
+    assert f"{other.url} is left out" in done.stderr
     assert "another model" in done.stderr
     labels = set(pq.read_table(tmp_path / "out.parquet")["label"].to_pylist())
-    assert not ("SOMETHING ELSE" in labels and len(labels) > 1)
+    assert "SOMETHING ELSE" not in labels
+    assert not asked(other)
 
 
 def test_a_list_needs_the_model(cli, source, tmp_path):
