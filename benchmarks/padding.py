@@ -19,7 +19,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from pipeline.pool.batching import OVERTAKING, Batcher, Job
+from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def texts(count: int) -> list[str]:
 
 def flow(given: Sequence[str], concurrency: int, batch_size: int) -> Iterator[Batch]:
     """Yield batches as a run takes them."""
-    batcher = Batcher(batch_size, OVERTAKING * concurrency)
+    batcher, size = Batcher(OVERTAKING * concurrency), BatchSize(batch_size)
     enough = (OVERTAKING + 1) * concurrency * batch_size
     draw, out = random.Random(SEED), []
     unread, open_items = 0, 0
@@ -54,7 +54,7 @@ def flow(given: Sequence[str], concurrency: int, batch_size: int) -> Iterator[Ba
             open_items += len(chunk)
         if unread == len(given):
             batcher.close()
-        while len(out) < concurrency and (batch := batcher.take_now()) is not None:
+        while len(out) < concurrency and (batch := batcher.take_now(size)) is not None:
             out.append(batch)
             yield batch
         if not out:

@@ -80,11 +80,7 @@ def plan(
     """
     process.end_at_once()
     with failing(as_json=as_json):
-        if probe_requests is not None and not probes:
-            raise SettingsError(
-                f"{setting('probe_requests')}: nothing is sent without {setting('probe')}.",
-                f"Add {setting('probe')}, or leave it out.",
-            )
+        most_requests = _most_requests(probe_requests, probes=probes)
         again = earlier_run(given)
         config = load_config(given)
         process.fit(config.concurrency)
@@ -94,7 +90,7 @@ def plan(
         found = planning.forecast(
             config,
             price=_price(price_per_request, price_per_thousand),
-            measure=partial(_measure, config, probe_requests or PROBE_REQUESTS) if probes else None,
+            measure=partial(_measure, config, most_requests) if probes else None,
             **again,
         )
         if found.resumed_rows < found.rows:
@@ -105,6 +101,15 @@ def plan(
         print_json(found.to_json())
     else:
         say("\n".join(_lines(found)))
+
+
+def _most_requests(stated: int | None, *, probes: bool) -> int:
+    if stated is not None and not probes:
+        raise SettingsError(
+            f"{setting('probe_requests')}: nothing is sent without {setting('probe')}.",
+            f"Add {setting('probe')}, or leave it out.",
+        )
+    return stated or PROBE_REQUESTS
 
 
 def _measure(config: RunConfig, most_requests: int, texts: list[Item]) -> Probe:

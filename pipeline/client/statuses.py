@@ -111,13 +111,8 @@ def error_of(
         if status == refused and re.search(words, said, re.IGNORECASE):
             if isinstance(means, Cause):
                 return Retryable(means, message, status=status, wait_s=_hint_s(headers, now))
-            return EndpointRefused(
-                f"The endpoint refuses: {sentence(message)}",
-                fix,
-                status=status,
-                at_fault=means,
-                is_page=body.lstrip().startswith(b"<"),
-            )
+            page = body.lstrip().startswith(b"<")
+            return _refusal(status, message, fix, at_fault=means, is_page=page)
     match status:
         case 400 | 413 | 422:
             return RowsRejected(status, message)
@@ -143,11 +138,12 @@ def error_of(
                 status=status,
             )
         case _:
-            return EndpointRefused(
-                f"The endpoint refuses: {sentence(message)}",
-                f"Check its address and its {setting('dialect')}.",
-                status=status,
-            )
+            return _refusal(status, message, f"Check its address and its {setting('dialect')}.")
+
+
+def _refusal(status: int, message: str, fix: str, **facts: Any) -> EndpointRefused:
+    what = f"The endpoint refuses: {sentence(message)}"
+    return EndpointRefused(what, fix, status=status, **facts)
 
 
 def _host(address: str) -> str:

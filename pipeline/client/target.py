@@ -59,30 +59,15 @@ class Target:
     ) -> Target:
         """Settle the target of an address of the run, the first if none is given.
 
-        `embedded_url` is where the embedded endpoint listens.
-
-        The token goes to https or to this machine only: elsewhere anyone could read it. Raises
-        SettingsError for an address, a proxy, a header or a certificate that cannot be.
+        `embedded_url` is where the embedded endpoint listens. The token goes to https or to this
+        machine only: elsewhere anyone could read it. Raises SettingsError for an address, a proxy,
+        a header or a certificate that cannot be.
         """
         if embedded_url is not None:
             # At its root is the one model that it was started with, whatever path that has.
             return cls(embedded_url, stated_dialect(config, address))
-        url = address or config.addresses[0]
-        notice: OldHost | TokenNotSent | None = None
-        parts = urlsplit(url)
-        if url == "hf":
-            url = _routed(config.model or "")
-        elif parts.hostname == OLD_HOST:
-            given = parts.path.removeprefix("/models/").strip("/") or config.model or ""
-            if not given:
-                raise SettingsError(
-                    f"{setting('endpoint')}: {OLD_HOST} is no longer served, and names no model "
-                    "here.",
-                    f"Set {setting('endpoint', 'hf')} and {setting('model', 'org/name')}.",
-                )
-            model = plain_model_id(given)
-            check_model_id(model)
-            url, notice = _routed(model), OldHost(model)
+        notice: OldHost | TokenNotSent | None
+        url, notice = _url_of(address or config.addresses[0], config.model or "")
         proxy = proxy_for(url)
         parts = urlsplit(url)
         # Through a proxy, not even this machine is reached without leaving it.
@@ -100,6 +85,24 @@ class Target:
         trusted = certificates() if encrypted else None
         dialect = stated_dialect(config, address)
         return cls(url, dialect, token, notice, headers, proxy, trusted)
+
+
+def _url_of(address: str, model: str) -> tuple[str, OldHost | None]:
+    """Return where an address leads; the serverless API is reached by its router."""
+    parts = urlsplit(address)
+    if address == "hf":
+        return _routed(model), None
+    if parts.hostname != OLD_HOST:
+        return address, None
+    given = parts.path.removeprefix("/models/").strip("/") or model
+    if not given:
+        raise SettingsError(
+            f"{setting('endpoint')}: {OLD_HOST} is no longer served, and names no model here.",
+            f"Set {setting('endpoint', 'hf')} and {setting('model', 'org/name')}.",
+        )
+    model = plain_model_id(given)
+    check_model_id(model)
+    return _routed(model), OldHost(model)
 
 
 def _routed(model: str) -> str:

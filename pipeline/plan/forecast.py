@@ -22,7 +22,7 @@ from pipeline.job import kept, opening, room, stream
 from pipeline.job.opening import Complete, Standing
 from pipeline.meanings import Money
 from pipeline.observers.words import duration, notice
-from pipeline.pool.batching import OVERTAKING, Batcher, Job
+from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
 from pipeline.probing import LEAST_BATCHES, first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
@@ -171,16 +171,20 @@ class _Count:
         self.ranges = ranges
         self.probe = probe
         most = dialect_of(stated_dialect(config), config).most_texts
-        self.texts_per_request = min(config.texts_per_request, most or config.texts_per_request)
-        if probe is not None:
-            self.texts_per_request = probe.texts_per_request
-        self._batcher = Batcher(self.texts_per_request, OVERTAKING * config.concurrency)
+        texts = min(config.texts_per_request, most or config.texts_per_request)
+        self._size = BatchSize(texts if probe is None else probe.texts_per_request)
+        self._batcher = Batcher(OVERTAKING * config.concurrency)
         # Files without a name go where the run would write: there is room.
         self._spill = next(path for path in config.output.absolute().parents if path.exists())
         self._seen = Index(self._spill)
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
         self.unsendable: Counter[str] = Counter()
         self.notices: list[str] = []
+
+    @property
+    def texts_per_request(self) -> int:
+        """The most texts in one request."""
+        return self._size.now
 
     def go_through(self, store: RunStore) -> None:
         """Count what the rows would take, with the answers that are stored.
@@ -247,7 +251,7 @@ class _Count:
         return [prepared.items[i] for i in places], [prepared.keys[i] for i in places]
 
     def _cut(self) -> None:
-        while self._batcher.take_now() is not None:
+        while self._batcher.take_now(self._size) is not None:
             self.requests += 1
 
 

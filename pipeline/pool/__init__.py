@@ -4,7 +4,8 @@
     batching    inputs of several chunks become batches, which run on over their borders
     window      inputs that wait, sorted by length, so that those of a batch are of similar length
     pool        workers, each with one request in flight at most; `ask` and the end
-    server      one address, and all that is its own: what stands below, but for the tally
+    server      one address, with its own gate, limits, batch size and so on
+    fleet       several servers of one model: they are greeted, left out, and looked for again
     introduction  how the first worker meets the endpoint, before the others start
     splitting   each input gets its outcome; a refused batch is halved to find the row at fault
     together    servers that go through a list one by one are told not to, if that helps

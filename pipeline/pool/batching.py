@@ -231,8 +231,7 @@ class Batcher:
     lengths go together. `outstanding` batches were taken and are not finished.
     """
 
-    def __init__(self, batch_size: int, most_overtaking: int) -> None:
-        self.size = BatchSize(batch_size)
+    def __init__(self, most_overtaking: int) -> None:
         self._most_overtaking = most_overtaking
         # The inputs that wait: the oldest in a window, then stretches (job, start, stop). Before
         # all of them go batches that a taker was given and, being cancelled, did not take.
@@ -267,12 +266,11 @@ class Batcher:
         """True if inputs wait that no batch took."""
         return bool(self._waiting_items or self._returned)
 
-    async def take(self, size: BatchSize | None = None) -> Batch | None:
+    async def take(self, size: BatchSize) -> Batch | None:
         """Wait for the next batch; None once all is taken and the batcher is closed.
 
-        Of several servers each has a `size` of its own. Each batch is ended with `finished`.
+        Each server has a `size` of its own. Each batch that is taken is ended with `finished`.
         """
-        size = size or self.size
         if not self._takers and (batch := self.take_now(size)) is not None:
             return batch
         taker: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
@@ -287,9 +285,8 @@ class Batcher:
                 self._hand_out()
             raise
 
-    def take_now(self, size: BatchSize | None = None) -> Batch | None:
+    def take_now(self, size: BatchSize) -> Batch | None:
         """Return a batch that is due; None if there is none."""
-        size = size or self.size
         if not self.is_due(size):
             return None
         self.outstanding += 1

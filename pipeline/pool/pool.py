@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from pipeline.errors import StoppedEarly
 from pipeline.pool.attempt import Quota, StoppedError
 from pipeline.pool.batching import OVERTAKING, Batcher, Job
 from pipeline.pool.demand import Demand
-from pipeline.pool.server import Fleet, Server
+from pipeline.pool.fleet import Fleet, Member
+from pipeline.pool.server import Server
 from pipeline.pool.tally import Tally
 from pipeline.pool.turnstile import limiter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.client import Client
     from pipeline.config import RunConfig
@@ -49,18 +51,26 @@ class Pool:
         self._config = config
         self._stop = stop
         self.tally = tally = Tally(emit, self._limits, stop.ask)
-        self._batcher = Batcher(config.texts_per_request, OVERTAKING * config.concurrency)
+        self._batcher = Batcher(OVERTAKING * config.concurrency)
         self.demand = Demand(self._batcher, self._enough, stop)
         stated = limiter(config.rate) if config.rate else None
         quota = Quota(config.max_requests, requests_sent, stated)
+        make: Callable[..., Server] = Server
+        if config.is_list:
+            make = partial(Member, Fleet(stop, allow_drift=config.allow_drift))
         self._servers = [
-            Server(mine, client, clock, tally, self._batcher, quota, stop, self._settled)
+            make(
+                mine,
+                client,
+                clock,
+                tally=tally,
+                batcher=self._batcher,
+                quota=quota,
+                stop=stop,
+                settled=self._settled,
+            )
             for client, mine in zip(clients, _shares(config, len(clients)), strict=True)
         ]
-        if config.is_list:
-            fleet = Fleet(self._servers, stop, allow_drift=config.allow_drift)
-            for server in self._servers:
-                server.join(fleet)
         # All that changes here; what else does is in the objects above, each its own.
         self._jobs: set[Job] = set()
         self._workers: dict[asyncio.Task[None], Server] = {}
@@ -84,11 +94,11 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         for server in self._servers:
-            if self._config.is_list:
+            if isinstance(server, Member):
                 keeping = asyncio.create_task(self._keep(server), name=f"keeper-{server.address}")
                 self._keepers.append(keeping)
             for i in range(server.config.concurrency):
-                if self._config.is_list:
+                if isinstance(server, Member):
                     work = self._work_in_fleet(server)
                 else:
                     work = self._work(server, first=i == 0)
@@ -171,7 +181,7 @@ class Pool:
                     await server.splitting.answer(batch)
                 await self._finished(server)
 
-    async def _work_in_fleet(self, server: Server) -> None:
+    async def _work_in_fleet(self, server: Member) -> None:
         with self._ending():
             while self._stop.reason is None:
                 await server.works.wait()
@@ -184,7 +194,7 @@ class Pool:
                     self._batcher.give_back(batch)
                 await self._finished(server)
 
-    async def _keep(self, server: Server) -> None:
+    async def _keep(self, server: Member) -> None:
         try:
             await server.keep()
         except Exception as reason:  # noqa: BLE001  (handed to every job, and raised there)

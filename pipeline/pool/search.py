@@ -42,8 +42,8 @@ CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.12, 1.35, 3
 LONG_S = 10.0
 # A request may take this part of its timeout, so that a slow moment ends none.
 TIMEOUT_SHARE = 0.25
-# Once settled, what is done is watched. A change by so much, twice in a row, begins the search
-# anew; so does time, ever more of it.
+# Once settled, throughput is watched. A change by this factor, twice in a row, starts a new search;
+# so does time, at growing intervals.
 WATCH_S, CHANGED = 5.0, 1.4
 AGAIN_S, LONGEST_AGAIN_S = 120.0, 960.0
 
@@ -64,6 +64,36 @@ class Setting(NamedTuple):
     texts: int
     requests: int
     together: bool = False
+
+
+class Bounds:
+    """How far a search may go: by the settings, by what the server told, and by what it refused."""
+
+    def __init__(self, most: Setting) -> None:
+        self.texts, self.together = most.texts, most.together
+        self._requests = most.requests
+        # How many texts the server takes at once, in all requests together, if it told.
+        self._permits = 1 << 40
+        # A batch that was refused for its size, and until when none so large is tried.
+        self._refused, self._refused_until = most.texts + 1, 0.0
+
+    def cap(self, texts: int | None, permits: int | None) -> None:
+        """Take what the server told."""
+        self.texts = min(self.texts, texts or self.texts)
+        self._permits = permits or self._permits
+
+    def refuse(self, texts: int, until: float) -> None:
+        """Allow no batch of so many texts for a while."""
+        self._refused, self._refused_until = min(self._refused, texts), until
+
+    def larger(self, texts: int, now: float) -> int:
+        """Return twice as many texts, or how many there may be."""
+        twice = min(2 * texts, self.texts)
+        return texts if twice >= self._refused and now < self._refused_until else twice
+
+    def requests(self, texts: int) -> int:
+        """Return how many requests of so many texts may be in flight."""
+        return max(1, min(self._requests, self._permits // texts))
 
 
 class Measured(NamedTuple):
@@ -91,10 +121,8 @@ class Search:
         *,
         fixed: bool = False,
     ) -> None:
-        self._most = most
+        self._bounds = Bounds(most)
         self.fixed = fixed
-        # How many texts the server takes at once, in all requests together, if it told.
-        self._permits: int | None = None
         self._longest_s = TIMEOUT_SHARE * timeout_s
         self._clock = clock
         self._apply = apply
@@ -105,8 +133,6 @@ class Search:
         self._step: str | None = None  # what is tried
         self._slope = Slope()
         self._window = Window(clock.now())
-        # A batch that was refused for its size, and until when none so large is tried.
-        self._refused, self._refused_until = most.texts + 1, 0.0
         self._changes, self._again_s = 0, AGAIN_S
         self._set(self.best)
 
@@ -117,9 +143,8 @@ class Search:
 
     def cap(self, texts: int | None, permits: int | None) -> None:
         """Never go beyond this from now on: the server told its limits."""
-        self._most = self._most._replace(texts=min(self._most.texts, texts or self._most.texts))
-        self._permits = permits
-        self._begin_anew(min(self.best.texts, self._most.texts))
+        self._bounds.cap(texts, permits)
+        self._begin_anew(min(self.best.texts, self._bounds.texts))
 
     def sent(self) -> None:
         """Hear that a request was sent."""
@@ -150,8 +175,7 @@ class Search:
 
     def refused(self, texts: int) -> None:
         """Hear that so many texts were refused together, though not in halves."""
-        self._refused = min(self._refused, texts)
-        self._refused_until = self._clock.now() + self._again_s
+        self._bounds.refuse(texts, self._clock.now() + self._again_s)
         if self.best.texts >= texts:
             self._begin_anew(max(1, texts // 2))
         elif self.now.texts >= texts and self._step is not None:
@@ -159,7 +183,7 @@ class Search:
 
     def never_together(self) -> None:
         """Hear that the server cannot be told, or answers otherwise then."""
-        self._most = self._most._replace(together=False)
+        self._bounds.together = False
         if self._step == "together":
             self._go_on(helped=False)
 
@@ -175,13 +199,10 @@ class Search:
             self._window.begin(self._clock.now())
 
     def _begin_anew(self, texts: int) -> None:
-        requests = min(self.best.requests, self._most_requests(texts))
+        requests = min(self.best.requests, self._bounds.requests(texts))
         self.best, self._measured = Setting(texts, requests, self.best.together), None
         self._step = None
         self._set(self.best)
-
-    def _most_requests(self, texts: int) -> int:
-        return max(1, min(self._most.requests, (self._permits or 1 << 40) // texts))
 
     def _set(self, setting: Setting) -> None:
         self.now = setting
@@ -246,14 +267,12 @@ class Search:
         texts, requests, together = self.best
         match step:
             case "together":
-                together = self._most.together and texts > 1
+                together = self._bounds.together and texts > 1
             case "larger":
-                texts = min(2 * texts, self._most.texts)
-                if texts >= self._refused and self._clock.now() < self._refused_until:
-                    texts = self.best.texts
-                requests = min(requests, self._most_requests(texts))
+                texts = self._bounds.larger(texts, self._clock.now())
+                requests = min(requests, self._bounds.requests(texts))
             case "more":
-                requests = min(2 * requests, self._most_requests(texts))
+                requests = min(2 * requests, self._bounds.requests(texts))
             case "smaller":
                 texts = max(texts // 2, 1)
             case _:

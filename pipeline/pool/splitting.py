@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from pipeline.pool.together import Together
 
 
+# What says that the server is at fault: of several, the others answer then.
+NOT_WELL = (PassedOnError, EndpointRefused, StoppedEarly)
+
+
 class Suspect(NamedTuple):
     """An input that was refused alone; `number` is that of the refusal."""
 
@@ -68,13 +72,13 @@ class Splitting:
             reply = await self._patience.answer(batch, doubted=doubted)
         except RowsRejected as rejection:
             return await self.split(batch, rejection)
-        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+        except NOT_WELL as reason:
             self._leave(batch, reason)
             return len(batch)
         failed = self.settle(batch, reply)
         try:
             await self._together.check(batch, reply)
-        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+        except NOT_WELL as reason:
             self._leave(None, reason)
         return failed
 
@@ -96,7 +100,7 @@ class Splitting:
             return await self.reject(batch, rejection)
         try:
             await self._patience.confirm(batch, self._size.now)
-        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+        except NOT_WELL as reason:
             self._leave(batch, reason)
             return len(batch)
         doubted = rejection.given_up
@@ -124,7 +128,7 @@ class Splitting:
         self._suspects.append(Suspect(batch, rejection, self._patience.trust.refusals))
         try:
             await self._patience.confirm(batch, self._size.now)
-        except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+        except NOT_WELL as reason:
             self._leave(None, reason)
         self._believe(self._patience.trust.vouched)
         return 1
@@ -137,7 +141,7 @@ class Splitting:
         if len(self._suspects) > 1:
             try:
                 await self._patience.decide(self._suspects[-1].batch, self._suspects[-1].number)
-            except (PassedOnError, EndpointRefused, StoppedEarly) as reason:
+            except NOT_WELL as reason:
                 self._leave(None, reason)
         self._believe(self._patience.trust.refusals)
 

@@ -29,14 +29,14 @@ class Estimate:
 
     words: Annotated[str, "what was measured and how sure it is"]
     texts: Annotated[int, "texts in a request of the setting that did most"]
-    at_once: Annotated[int, "requests at once of that setting"]
+    at_once: Annotated[int, "requests in flight with that setting"]
     texts_per_second: Annotated[
         PerSecond, "what it did, within the limits of the server and of `rate`"
     ]
     least: Annotated[PerSecond, "the least texts a second that a run does with it"]
     most: Annotated[PerSecond | None, "the most; null if that is not known"]
     first_texts: Annotated[int, "texts in a request of the setting that was measured first"]
-    first_at_once: Annotated[int, "requests at once of that setting"]
+    first_at_once: Annotated[int, "requests in flight with that setting"]
     first_texts_per_second: Annotated[PerSecond, "what that did; with `auto` a run begins with it"]
     waves: Annotated[
         tuple[Wave, ...],

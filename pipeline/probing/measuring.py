@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.errors import Cause, ClassifyError, Retryable, RowsRejected
 from pipeline.events import SmallerBatches
 from pipeline.meanings import PerSecond, Seconds
-from pipeline.pool.batching import OVERTAKING, Batcher, Job
+from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
 from pipeline.pool.search import FIRST_REQUESTS, FIRST_TEXTS, TIMEOUT_SHARE
 from pipeline.pool.turnstile import Turnstile
 
@@ -204,10 +204,12 @@ class Measuring:
 
     def _batches_of(self, texts: int) -> _Batches:
         if texts not in self._batches:
-            batcher = Batcher(texts, OVERTAKING * self._config.concurrency)
+            batcher, size = Batcher(OVERTAKING * self._config.concurrency), BatchSize(texts)
             batcher.put(Job(self._texts))
             batcher.close()
-            cut = [batch for batch in iter(batcher.take_now, None) if len(batch) == texts]
+            cut = [
+                batch for batch in iter(lambda: batcher.take_now(size), None) if len(batch) == texts
+            ]
             self._batches[texts] = _Batches(cut)
         return self._batches[texts]
 

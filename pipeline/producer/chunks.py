@@ -56,11 +56,7 @@ def rechunk(
 
     Raises ValueError for bounds below 1 or above MAX_CHUNK_BYTES.
     """
-    if max_rows < 1 or not 1 <= max_bytes <= MAX_CHUNK_BYTES:
-        raise ValueError(
-            f"max_rows ({max_rows}) must be at least 1, and max_bytes ({max_bytes}) between 1 "
-            f"and {MAX_CHUNK_BYTES}"
-        )
+    _check_bounds(max_rows, max_bytes)
     held: list[pa.RecordBatch] = []
     rows = size = 0
     ahead = iter([*borders, sys.maxsize])
@@ -87,6 +83,14 @@ def rechunk(
                 held, rows, size = [], 0, 0
     if held:
         yield Chunk(first_row, _concatenated(held, schema), size)
+
+
+def _check_bounds(max_rows: int, max_bytes: int) -> None:
+    if max_rows < 1 or not 1 <= max_bytes <= MAX_CHUNK_BYTES:
+        raise ValueError(
+            f"max_rows ({max_rows}) must be at least 1, and max_bytes ({max_bytes}) between 1 "
+            f"and {MAX_CHUNK_BYTES}"
+        )
 
 
 def _concatenated(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:

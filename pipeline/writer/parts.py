@@ -37,7 +37,8 @@ def write_part(
 ) -> PartRecord:
     """Write one part durably; it counts only once what this returns is recorded.
 
-    With `final_schema` it is a file of the output, of that schema; otherwise it is `packed` or not.
+    With `final_schema`, it is a Parquet file of the output and has that schema. Without, it is an
+    Arrow IPC stream, compressed if it is to be `packed`.
     Raises StoppedEarly if the storage refuses.
     """
     if final_schema is None:

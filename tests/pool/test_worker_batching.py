@@ -14,7 +14,22 @@ from hypothesis import strategies as st
 
 import pipeline.pool.batching
 from pipeline.outcomes import RowError
-from pipeline.pool.batching import Batch, Batcher, Job, size_bytes
+from pipeline.pool.batching import Batch, Batcher, BatchSize, Job, size_bytes
+
+
+class OneSize(Batcher):
+    """A batcher whose takers all have the same size, as those of one server."""
+
+    def __init__(self, batch_size, most_overtaking):
+        super().__init__(most_overtaking)
+        self.size = BatchSize(batch_size)
+
+    async def take(self):
+        return await super().take(self.size)
+
+    def take_now(self, size=None):
+        return super().take_now(size or self.size)
+
 
 TEXTS = st.text(st.sampled_from("aé😀"), max_size=12)
 ITEMS = TEXTS | st.tuples(TEXTS, TEXTS)
@@ -54,7 +69,7 @@ def test_the_size_of_an_input_is_its_bytes_in_utf_8(item):
 async def test_a_batch_that_is_full_by_its_bytes_does_not_wait(monkeypatch):
     """Few large texts fill a request long before there are `batch_size` of them."""
     monkeypatch.setattr(pipeline.pool.batching, "MAX_REQUEST_BYTES", 100)
-    batcher = Batcher(32, 8)
+    batcher = OneSize(32, 8)
     batcher.put(job_of(["x" * 40] * 2))
     first = asyncio.ensure_future(batcher.take())
     await asyncio.sleep(0)
@@ -75,7 +90,7 @@ def test_every_item_once_in_order_and_batches_full(kit, sizes, batch_size):
     """The number of batches is the ceiling of items over batch size, whatever the jobs."""
 
     async def main():
-        batcher, jobs = Batcher(batch_size, 8), numbered(sizes)
+        batcher, jobs = OneSize(batch_size, 8), numbered(sizes)
         for job in jobs:
             batcher.put(job)
         batcher.close()
@@ -113,7 +128,7 @@ def test_no_item_is_lost_or_doubled_by_cancelled_takers(kit, batch_size, steps):
     """A taker that is cancelled puts its batch back, also just after it was handed out."""
 
     async def main():
-        batcher = Batcher(batch_size, 8)
+        batcher = OneSize(batch_size, 8)
         jobs, takers = [], []
         for name, value in steps:
             if name == "put":
@@ -155,7 +170,7 @@ def test_no_batch_exceeds_the_bytes_of_a_request(kit, lengths, batch_size, cuts)
 
     async def main():
         items = [f"{i:03d}" + "x" * length for i, length in enumerate(lengths)]
-        batcher, at, turn = Batcher(batch_size, 8), 0, 0
+        batcher, at, turn = OneSize(batch_size, 8), 0, 0
         while at < len(items):
             cut = cuts[turn % len(cuts)]
             batcher.put(job_of(items[at : at + cut]))
@@ -217,7 +232,7 @@ def test_outcomes_are_handed_to_the_right_jobs(sizes, failing):
 
 
 async def test_what_is_left_waits_for_more_and_goes_out_when_flushed():
-    batcher = Batcher(4, 8)
+    batcher = OneSize(4, 8)
     (job,) = numbered([6])
     batcher.put(job)
     first = await batcher.take()
@@ -230,7 +245,7 @@ async def test_what_is_left_waits_for_more_and_goes_out_when_flushed():
 
 
 async def test_a_flush_lets_out_no_more_than_what_waited_then():
-    batcher = Batcher(4, 8)
+    batcher = OneSize(4, 8)
     one, two = numbered([2, 3])
     batcher.put(one)
     batcher.flush()
@@ -268,7 +283,7 @@ FLOW = st.one_of(
 )
 def test_no_more_batches_than_stated_overtake_an_input(batch_size, overtaking, flow, room):
     """Whatever comes when, in whatever sizes it is taken, and though bytes cut a batch short."""
-    batcher, items, waiting, overtaken = Batcher(batch_size, overtaking), [], set(), {}
+    batcher, items, waiting, overtaken = OneSize(batch_size, overtaking), [], set(), {}
 
     def take(most):
         for _ in range(most):
@@ -311,7 +326,7 @@ def test_no_more_batches_than_stated_overtake_an_input(batch_size, overtaking, f
 @given(chunks=st.lists(LENGTHS, max_size=8), batch_size=st.integers(1, 12), eager=st.booleans())
 def test_lengths_change_nothing_about_the_number_of_requests(chunks, batch_size, eager):
     """Only the last batch is not full, whether batches are taken at once or at the end."""
-    batcher, sizes = Batcher(batch_size, 4), []
+    batcher, sizes = OneSize(batch_size, 4), []
 
     def take():
         while (batch := batcher.take_now()) is not None:
@@ -330,7 +345,7 @@ def test_lengths_change_nothing_about_the_number_of_requests(chunks, batch_size,
 
 
 def test_texts_of_one_length_go_in_the_order_of_the_table():
-    batcher = Batcher(8, 4)
+    batcher = OneSize(8, 4)
     for start in range(0, 300, 50):
         batcher.put(job_of(texts_of([5] * 50, start)))
     batcher.close()
@@ -342,7 +357,7 @@ def test_texts_of_one_length_go_in_the_order_of_the_table():
 
 def test_what_is_left_over_are_the_newest_inputs():
     """An old one that waited for others to come would keep its chunk from its commit."""
-    batcher, items = Batcher(8, 16), texts_of([7 * i % 30 for i in range(30)])
+    batcher, items = OneSize(8, 16), texts_of([7 * i % 30 for i in range(30)])
     batcher.put(job_of(items))
     taken = []
     while (batch := batcher.take_now()) is not None:
@@ -352,7 +367,7 @@ def test_what_is_left_over_are_the_newest_inputs():
 
 def test_a_batch_of_two_windows_is_of_similar_length_too():
     """Takers of another size than the window was sorted for leave some of it over."""
-    batcher = Batcher(4, 6)
+    batcher = OneSize(4, 6)
     for start in range(0, 48, 24):
         batcher.put(job_of(texts_of([7 * i % 24 for i in range(24)], start)))
     batches = []
@@ -368,7 +383,7 @@ def test_a_batch_of_two_windows_is_of_similar_length_too():
 
 
 async def test_a_batch_that_a_cancelled_taker_was_given_is_the_next():
-    batcher = Batcher(2, 4)
+    batcher = OneSize(2, 4)
     takers = [asyncio.create_task(batcher.take()) for _ in range(3)]
     await asyncio.sleep(0)
     batcher.put(job_of(["a", "bbbb", "c", "dddd"]))

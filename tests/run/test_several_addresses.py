@@ -35,7 +35,7 @@ def test_killed_and_continued_with_another_address(
     third, texts = type(server)(), read_csv(source)["text"].to_pylist()
     try:
         for each in (server, other):
-            each.script = lambda request: each.reply(hold=request.number >= 300)  # noqa: B023
+            each.script = lambda request: server.reply(hold=request.number >= 300)
         job = ("run", source, "--model", "org/m", "--batch-size", 16, "--concurrency", 8)
         addresses = ("--endpoint", server.url, "--endpoint", other.url)
         first = start(*job, "-o", output, *addresses)

@@ -43,9 +43,10 @@ class Limit(NamedTuple):
 class Dialect(ABC):
     """One way to ask. Its name is that of its module.
 
-    `server` is who speaks it. `route` is what stands below the address of the endpoint, empty if
-    the address is used as given. `limits` has what cannot be asked, by setting. `signs` are errors
-    that mean something else than their status says, looked at before those of all servers.
+    `server` names the servers that speak it. `route` is the path below the address of the endpoint,
+    empty if the address is used as given. `limits` has what cannot be asked, by setting. `signs`
+    are errors that mean something else than their status says, looked at before those of all
+    servers.
 
     What is learned of one server: `most_texts` is how many texts a request may carry, None for any
     number, and `permits` how many texts the server works on at once, None if it does not say.

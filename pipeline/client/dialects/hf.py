@@ -57,5 +57,5 @@ class Hf(Dialect):
 
 
 def entry(item: Item) -> Any:
-    """Return a text, or a pair, as it stands in a list."""
+    """Return the JSON value of one input: a text, or a pair."""
     return item if type(item) is str else {"text": item[0], "text_pair": item[1]}
