@@ -130,9 +130,9 @@ def test_one_huge_row_group(server, tmp_path, record_property):
         )  # fmt: skip
         return peak_kb(*command(source, server, tmp_path))
 
-    # At fewer rows the allocators have not come to rest: 366, 382, 411, 419 and 423 MB were seen
-    # at 150,000 rows and at twice as many, and so on.
-    assert ratio(run, record_property, 2 * ROWS) <= MOST_RATIO
+    # At fewer rows the allocators have not come to rest: 218, 238, 267, 288 and 244 MB were seen
+    # at 150,000 rows, 300,000, 600,000, 1,200,000 and 1,800,000.
+    assert ratio(run, record_property, 4 * ROWS) <= MOST_RATIO
 
 
 def test_a_thousand_labels(server, tmp_path, record_property):
