@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.system.clock import Clock
@@ -46,6 +46,9 @@ class AdaptiveLimit:
         self._limit = min(START, self._most)
         self.in_flight = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
+        # Workers that may take a batch, and those that wait until they may.
+        self._let_in: set[asyncio.Task[Any] | None] = set()
+        self._outside: deque[tuple[asyncio.Future[None], asyncio.Task[Any] | None]] = deque()
         self._slow_start = True
         # What a search found; it judges by throughput, so latency is no evidence then.
         self._aim: int | None = None
@@ -74,8 +77,38 @@ class AdaptiveLimit:
         self._aim, self._most = requests, float(requests)
         self._hand_over()
 
+    async def room(self) -> None:
+        """Wait until this worker's next request would find a permit.
+
+        A batch that is taken earlier stands in a queue here, and is of an old size once a search
+        goes on. Nothing is reserved: what is retried may take the permit. `leave` ends it, as
+        `acquire` does.
+        """
+        task = asyncio.current_task()
+        self.leave()  # what it took before may have needed no request
+        if self._has_room() and not self._outside:
+            self._let_in.add(task)
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._outside.append((waiter, task))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Say that this worker sends nothing now."""
+        self._let_in.discard(asyncio.current_task())
+        self._hand_over()
+
+    def _has_room(self) -> bool:
+        waiting = self.in_flight + len(self._waiters) + len(self._let_in)
+        return waiting < int(self._limit)
+
     async def acquire(self) -> None:
         """Wait for a permit; first come, first served."""
+        self._let_in.discard(asyncio.current_task())
         if self.in_flight < int(self._limit) and not self._waiters:
             self.in_flight += 1
             return
@@ -148,4 +181,9 @@ class AdaptiveLimit:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 self.in_flight += 1
+                waiter.set_result(None)
+        while self._outside and self._has_room():
+            waiter, task = self._outside.popleft()
+            if not waiter.done():
+                self._let_in.add(task)
                 waiter.set_result(None)

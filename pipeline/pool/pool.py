@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.events import Observer
     from pipeline.outcomes import Arrived, Item, Provisional
+    from pipeline.pool.batching import Batch
     from pipeline.system.clock import Clock
     from pipeline.system.threads import Stop
 
@@ -171,7 +172,7 @@ class Pool:
             if not first:
                 await server.introduction.made()
             while self._stop.reason is None:
-                batch = await self._batcher.take(server.size)
+                batch = await self._take(server)
                 if batch is None:
                     break
                 if first:
@@ -185,7 +186,7 @@ class Pool:
         with self._ending():
             while self._stop.reason is None:
                 await server.works.wait()
-                batch = await self._batcher.take(server.size)
+                batch = await self._take(server)
                 if batch is None:
                     break
                 if server.works.is_set():
@@ -193,6 +194,19 @@ class Pool:
                 else:
                     self._batcher.give_back(batch)
                 await self._finished(server)
+
+    async def _take(self, server: Server) -> Batch | None:
+        """Wait until the server has room for a request, then for a batch."""
+        limit = server.attempts.limit
+        await limit.room()
+        try:
+            batch = await self._batcher.take(server.size)
+        except asyncio.CancelledError:
+            limit.leave()
+            raise
+        if batch is None:
+            limit.leave()
+        return batch
 
     async def _keep(self, server: Member) -> None:
         try:

@@ -202,6 +202,70 @@ async def test_permits_are_given_first_come_first_served(kit):
     assert order == [0, 1, 2, 3, 4]
 
 
+async def test_a_worker_is_let_in_only_where_its_request_would_find_a_permit(kit):
+    """What takes a batch and then waits holds one of a size that a search has left behind."""
+    limit = AdaptiveLimit(2, kit.LoopClock())
+    limit.aim(2)
+    inside, go = [], asyncio.Event()
+
+    async def work(name):
+        await limit.room()
+        inside.append(name)
+        await go.wait()
+        if name == 1:
+            limit.leave()  # there was nothing to take
+            return
+        await limit.acquire()
+        await asyncio.sleep(0)
+        limit.release()
+
+    tasks = [asyncio.create_task(work(name)) for name in range(5)]
+    await asyncio.sleep(0.1)
+    assert inside == [0, 1]
+    await limit.acquire()  # a retry needs no room
+    limit.release()
+    tasks[2].cancel()
+    limit.aim(3)
+    await asyncio.sleep(0.1)
+    assert inside == [0, 1, 3]
+    go.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert inside == [0, 1, 3, 4]
+    assert limit.in_flight == 0
+    await limit.room()
+
+
+async def test_a_worker_that_sent_nothing_is_let_in_again(kit):
+    """Its batch had been passed on, say; nobody waits for what it left."""
+    limit = AdaptiveLimit(1, kit.LoopClock())
+    turns = []
+
+    async def work(name):
+        for _ in range(3):
+            await limit.room()
+            turns.append(name)
+            await asyncio.sleep(0)
+        limit.leave()
+
+    await asyncio.wait_for(asyncio.gather(work("a"), work("b")), 5)
+    assert sorted(turns) == ["a"] * 3 + ["b"] * 3
+
+
+async def test_no_more_batches_are_held_than_requests_may_be_in_flight(kit):
+    held = []
+
+    def script(_asked):
+        held.append(running.pool._batcher.outstanding)
+        return kit.Said(after_s=0.05)
+
+    async with (
+        kit.serve(script) as server,
+        kit.pool(server, dialect="hf", batch_size="auto", concurrency=32) as running,
+    ):
+        await running.label([f"text {i}" for i in range(4_000)])
+    assert max(held) <= server.peak < 32
+
+
 async def test_latency_alone_never_lowers_below_the_floor(kit):
     """Below it, a busy client inflates what it measures: no evidence against the server."""
     kit.without_debug()
