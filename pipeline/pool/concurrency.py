@@ -80,9 +80,9 @@ class AdaptiveLimit:
     async def room(self) -> None:
         """Wait until this worker's next request would find a permit.
 
-        A batch that is taken earlier stands in a queue here, and is of an old size once a search
-        goes on. Nothing is reserved: what is retried may take the permit. `leave` ends it, as
-        `acquire` does.
+        A batch that is taken before that only waits in a queue, and keeps its size even if a search
+        changes the batch size meanwhile. No permit is reserved: a retry may take it. The worker's
+        place ends with `acquire` or `leave`.
         """
         task = asyncio.current_task()
         self.leave()  # what it took before may have needed no request
