@@ -31,7 +31,10 @@ FIRST_TEXTS, FIRST_REQUESTS = 32, 4
 # How many times as much a step must do to be kept: noise does a few per cent. Smaller batches cost
 # more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
 # Texts that are padded together have scores that differ in their last digits.
-GAINS = {"together": 1.10, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
+GAINS = {"together": 1.15, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
+# Twice the texts that do so many times as much: the cost is that of a request, so four times the
+# texts are tried next.
+NEARLY_TWICE = 1.8
 # So few requests at once leave no gap between an answer and the next request.
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
@@ -86,10 +89,10 @@ class Bounds:
         """Allow no batch of so many texts for a while."""
         self._refused, self._refused_until = min(self._refused, texts), until
 
-    def larger(self, texts: int, now: float) -> int:
-        """Return twice as many texts, or how many there may be."""
-        twice = min(2 * texts, self.texts)
-        return texts if twice >= self._refused and now < self._refused_until else twice
+    def larger(self, texts: int, times: int, now: float) -> int:
+        """Return so many times as many texts, or how many there may be."""
+        more = min(times * texts, self.texts)
+        return texts if more >= self._refused and now < self._refused_until else more
 
     def requests(self, texts: int) -> int:
         """Return how many requests of so many texts may be in flight."""
@@ -131,6 +134,7 @@ class Search:
         self._measured: Measured | None = None  # what the best does
         self._course = _course(fixed=fixed)
         self._step: str | None = None  # what is tried
+        self._times = 2  # how many times as many texts a larger batch has
         self._slope = Slope()
         self._window = Window(clock.now())
         self._changes, self._again_s = 0, AGAIN_S
@@ -228,6 +232,7 @@ class Search:
         else:
             if helped := gain >= GAINS[self._step]:
                 self.best, self._measured = self.now, found
+                self._times = 4 if self._step == "larger" and gain > NEARLY_TWICE else 2
             self._go_on(helped=helped)
 
     def _gain(self, before: Measured, found: Measured) -> float:
@@ -249,12 +254,16 @@ class Search:
             self._window.begin(self._clock.now())
 
     def _search(self) -> None:
-        self._changes = 0
+        self._changes, self._times = 0, 2
         self._course = _course(fixed=self.fixed)
         self._go_on(helped=None)
 
     def _go_on(self, *, helped: bool | None) -> None:
         """Take the next step of the search, or settle; `helped` is None for the first one."""
+        if helped is False and self._step == "larger" and self._times > 2:
+            self._times = 2  # what lies between
+            self._try("larger")
+            return
         try:
             self._try(self._course.send(helped))
         except StopIteration:
@@ -269,7 +278,7 @@ class Search:
             case "together":
                 together = self._bounds.together and texts > 1
             case "larger":
-                texts = self._bounds.larger(texts, self._clock.now())
+                texts = self._bounds.larger(texts, self._times, self._clock.now())
                 requests = min(requests, self._bounds.requests(texts))
             case "more":
                 requests = min(2 * requests, self._bounds.requests(texts))
@@ -277,7 +286,8 @@ class Search:
                 texts = max(texts // 2, 1)
             case _:
                 requests = max(requests // 2, min(FEWEST_REQUESTS, requests))
-        slow = step in ("larger", "more") and 2 * self._window.request_s > self._longest_s
+        times = {"larger": self._times, "more": 2}.get(step, 0)
+        slow = times * self._window.request_s > self._longest_s
         if slow or self.best == (texts, requests, together):
             self._go_on(helped=False)
         else:

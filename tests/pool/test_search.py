@@ -79,7 +79,7 @@ def test_a_server_that_cannot_be_told_is_not_told_again():
         (Padded, 0.90, 0.95, 0.90),
         (Dynamic, 0.95, 0.99, 0.95),
         (Knee, 0.99, 0.99, 0.94),
-        (Serverless, 0.99, 0.99, 0.86),
+        (Serverless, 0.99, 0.99, 0.89),
     ],
 )
 @pytest.mark.parametrize("order", ["balanced", "shuffled"])
@@ -160,6 +160,29 @@ def test_a_size_that_is_refused_is_not_tried_again_soon():
     loop.server.refusal = lambda request, _now: "size" if request.texts > 16 else None
     loop.run(110)
     assert loop.setting.texts <= 16
+
+
+def test_where_a_request_costs_the_same_whatever_it_holds_sizes_grow_faster():
+    """Twice the texts do twice as much, so four times as many are tried next."""
+    loop = Loop(Serverless()).run(30)
+    sizes = [setting.texts for _, setting in loop.history]
+    assert list(dict.fromkeys(sizes)) == [32, 64, 256, 512]
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_size_between_is_tried_if_four_times_as_many_texts_are_too_many(refused):
+    class Small(Padded):
+        """Takes as long for 128 texts as for one, and has no memory for more, or works it off."""
+
+        def cost_s(self, batch):
+            return 0.1 * (1 if batch[0].texts <= 128 else batch[0].texts / 64)
+
+        def refusal(self, request, now):
+            return "size" if refused and request.texts > 128 else None
+
+    loop = Loop(Small()).run(60)
+    assert [setting.texts for _, setting in loop.history][:4] == [32, 64, 256, 128]
+    assert loop.setting.texts == 128
 
 
 def test_a_429_takes_back_the_step_that_led_to_it():
