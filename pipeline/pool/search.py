@@ -32,9 +32,9 @@ FIRST_TEXTS, FIRST_REQUESTS = 32, 4
 # more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
 # Texts that are padded together have scores that differ in their last digits.
 GAINS = {"together": 1.15, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
-# Twice the texts that do so many times as much: the cost is that of a request, so four times the
-# texts are tried next.
-NEARLY_TWICE = 1.8
+# A larger batch has twice the texts. Where these do nearly twice as much, the cost is that of a
+# request, and the next step is to four times the texts.
+STEP, LARGE_STEP, NEARLY_TWICE = 2, 4, 1.8
 # So few requests at once leave no gap between an answer and the next request.
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
@@ -134,7 +134,7 @@ class Search:
         self._measured: Measured | None = None  # what the best does
         self._course = _course(fixed=fixed)
         self._step: str | None = None  # what is tried
-        self._times = 2  # how many times as many texts a larger batch has
+        self._times = STEP  # how many times as many texts a larger batch has
         self._slope = Slope()
         self._window = Window(clock.now())
         self._changes, self._again_s = 0, AGAIN_S
@@ -232,7 +232,8 @@ class Search:
         else:
             if helped := gain >= GAINS[self._step]:
                 self.best, self._measured = self.now, found
-                self._times = 4 if self._step == "larger" and gain > NEARLY_TWICE else 2
+                large = self._step == "larger" and gain > NEARLY_TWICE
+                self._times = LARGE_STEP if large else STEP
             self._go_on(helped=helped)
 
     def _gain(self, before: Measured, found: Measured) -> float:
@@ -254,14 +255,14 @@ class Search:
             self._window.begin(self._clock.now())
 
     def _search(self) -> None:
-        self._changes, self._times = 0, 2
+        self._changes, self._times = 0, STEP
         self._course = _course(fixed=self.fixed)
         self._go_on(helped=None)
 
     def _go_on(self, *, helped: bool | None) -> None:
         """Take the next step of the search, or settle; `helped` is None for the first one."""
-        if helped is False and self._step == "larger" and self._times > 2:
-            self._times = 2  # what lies between
+        if helped is False and self._step == "larger" and self._times > STEP:
+            self._times = STEP  # what lies between
             self._try("larger")
             return
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # The most that one row may take in the file, decompressed: it is held whole, several times over.
 ROW_BYTES = 16 << 20
 READ_BYTES = 256 << 10
+START_BYTES = 6
 
 # What files hold that are no text, by their first bytes.
 _MAGIC = (
@@ -77,9 +78,12 @@ def open_bytes(source: SourceFile, stack: ExitStack, digest: Any = None) -> Tap:
 
 
 def start_of(source: SourceFile) -> bytes:
-    """Return the first bytes. Raises InputError if they are of a file of another kind."""
+    """Return the first bytes, START_BYTES or the whole file.
+
+    Raises InputError if they are of a file of another kind.
+    """
     with ExitStack() as stack:
-        start = io.BufferedReader(open_bytes(source, stack)).read(6)
+        start = io.BufferedReader(open_bytes(source, stack)).read(START_BYTES)
     for magic, kind, fix in _MAGIC:
         if start.startswith(magic):
             raise InputError(f"{source} is {kind}, not CSV.", fix)

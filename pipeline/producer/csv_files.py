@@ -40,7 +40,15 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
-from pipeline.producer.csv_bytes import READ_BYTES, ROW_BYTES, RowTooLong, Tap, open_bytes, start_of
+from pipeline.producer.csv_bytes import (
+    READ_BYTES,
+    ROW_BYTES,
+    START_BYTES,
+    RowTooLong,
+    Tap,
+    open_bytes,
+    start_of,
+)
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.input_table import InputFile
 from pipeline.system.arrays import strings
@@ -328,6 +336,9 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
         start = start_of(source)
         if encoding == "auto":
             encoding = next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
+        if len(start) < START_BYTES:
+            # The whole file: read piecemeal, a torn byte order mark would pass for nothing.
+            start.decode(encoding)
         with ExitStack() as stack:
             tap = open_bytes(source, stack, digest)
             buffered = io.BufferedReader(tap, READ_BYTES)

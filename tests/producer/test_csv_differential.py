@@ -324,6 +324,15 @@ def test_small_files_that_bite(folder, text, encoding, block_rows):
     check(folder, Case([data], ".csv", encoding, ",", [], 1, block_rows, 1, 1, 1, [0, 1, 2]))
 
 
+@pytest.mark.parametrize("torn", [b"\xef", b"\xef\xbb"])
+@pytest.mark.parametrize("encoding", ["auto", "utf-8", "utf-8-sig"])
+def test_a_torn_byte_order_mark_is_no_empty_file(folder, torn, encoding):
+    """Python's incremental decoder of utf-8-sig passes over it."""
+    whole = b"\xef\xbb\xbfc0\n"
+    for files in ([torn], [whole, torn]):
+        check(folder, Case(files, ".csv", encoding, ",", [], 1, 1, 1, 1, 1, [0]))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @settings(max_examples=4_000, deadline=None, suppress_health_check=list(HealthCheck))
