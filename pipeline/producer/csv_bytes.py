@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import math
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 # The most that one row may take in the file, decompressed: it is held whole, several times over.
 ROW_BYTES = 16 << 20
 READ_BYTES = 256 << 10
-START_BYTES = 6
+_START_BYTES = 6
 
 # What files hold that are no text, by their first bytes.
 _MAGIC = (
@@ -29,6 +30,14 @@ _MAGIC = (
     (b"BZh", "compressed by bzip2", "Decompress it."),
     (b"\xfd7zXZ", "compressed by xz", "Decompress it."),
     (b"PAR1", "Parquet", "Name it .parquet."),
+)
+
+_BOMS = (
+    # UTF-32's little-endian mark begins with UTF-16's.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
 
@@ -77,14 +86,20 @@ def open_bytes(source: SourceFile, stack: ExitStack, digest: Any = None) -> Tap:
     return raw
 
 
-def start_of(source: SourceFile) -> bytes:
-    """Return the first bytes, START_BYTES or the whole file.
+def encoding_of(source: SourceFile, stated: str) -> str:
+    """Return the encoding, which `auto` takes from the byte order mark.
 
-    Raises InputError if they are of a file of another kind.
+    Raises InputError if the first bytes are of a file of another kind, UnicodeError if they are
+    half of a mark.
     """
     with ExitStack() as stack:
-        start = io.BufferedReader(open_bytes(source, stack)).read(START_BYTES)
+        start = io.BufferedReader(open_bytes(source, stack)).read(_START_BYTES)
     for magic, kind, fix in _MAGIC:
         if start.startswith(magic):
             raise InputError(f"{source} is {kind}, not CSV.", fix)
-    return start
+    if stated == "auto":
+        return next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
+    if len(start) < _START_BYTES:
+        # The whole file: read piecemeal, a torn mark would pass for nothing as utf-8-sig.
+        start.decode(stated)
+    return stated

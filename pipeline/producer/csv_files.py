@@ -43,11 +43,10 @@ from pipeline.producer import files
 from pipeline.producer.csv_bytes import (
     READ_BYTES,
     ROW_BYTES,
-    START_BYTES,
     RowTooLong,
     Tap,
+    encoding_of,
     open_bytes,
-    start_of,
 )
 from pipeline.producer.csv_types import ColumnTypes, to_batch
 from pipeline.producer.input_table import InputFile
@@ -76,14 +75,6 @@ _UNNAMED = "Unnamed: 0"
 # Puts a character that no text has in the place of bytes that do not decode.
 _MARK, _MARKING = "\udcff", "pipeline.producer.csv_files"
 codecs.register_error(_MARKING, lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
-
-_BOMS = (
-    # UTF-32's little-endian mark begins with UTF-16's.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 def check_format(csv_format: CsvFormat) -> None:
@@ -333,12 +324,7 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
     """Open a file for reading cells; what goes wrong underneath becomes an InputError."""
     encoding = csv_format.encoding
     try:
-        start = start_of(source)
-        if encoding == "auto":
-            encoding = next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
-        if len(start) < START_BYTES:
-            # The whole file: read piecemeal, a torn byte order mark would pass for nothing.
-            start.decode(encoding)
+        encoding = encoding_of(source, encoding)
         with ExitStack() as stack:
             tap = open_bytes(source, stack, digest)
             buffered = io.BufferedReader(tap, READ_BYTES)
