@@ -79,6 +79,10 @@ class Server:
             self.size.aim(setting.texts, steady.texts)
             self.attempts.limit.aim(setting.requests)
         self._together.aim(setting, steady)
+        search = self.attempts.search
+        if search is not None and search.fixed and search.settled:
+            # What was open is found out: hearing of every request would be work for nothing.
+            self.attempts.search = None
 
     def _emit(self, event: Event) -> None:
         self._tally.emit(event)

@@ -201,6 +201,15 @@ async def test_a_padded_batch_for_which_memory_lacks_makes_them_smaller(kit):
         assert server.statuses.count(400) <= 8
 
 
+@pytest.mark.parametrize(("settings", "goes_on"), [(AUTO, True), (FIXED, False)])
+async def test_measuring_costs_nothing_once_nothing_is_left_to_find_out(kit, settings, goes_on):
+    kit.without_debug()
+    async with kit.serve(Toolkit(kit)) as server, kit.pool(server, **settings) as running:
+        await running.label(kit.texts(6000))
+        (asking,) = running.pool._servers
+        assert (asking.attempts.search is not None) == goes_on
+
+
 async def test_the_vertex_mode_is_told_too(kit):
     kit.without_debug()
     items = kit.texts(6000)
