@@ -45,6 +45,8 @@ class AdaptiveLimit:
         self._clock = clock
         self._limit = min(START, self._most)
         self.in_flight = 0
+        # How many of these were in flight when the limit was used to the full.
+        self._full = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         # Workers that may take a batch, and those that wait until they may.
         self._let_in: set[asyncio.Task[Any] | None] = set()
@@ -85,12 +87,10 @@ class AdaptiveLimit:
         place ends with `acquire` or `leave`.
         """
         task = asyncio.current_task()
-        self.leave()  # what it took before may have needed no request
-        if self._has_room() and not self._outside:
-            self._let_in.add(task)
-            return
+        self._let_in.discard(task)  # what it took before may have needed no request
         waiter = asyncio.get_running_loop().create_future()
         self._outside.append((waiter, task))
+        self._hand_over()
         try:
             await waiter
         except asyncio.CancelledError:
@@ -110,7 +110,7 @@ class AdaptiveLimit:
         """Wait for a permit; first come, first served."""
         self._let_in.discard(asyncio.current_task())
         if self.in_flight < int(self._limit) and not self._waiters:
-            self.in_flight += 1
+            self._admit()
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -124,11 +124,18 @@ class AdaptiveLimit:
     def release(self) -> None:
         """Return the permit."""
         self.in_flight -= 1
+        self._full = max(0, self._full - 1)
         self._hand_over()
+
+    def _admit(self) -> None:
+        self.in_flight += 1
+        if self.in_flight >= int(self._limit):
+            self._full = self.in_flight
 
     def succeeded(self, seconds: float) -> None:
         """Learn from a good answer that took so long."""
-        used_up = self.in_flight >= int(self._limit) and not self._queueing
+        # Answers that come together all count, though the first leaves the limit not full.
+        used_up = self._full > 0 and not self._queueing
         self._round_trip_s = 0.9 * (self._round_trip_s or seconds) + 0.1 * seconds
         if self._aim is None:
             self._judge_latency(seconds)
@@ -180,7 +187,7 @@ class AdaptiveLimit:
         while self._waiters and self.in_flight < int(self._limit):
             waiter = self._waiters.popleft()
             if not waiter.done():
-                self.in_flight += 1
+                self._admit()
                 waiter.set_result(None)
         while self._outside and self._has_room():
             waiter, task = self._outside.popleft()

@@ -32,9 +32,9 @@ FIRST_TEXTS, FIRST_REQUESTS = 32, 4
 # more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
 # Texts that are padded together have scores that differ in their last digits.
 GAINS = {"together": 1.15, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
-# A larger batch has twice the texts. Where these do nearly twice as much, the cost is that of a
-# request, and the next step is to four times the texts.
-STEP, LARGE_STEP, NEARLY_TWICE = 2, 4, 1.8
+# A larger batch has twice the texts. Where these do nearly twice as much (by this share), the cost
+# is that of a request, and the next step is to four times the texts.
+STEP, LARGE_STEP, NEARLY = 2, 4, 0.9
 # So few requests at once leave no gap between an answer and the next request.
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
@@ -231,9 +231,10 @@ class Search:
             self._window.times = CLOSER
         else:
             if helped := gain >= GAINS[self._step]:
-                self.best, self._measured = self.now, found
-                large = self._step == "larger" and gain > NEARLY_TWICE
+                nearly_all = NEARLY * self.now.texts / self.best.texts
+                large = self._step == "larger" and gain > nearly_all
                 self._times = LARGE_STEP if large else STEP
+                self.best, self._measured = self.now, found
             self._go_on(helped=helped)
 
     def _gain(self, before: Measured, found: Measured) -> float:
@@ -262,9 +263,10 @@ class Search:
     def _go_on(self, *, helped: bool | None) -> None:
         """Take the next step of the search, or settle; `helped` is None for the first one."""
         if helped is False and self._step == "larger" and self._times > STEP:
-            self._times = STEP  # what lies between
-            self._try("larger")
-            return
+            self._times = STEP
+            if self._bounds.larger(self.best.texts, STEP, self._clock.now()) < self.now.texts:
+                self._try("larger")  # what lies between
+                return
         try:
             self._try(self._course.send(helped))
         except StopIteration:

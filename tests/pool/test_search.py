@@ -169,6 +169,17 @@ def test_where_a_request_costs_the_same_whatever_it_holds_sizes_grow_faster():
     assert list(dict.fromkeys(sizes)) == [32, 64, 256, 512]
 
 
+def test_a_step_that_the_most_cuts_short_is_tried_once():
+    """Four times and twice as many are the same then."""
+
+    class Small(Padded):
+        def cost_s(self, batch):
+            return 0.1 * (1 if batch[0].texts <= 64 else batch[0].texts / 32)
+
+    loop = Loop(Small(), most=Setting(128, 4)).run(60)
+    assert [setting.texts for _, setting in loop.history].count(128) == 1
+
+
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_size_between_is_tried_if_four_times_as_many_texts_are_too_many(refused):
     class Small(Padded):

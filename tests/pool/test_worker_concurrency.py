@@ -251,6 +251,36 @@ async def test_a_worker_that_sent_nothing_is_let_in_again(kit):
     assert sorted(turns) == ["a"] * 3 + ["b"] * 3
 
 
+async def test_answers_that_come_together_raise_the_limit_as_answers_one_by_one_do(kit):
+    """By a quarter a round trip, though the first of them leaves the limit not used to the full."""
+    clock = kit.LoopClock()
+    limit = AdaptiveLimit(32, clock)
+    answered: list[asyncio.Future[None]] = []
+
+    async def work():
+        while True:
+            await limit.room()
+            await limit.acquire()
+            answered.append(asyncio.get_running_loop().create_future())
+            await answered[-1]
+            limit.succeeded(0.1)
+            limit.release()
+
+    workers = [asyncio.create_task(work()) for _ in range(32)]
+    limits = []
+    for _ in range(12):
+        await asyncio.sleep(0.1)
+        limits.append(limit.limit)
+        together, answered[:] = answered[:], []
+        for each in together:
+            each.set_result(None)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    assert limits[:5] == [4, 5, 6, 7, 9]
+    assert limits[-1] == 32
+
+
 async def test_no_more_batches_are_held_than_requests_may_be_in_flight(kit):
     held = []
 
