@@ -54,7 +54,11 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
     input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
-        described("files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst", "paths")
+        described(
+            "files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst; local, or at an "
+            "address with s3://, gs://, abfs://, hf:// or https://",
+            "paths or addresses",
+        )
     )
     output: Path = described("a .parquet file, or a directory for a dataset of parts", PATH)
     text: Name = described("column to classify", COLUMN, "text")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.producer import folders
+from pipeline.producer import folders, remote_files
 from pipeline.producer.input_table import Signature
+from pipeline.system import remote
 from pipeline.system.paths import expanded
 from pipeline.system.threads import stop_point
 from pipeline.wording import alike, is_uri, short
@@ -39,21 +40,27 @@ _SAME_COLUMNS = "All files of one input must have the same columns in the same o
 class SourceFile:
     """The bytes of one input file, which readers get from here alone; as a string, its path.
 
-    `keys` are the columns that its folders give, and their values.
+    `path` may be an address. `keys` are the columns that its folders give, and their values.
+    `settled` is what is known of it: an object that is another one by now cannot be opened.
     """
 
     path: str
     keys: Keys = ()
+    settled: Signature | None = None
 
     def __str__(self) -> str:
         return self.path
 
     def open(self) -> pa.NativeFile:
         """Open the file for reading. Raises OSError."""
+        if remote.is_address(self.path):
+            return remote_files.open_object(self.path, self.settled)
         return pa.OSFile(self.path)
 
     def sha256(self) -> str:
-        """Return the checksum of all bytes. Raises OSError."""
+        """Return the checksum of all bytes, or the ETag of an object. Raises OSError."""
+        if remote.is_address(self.path) and (etag := self.signature().etag):
+            return f"etag {etag}"
         digest = hashlib.sha256()
         with self.open() as file:
             while piece := file.read(_READ_BYTES):
@@ -62,10 +69,12 @@ class SourceFile:
         return digest.hexdigest()
 
     def signature(self) -> Signature:
-        """Return what `stat` says of a regular file.
+        """Return what `stat` says of a regular file, or a storage of an object.
 
         Raises InputError if the file is missing, out of reach, or not a regular file.
         """
+        if remote.is_address(self.path):
+            return remote_files.signature(self.path)
         try:
             status = Path(self.path).stat()
         except OSError as error:
@@ -85,6 +94,11 @@ class SourceFile:
             same = False
         if not same:
             raise changed(self)
+
+    def check_between(self, known: Signature) -> None:
+        """Check between two batches, unless each read checks by itself, as those of an object."""
+        if not remote.is_address(self.path):
+            self.check_unchanged(known)
 
     @contextmanager
     def unchanged(self, known: Signature) -> Iterator[None]:
@@ -118,7 +132,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
     named_by: dict[str, str] = {}
     for name in inputs:
         for path in _expand(name, output):
-            real = str(Path(path).resolve())
+            real = path if remote.is_address(path) else str(Path(path).resolve())
             if real in named_by:
                 raise InputError(
                     f"{path} is in the input twice, through {named_by[real]!r} and {name!r}.",
@@ -163,6 +177,11 @@ def is_csv(path: str) -> bool:
     return path.lower().endswith(CSV_SUFFIXES)
 
 
+def is_table_name(name: str) -> bool:
+    """Return True if the name is that of a table that can be read; case does not matter."""
+    return name.lower().endswith(SUFFIXES)
+
+
 def changed(source: SourceFile) -> InputError:
     """Return the error for a file that is written to while it is read."""
     return InputError(
@@ -175,12 +194,18 @@ def unreadable(path: str, error: Exception) -> InputError:
     """Return the error for a file that the operating system does not hand out."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path} does not exist{_nearest(path)}.", "Check the path.")
+    if isinstance(error, PermissionError) and remote.is_address(path):
+        return InputError(
+            f"{path} cannot be read: permission denied.",
+            "Give the credentials in the environment, as docs/how-to/object-storage.md says.",
+        )
     if isinstance(error, PermissionError):
         return InputError(
             f"{path} cannot be read: permission denied.", "Give this user the right to read it."
         )
     reason = getattr(error, "strerror", None) or error
-    return InputError(f"{path} cannot be read: {reason}.", "Check the file and its disk.")
+    where = "address and the connection" if remote.is_address(path) else "file and its disk"
+    return InputError(f"{path} cannot be read: {reason}.", f"Check the {where}.")
 
 
 def check_same_columns(
@@ -210,13 +235,17 @@ def check_same_columns(
 
 
 def _expand(name: str, output: Path | None) -> list[str]:
+    if remote.is_address(name):
+        return remote_files.expand(name)
     path = expanded(name)
     try:
         path.stat()
     except FileNotFoundError as error:
         if is_uri(name):
             raise InputError(
-                f"{name} is an address, and the input is local files.", "Copy it to a file first."
+                f"{name} is an address of a kind that cannot be read. Readable are "
+                f"{', '.join(f'{each}://' for each in remote.SCHEMES)}.",
+                "Copy it to a file first.",
             ) from error
         # A file whose own name holds brackets is found above, so only what is missing is a glob.
         if not glob.has_magic(name):
@@ -234,12 +263,22 @@ def _expand(name: str, output: Path | None) -> list[str]:
         # An output that is named as the input is labelled in place.
         named = output is not None and path.resolve() == output.resolve()
         return _tables_in(name, [path], None if named else output)
-    if not str(path).lower().endswith(SUFFIXES):
-        raise InputError(
-            f"{path} is of a kind that cannot be read. Readable are {_READABLE}.",
-            "Convert the file, or rename it if it is one of these.",
-        )
+    if not is_table_name(str(path)):
+        raise unknown_kind(path)
     return [str(path)]
+
+
+def unknown_kind(path: object) -> InputError:
+    """Return the error for a file whose name is not that of a table."""
+    return InputError(
+        f"{path} is of a kind that cannot be read. Readable are {_READABLE}.",
+        "Convert the file, or rename it if it is one of these.",
+    )
+
+
+def no_table(name: str) -> InputError:
+    """Return the error for a directory or a glob that holds no table."""
+    return InputError(f"{name} holds no table.", f"Readable are files that end in {_READABLE}.")
 
 
 def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[str]:
@@ -261,7 +300,7 @@ def _tables_in(name: str, paths: Iterable[Path], output: Path | None) -> list[st
         if kept[folder] and (written is None or not path.resolve().is_relative_to(written)):
             tables.append(path)
     if not tables:
-        raise InputError(f"{name} holds no table.", f"Readable are files that end in {_READABLE}.")
+        raise no_table(name)
     folders.check_format({path.parent for path in tables})
     return list(map(str, tables))
 
@@ -281,7 +320,7 @@ def _is_passed_over(folder: Path, root: Path, named: set[str]) -> bool:
 
 
 def _is_table(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith((".", "_"))
+    return is_table_name(path.name) and not path.name.startswith((".", "_"))
 
 
 def _nearest(path: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -98,12 +99,24 @@ def check_format(folders: set[Path]) -> None:
     for folder in sorted({above for each in folders for above in (each, *each.resolve().parents)}):
         for marks, format_name, reader in _FORMATS:
             if any(folder.glob(marks)):
-                raise InputError(
-                    f"{folder} is a table of {format_name}, whose files also hold rows that it no "
-                    "longer has.",
-                    f"Read it by its own reader, such as {reader}, and label what that gives: "
-                    "write it to a Parquet file, or pass it to pipeline.classify.",
-                )
+                raise _of_format(folder, format_name, reader)
+
+
+def check_marks(tables: Sequence[str], paths: Sequence[str]) -> None:
+    """Do the same for tables in folders of which only the paths of all files are known."""
+    for marks, format_name, reader in _FORMATS:
+        inside = re.compile(rf"(.*/){translate(marks)[:-2]}(/|$)")
+        for folder in {found[1] for found in map(inside.match, paths) if found}:
+            if any(table.startswith(folder) for table in tables):
+                raise _of_format(folder, format_name, reader)
+
+
+def _of_format(folder: object, format_name: str, reader: str) -> InputError:
+    return InputError(
+        f"{folder} is a table of {format_name}, whose files also hold rows that it no longer has.",
+        f"Read it by its own reader, such as {reader}, and label what that gives: write it to a "
+        "Parquet file, or pass it to pipeline.classify.",
+    )
 
 
 def walk(directory: Path, refuse: Callable[[OSError], None]) -> Iterator[Path]:

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 class Signature(NamedTuple):
-    """What the file system says of a file; any write to the file changes at least one of these."""
+    """What the storage says of a file; any write to the file changes at least one of these.
+
+    An object at an address has an ETag (or none, if its server sends none) in place of the last
+    two.
+    """
 
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
     inode: int
+    etag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class InputFile:
     """One input file as it was when the input was settled.
 
     `rows` is what the whole file holds, also if a limit takes fewer. `sha256` is of the raw
-    bytes, before decompression. Times are nanoseconds since the epoch. `keys` are the columns that
-    its folders give, which come after its own.
+    bytes, before decompression; of an object at an address it may be its ETag. Times are
+    nanoseconds since the epoch. `keys` are the columns that its folders give, which come after its
+    own.
     """
 
     path: str
@@ -41,6 +47,7 @@ class InputFile:
     ctime_ns: int
     inode: int
     keys: Keys = ()
+    etag: str | None = None
 
     def __post_init__(self) -> None:
         # JSON knows lists only.
@@ -49,7 +56,7 @@ class InputFile:
     @property
     def signature(self) -> Signature:
         """The part that `stat` can confirm without reading the file."""
-        return Signature(self.size_bytes, self.mtime_ns, self.ctime_ns, self.inode)
+        return Signature(self.size_bytes, self.mtime_ns, self.ctime_ns, self.inode, self.etag)
 
 
 @dataclass(frozen=True)

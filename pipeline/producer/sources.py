@@ -245,7 +245,7 @@ class FileSource(Source):
 
     def _whole_batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.input.files:
-            source = SourceFile(file.path)
+            source = SourceFile(file.path, settled=file.signature)
             source.check_unchanged(file.signature)
             if start_row >= file.rows:
                 start_row -= file.rows
@@ -254,7 +254,7 @@ class FileSource(Source):
             with source.unchanged(file.signature):
                 for batch in self._read(source, file.keys, start_row):
                     rows += batch.num_rows
-                    source.check_unchanged(file.signature)
+                    source.check_between(file.signature)
                     if rows > file.rows:
                         break
                     yield batch

@@ -11,6 +11,7 @@ What the reader changes in a command, so that it runs here, is done by these rul
 - Blocks with `my-model` wait for the tests that have transformers, where a tiny saved model
   takes the place of the one that would be downloaded.
 - A line for cron has a home with a checkout.
+- `s3://my-bucket` is a bucket of a server on this machine, with the sample in it.
 - Lines in NEVER are left out.
 """
 
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -38,6 +41,7 @@ from aiohttp import web
 from pipeline.config import RunConfig
 from pipeline.endpoint import protocol
 from pipeline.endpoint.models import load_model
+from tests.storage import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
@@ -366,6 +370,22 @@ def reader(tmp_path):
     yield start
     for each in started:
         each.close()
+
+
+@pytest.fixture
+def my_bucket(monkeypatch):
+    """A bucket with the reader's tables, and its credentials in the environment."""
+    server = S3Server()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    bucket = server.bucket("my-bucket")
+    reviews = pq.read_table(ROOT / "data" / "sample" / "reviews.parquet")
+    content = pa.BufferOutputStream()
+    pq.write_table(reviews.filter(pc.is_valid(reviews["review"])), content)
+    for month in ("01", "02"):
+        bucket.put(f"reviews/month={month}/part-0.parquet", content.getvalue().to_pybytes())
+    yield
+    server.close()
 
 
 @pytest.fixture

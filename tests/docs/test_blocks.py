@@ -24,10 +24,12 @@ DOCUMENTS = sorted(
 @pytest.mark.parametrize(
     "document", DOCUMENTS, ids=[path.removeprefix(f"{ROOT}/") for path in DOCUMENTS]
 )
-def test_a_reader_can_follow(document, reader, blocks):
+def test_a_reader_can_follow(document, reader, blocks, request):
     """Block after block, in one directory, as it is pasted."""
     if blocks(Path(document)):
         name = document.removeprefix(f"{ROOT}/")
+        if "s3://my-bucket" in Path(document).read_text(encoding="utf-8"):
+            request.getfixturevalue("my_bucket")
         reader(SPEAKS.get(name, "hf")).follow(Path(document))
 
 

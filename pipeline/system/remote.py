@@ -1,0 +1,234 @@
+"""Objects at an address.
+
+`s3://`, `gs://`, `abfs://` and `https://` are read by obstore, `hf://` by the Hub's own library. No
+other module knows obstore, which is not at its first stable version. What they raise becomes an
+OSError, as a file system would raise it. Credentials are what they find: in the environment, in the
+role of the machine, in a login; none is a setting.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+from pipeline.errors import SettingsError
+from pipeline.wording import with_extra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SCHEMES = ("s3", "gs", "abfs", "abfss", "https", "http", "hf")
+_HUB = "hf://"
+_FORBIDDEN = (401, 403)
+# What one request reads at least: a request takes tens of milliseconds, whatever it reads.
+READ_BYTES = 1 << 20
+
+
+class Facts(NamedTuple):
+    """What a storage says of an object; without an ETag only its time tells a change."""
+
+    size_bytes: int
+    modified: datetime
+    etag: str | None
+
+
+class ChangedError(OSError):
+    """The object is no longer the one that was opened."""
+
+
+def is_address(name: str) -> bool:
+    """Return True for an address that can be read, if it is right."""
+    return name.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def parts_of(address: str) -> tuple[str, str]:
+    """Return the address of the bucket or host, and the key in it.
+
+    The address of a web server is quoted; a key of a storage is what it is.
+    """
+    scheme, _, rest = address.partition("://")
+    place, _, key = rest.partition("/")
+    return f"{scheme}://{place}", unquote(key) if scheme.startswith("http") else key
+
+
+def facts(address: str) -> Facts:
+    """Ask what an object is. Raises OSError."""
+    if address.startswith(_HUB):
+        return _facts_on_hub(address)
+    place, key = parts_of(address)
+    with _as_os_error(address):
+        found = _store(place).head(key)
+    return Facts(found["size"], found["last_modified"], found["e_tag"])
+
+
+def listed(address: str) -> list[str]:
+    """Return the addresses of all objects below a prefix, in order. Raises OSError."""
+    if address.startswith(_HUB):
+        with _of_hub(address):
+            return [f"{_HUB}{path}" for path in sorted(_hub().find(address, refresh=True))]
+    place, prefix = parts_of(address)
+    with _as_os_error(address):
+        found = [each["path"] for batch in _store(place).list(prefix or None) for each in batch]
+    return [f"{place}/{key}" for key in sorted(found)]
+
+
+def open_object(address: str) -> RemoteFile:
+    """Open an object for reading. Raises OSError."""
+    if address.startswith(_HUB):
+        return _open_on_hub(address)
+    found = facts(address)
+    place, key = parts_of(address)
+    options = {} if found.etag is None else {"if_match": found.etag}
+
+    def read(start: int, end: int) -> Any:
+        with _as_os_error(address):
+            got = _store(place).get(key, options={**options, "range": (start, end)})
+            if got.meta["e_tag"] != found.etag:  # many web servers ignore the condition
+                raise ChangedError(f"{address} changed while it was being read")
+            return got.bytes()
+
+    return RemoteFile(found, read)
+
+
+class RemoteFile(io.RawIOBase):
+    """An object, read in ranges; all of them are of the object that was opened.
+
+    `read` reads one, from one byte to before another; it raises OSError, and ChangedError if the
+    object is another one by now.
+    """
+
+    def __init__(self, facts: Facts, read: Callable[[int, int], Any]) -> None:
+        super().__init__()
+        self.facts = facts
+        self._read = read
+        self._at = self._held_at = 0
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:  # noqa: D102 - of RawIOBase
+        return True
+
+    def seekable(self) -> bool:  # noqa: D102 - of RawIOBase
+        return True
+
+    def tell(self) -> int:  # noqa: D102 - of RawIOBase
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102 - of RawIOBase
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.facts.size_bytes}
+        self._at = base[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:  # noqa: D102 - of RawIOBase
+        wanted = min(len(buffer), self.facts.size_bytes - self._at)
+        if wanted <= 0:
+            return 0
+        if not self._held_at <= self._at <= self._at + wanted <= self._held_at + len(self._held):
+            self._fetch(max(wanted, READ_BYTES))
+        start = self._at - self._held_at
+        piece = self._held[start : start + wanted]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def _fetch(self, length: int) -> None:
+        end = min(self._at + length, self.facts.size_bytes)
+        self._held, self._held_at = memoryview(self._read(self._at, end)), self._at
+
+
+@lru_cache(64)
+def _store(place: str) -> Any:
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise SettingsError(
+            f"Reading {place} needs obstore, which is not installed. {with_extra('cloud')}"
+        ) from error
+    options: dict[str, Any] = {}
+    if place.startswith("http://"):
+        options["client_options"] = {"allow_http": True}
+    return from_url(place, **options)
+
+
+def _open_on_hub(address: str) -> RemoteFile:
+    from huggingface_hub import HfApi
+
+    with _of_hub(address):
+        # What is read is of one commit, whatever is committed meanwhile.
+        found = _hub().resolve_path(address)
+        info = HfApi().repo_info(found.repo_id, repo_type=found.repo_type, revision=found.revision)
+        pinned = f"{found.repo_type}s/{found.repo_id}@{info.sha}/{found.path_in_repo}"
+        facts = _facts_on_hub(f"{_HUB}{pinned}")
+        file = _hub().open(pinned, block_size=READ_BYTES, cache_type="none")
+
+    def read(start: int, end: int) -> bytes:
+        with _of_hub(address):
+            file.seek(start)
+            content: bytes = file.read(end - start)
+            return content
+
+    return RemoteFile(facts, read)
+
+
+def _facts_on_hub(address: str) -> Facts:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with _of_hub(address):
+        place = _hub().resolve_path(address)
+        found = HfApi().get_paths_info(
+            place.repo_id,
+            place.path_in_repo,
+            revision=place.revision,
+            repo_type=place.repo_type,
+        )
+        if not (found and isinstance(found[0], RepoFile)):
+            raise FileNotFoundError
+    # The content decides; no time is known of it without asking once more.
+    content = found[0].lfs.sha256 if found[0].lfs else found[0].blob_id
+    return Facts(found[0].size, datetime.fromtimestamp(0, UTC), content)
+
+
+def _hub() -> Any:
+    from huggingface_hub import HfFileSystem
+
+    return HfFileSystem()  # always the same
+
+
+@contextmanager
+def _of_hub(address: str) -> Iterator[None]:
+    """Turn what the Hub's library, and the client that it uses, raise into an OSError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(2, "there is no such file", address) from error
+    except Exception as error:
+        if getattr(getattr(error, "response", None), "status_code", None) in _FORBIDDEN:
+            raise PermissionError(13, "permission denied", address) from error
+        raise _os_error(address, error) from error
+
+
+@contextmanager
+def _as_os_error(address: str) -> Iterator[None]:
+    """Turn what obstore raises into an OSError."""
+    from obstore import exceptions
+
+    try:
+        yield
+    except (exceptions.NotFoundError, FileNotFoundError) as error:
+        raise FileNotFoundError(2, "there is no such object", address) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise PermissionError(13, "permission denied", address) from error
+    except exceptions.PreconditionError as error:
+        raise ChangedError(f"{address} changed while it was being read") from error
+    except (exceptions.BaseError, ValueError) as error:
+        raise _os_error(address, error) from error
+
+
+def _os_error(address: str, error: Exception) -> OSError:
+    # The first line says what happened, the others are of the library's own code.
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OSError(5, reason.rstrip("."), address)
