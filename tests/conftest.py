@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 # Long enough for a loaded machine; it bounds a hanging test and is never reached by a good one.
 PATIENCE_S = 40.0
 
+# A shell ignores SIGINT for what it starts in the background, and so do the children of that: the
+# processes that tests interrupt would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LEFT_OUT = "Chromium is not installed: the tests that look at the report in a browser are left out."
 
 
