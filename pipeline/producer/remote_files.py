@@ -49,17 +49,17 @@ def expand(name: str) -> list[str]:
     What is passed over in a directory is here, too. Raises InputError, also for an address that
     holds a secret: addresses are recorded with the run.
     """
+    if "@" in name.partition("://")[2].partition("/")[0] and not name.startswith("abfs"):
+        raise InputError(
+            "An address of the input holds a user name or a password.",
+            "Leave them out: credentials belong in the environment.",
+        )
     if "?" in name.partition("://")[2].partition("/")[2] and name.startswith(_WEB):
         raise InputError(
             f"The input {without_query(name)} is given with a query (?...), which may hold a key, "
             "and addresses are recorded with the run.",
             "Give the object's own address, with the credentials in the environment, or download "
             "it first.",
-        )
-    if "@" in name.partition("://")[2].partition("/")[0] and not name.startswith("abfs"):
-        raise InputError(
-            "An address of the input holds a user name or a password.",
-            "Leave them out: credentials belong into the environment.",
         )
     if name.startswith(_WEB) or not (glob.has_magic(name) or _is_prefix(name)):
         # A web server cannot be asked what it has.

@@ -146,7 +146,11 @@ def test_an_address_of_another_kind_is_refused(label, tmp_path, address):
 
 @pytest.mark.parametrize(
     "address",
-    ["https://host/a.csv?X-Amz-Signature=hidden", "https://user:hidden@host/a.csv"],
+    [
+        "https://host/a.csv?X-Amz-Signature=hidden",
+        "https://user:hidden@host/a.csv",
+        "https://hidden@host/a.csv?a=1",
+    ],
 )
 def test_no_secret_is_recorded_with_an_address(label, tmp_path, address):
     with pytest.raises(InputError) as refused:
