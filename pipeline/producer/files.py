@@ -204,7 +204,8 @@ def unreadable(path: str, error: Exception) -> InputError:
             f"{path} cannot be read: permission denied.", "Give this user the right to read it."
         )
     reason = getattr(error, "strerror", None) or error
-    where = "address and the connection" if remote.is_address(path) else "file and its disk"
+    far = "address, the credentials (docs/how-to/object-storage.md) and the connection"
+    where = far if remote.is_address(path) else "file and its disk"
     return InputError(f"{path} cannot be read: {reason}.", f"Check the {where}.")
 
 

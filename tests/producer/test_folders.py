@@ -106,12 +106,6 @@ def test_links_are_read_alike_by_each_spelling(tmp_path, monkeypatch, spelling):
     assert [row["text"] for row in rows(spelling)] == ["own", "linked"]
 
 
-@pytest.mark.parametrize("name", ["s3://bucket/t.parquet", "dbfs:/t.parquet", "hf://data/*.csv"])
-def test_addresses_are_no_files(name):
-    with pytest.raises(InputError, match="is an address, and the input is local files"):
-        open_source([name])
-
-
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_many_columns_take_time_in_proportion(tmp_path, suffix):
     """Four times as many take four times as long, not sixteen times."""

@@ -138,7 +138,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(label, bucket, server, tm
     assert not (tmp_path / "out.parquet.run").exists()
 
 
-@pytest.mark.parametrize("address", ["ftp://host/a.csv", "s3a://bucket/a.csv"])
+@pytest.mark.parametrize("address", ["ftp://host/a.csv", "s3a://bucket/a.csv", "dbfs:/a.csv"])
 def test_an_address_of_another_kind_is_refused(label, tmp_path, address):
     with pytest.raises(InputError, match="an address of a kind that cannot be read"):
         label(address, tmp_path / "out.parquet")
