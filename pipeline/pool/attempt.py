@@ -12,14 +12,12 @@ from pipeline.pool.turnstile import Turnstile
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aiolimiter import AsyncLimiter
 
     from pipeline.client import Client, Reply
     from pipeline.config import RunConfig
     from pipeline.errors import RequestError
-    from pipeline.outcomes import Item
+    from pipeline.pool.batching import Batch
     from pipeline.pool.gate import Gate
     from pipeline.pool.search import Search
     from pipeline.pool.tally import Tally
@@ -71,7 +69,7 @@ class Attempts:
         return self.limit.in_flight
 
     async def make(
-        self, items: Sequence[Item], *, probing: bool, retry: bool, together: bool = False
+        self, batch: Batch, *, probing: bool, retry: bool, together: bool = False
     ) -> Reply:
         """Send one request as soon as there is a permit and a token for it.
 
@@ -87,7 +85,7 @@ class Attempts:
             if self._stop.reason is not None:
                 raise StoppedError
             self._count(retry=retry)
-            together = len(items) > 1 and (together or self.together)
+            together = len(batch) > 1 and (together or self.together)
             if (search := self.search) is not None:
                 search.sent()
             started = self._clock.now()
@@ -96,11 +94,11 @@ class Attempts:
             try:
                 with self.alarm:
                     reply = await self._client.ask(
-                        items, wait_for_model=self._gate.wait_for_model, together=together
+                        batch.items, wait_for_model=self._gate.wait_for_model, together=together
                     )
                 status, cause = 200, None
             except (Retryable, RowsRejected, EndpointRefused) as failure:
-                status, cause = failure.status, self._learn(failure)
+                status, cause = failure.status, self._learn(failure, started)
                 if self._stop.reason is not None:
                     raise StoppedError from failure
                 raise
@@ -112,7 +110,7 @@ class Attempts:
             if not probing:  # a probe may have been held until the model was loaded
                 self.limit.succeeded(seconds)
                 if search is not None and together == search.now.together:
-                    search.answered(len(items), sum(map(len, items)), seconds)
+                    search.answered(batch.load, seconds)
             if reply.pause_s:
                 self.turnstile.pause(min(reply.pause_s, self._config.max_outage_s))
             return reply
@@ -132,14 +130,14 @@ class Attempts:
         self._quota.sent += 1
         self._tally.sent(retry=retry)
 
-    def _learn(self, failure: RequestError | EndpointRefused) -> str:
+    def _learn(self, failure: RequestError | EndpointRefused, sent_at: float) -> str:
         """Let the limits hear of an attempt that failed; return its cause for the tally."""
         if not isinstance(failure, Retryable):
             return type(failure).__name__
         if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
             self.limit.overloaded()
         if self.search is not None:
-            self.search.disturbed(failure.cause)
+            self.search.disturbed(failure.cause, sent_at)
         if failure.cause is Cause.THROTTLED:
             self.turnstile.throttled()
         return failure.cause.value

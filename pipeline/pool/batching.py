@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from pipeline.pool.lengths import Load, lengths_of, sizes_of
 from pipeline.pool.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from pipeline.outcomes import Arrived, Item, Outcome, Provisional
-    from pipeline.pool.window import Share, Sizes
+    from pipeline.pool.lengths import Sizes
+    from pipeline.pool.window import Share
 
 # TEI refuses bodies over 2 MB; this leaves room for JSON's escapes and its frame.
 MAX_REQUEST_BYTES = 1_900_000
@@ -39,7 +42,7 @@ class Job:
     """The inputs of one chunk that must be asked; `done` is set when each has an outcome.
 
     `arrived` gets the outcomes, request by request, and `provisional` those that cannot be believed
-    yet. If the pool stops before, `failure` says why.
+    yet. If the pool stops before, `failure` says why. `sizes` are the bytes of each input.
     """
 
     items: Sequence[Item]
@@ -51,22 +54,13 @@ class Job:
     open_items: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sizes = np.fromiter(_sizes_bytes(self.items), np.int64, len(self.items))
+        self.sizes = sizes_of(self.items)
         self.open_items = len(self.items)
 
-
-def size_bytes(item: Item) -> int:
-    """Return the bytes of an input in UTF-8."""
-    if type(item) is str:
-        return len(item) if item.isascii() else len(item.encode())
-    return sum(map(size_bytes, item))
-
-
-def _sizes_bytes(items: Sequence[Item]) -> Iterable[int]:
-    """Return `size_bytes` of each input, at once if all are ASCII texts; a job has no mixture."""
-    if items and type(items[0]) is str and all(map(str.isascii, cast("Sequence[str]", items))):
-        return map(len, items)
-    return map(size_bytes, items)
+    @cached_property
+    def lengths(self) -> Sizes:
+        """About how long a model finds each input; nobody asks if each is sent alone."""
+        return lengths_of(self.items, self.sizes)
 
 
 class Batch:
@@ -87,6 +81,13 @@ class Batch:
     def size_bytes(self) -> int:
         """The size of the inputs."""
         return sum([int(job.sizes[places].sum()) for job, places in self.shares])
+
+    @property
+    def load(self) -> Load:
+        """What a server has to do for the inputs."""
+        lengths = np.concatenate([job.lengths[places] for job, places in self.shares])
+        length, longest = float(lengths.sum()), float(lengths.max())
+        return Load(len(self), self.size_bytes, length, longest)
 
     @property
     def is_of_pairs(self) -> bool:
@@ -174,7 +175,7 @@ class BatchSize:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = self.now = self._steady = most
+        self._most = self.now = most
         self._good = self._trial = 0
         self._patience = FIRST_PATIENCE
         # Hears of each size that was refused.
@@ -185,15 +186,9 @@ class BatchSize:
         self._most = min(self._most, most)
         self.now = min(self.now, self._most)
 
-    @property
-    def least(self) -> int:
-        """The least that batches of the near future have."""
-        return min(self.now, self._steady)
-
-    def aim(self, texts: int, steady: int) -> None:
-        """Take so many from now on, for a search that is likely to come back to `steady`."""
+    def aim(self, texts: int) -> None:
+        """Take so many from now on, as a search says."""
         self._most = self.now = texts
-        self._steady = steady
 
     def take(self, waiting: int) -> int:
         """Return the size of the next batch, given how many inputs wait."""
@@ -233,10 +228,10 @@ class Batcher:
 
     def __init__(self, most_overtaking: int) -> None:
         self._most_overtaking = most_overtaking
-        # The inputs that wait: the oldest in a window, then stretches (job, start, stop). Before
+        # The inputs that wait: the oldest in windows, then stretches (job, start, stop). Before
         # all of them go batches that a taker was given and, being cancelled, did not take.
         self._returned: list[Batch] = []
-        self._window: Window | None = None
+        self._windows: list[Window] = []
         self._stretches: deque[tuple[Job, int, int]] = deque()
         self._waiting_items = 0
         self._takers: deque[tuple[asyncio.Future[Batch | None], BatchSize]] = deque()
@@ -300,6 +295,8 @@ class Batcher:
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""
         self.outstanding -= 1
+        if self._takers and self._waiting_items:
+            self._hand_out()  # smaller batches may be asked for by now
 
     def is_due(self, size: BatchSize) -> bool:
         """Return True if there is a batch to hand out."""
@@ -312,8 +309,8 @@ class Batcher:
 
     @property
     def _waiting_bytes(self) -> int:
-        window_bytes = self._window.size_bytes if self._window else 0
-        return window_bytes + sum([int(job.sizes[a:b].sum()) for job, a, b in self._stretches])
+        windows_bytes = sum([window.size_bytes for window in self._windows])
+        return windows_bytes + sum([int(job.sizes[a:b].sum()) for job, a, b in self._stretches])
 
     def _hand_out(self) -> None:
         for _ in range(len(self._takers)):
@@ -327,25 +324,31 @@ class Batcher:
 
     def _cut(self, wanted: BatchSize) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
-        size, least = wanted.take(self._waiting_items), wanted.least
-        window = self._next_window(size, least) if self._window is None else self._window
-        batch = Batch(window.take(size, MAX_REQUEST_BYTES, None))
-        while len(batch) < size and self._stretches and not window:
-            window = self._next_window(size, least)
+        size = wanted.take(self._waiting_items)
+        batch = Batch(self._open_window(size).take(size, MAX_REQUEST_BYTES, None))
+        while len(batch) < size and len(batch) < self._waiting_items and not self._windows[0]:
+            window = self._open_window(size)
             job, places = batch.shares[-1]
             room, room_bytes = size - len(batch), MAX_REQUEST_BYTES - batch.size_bytes
-            like_bytes = int(job.sizes[places[-1]])
-            batch = Batch([*batch.shares, *window.take(room, room_bytes, like_bytes)])
-        self._window = window or None
+            like = int(job.lengths[places[-1]])
+            batch = Batch([*batch.shares, *window.take(room, room_bytes, like)])
         self._waiting_items -= len(batch)
         if self._flush_items:
             self._flush_items = max(0, self._flush_items - len(batch))
         return batch
 
-    def _next_window(self, size: int, least: int) -> Window:
+    def _open_window(self, size: int) -> Window:
+        """Return the window that the next inputs are in."""
+        if self._windows and not self._windows[0]:
+            del self._windows[0]
+        if not self._windows:
+            self._windows.append(self._next_window(size))
+        self._windows[:1] = self._windows[0].split(size)
+        return self._windows[0]
+
+    def _next_window(self, size: int) -> Window:
         """Move the oldest inputs into a window of whole batches."""
-        # Not more than goes by length, even if a search goes back to smaller batches.
-        most = self._most_overtaking * min(size, least)
+        most = self._most_overtaking * size
         room = min(sum([b - a for _, a, b in self._stretches]), most)
         if room > size:
             room -= room % size  # what is left over waits with newer inputs, being the newest

@@ -47,6 +47,8 @@ class AdaptiveLimit:
         self.in_flight = 0
         # How many of these were in flight when the limit was used to the full.
         self._full = 0
+        # The most that were in flight within the last round trip.
+        self._peak, self._peak_at = 0, float("-inf")
         self._waiters: deque[asyncio.Future[None]] = deque()
         # Workers that may take a batch, and those that wait until they may.
         self._let_in: set[asyncio.Task[Any] | None] = set()
@@ -91,11 +93,7 @@ class AdaptiveLimit:
         waiter = asyncio.get_running_loop().create_future()
         self._outside.append((waiter, task))
         self._hand_over()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            self.leave()
-            raise
+        await waiter
 
     def leave(self) -> None:
         """Say that this worker sends nothing now."""
@@ -103,8 +101,7 @@ class AdaptiveLimit:
         self._hand_over()
 
     def _has_room(self) -> bool:
-        waiting = self.in_flight + len(self._waiters) + len(self._let_in)
-        return waiting < int(self._limit)
+        return self.in_flight + len(self._let_in) < int(self._limit)
 
     async def acquire(self) -> None:
         """Wait for a permit; first come, first served."""
@@ -131,6 +128,9 @@ class AdaptiveLimit:
         self.in_flight += 1
         if self.in_flight >= int(self._limit):
             self._full = self.in_flight
+        now = self._clock.now()
+        if self.in_flight >= self._peak or now - self._peak_at > self._round_trip_s:
+            self._peak, self._peak_at = self.in_flight, now
 
     def succeeded(self, seconds: float) -> None:
         """Learn from a good answer that took so long."""
@@ -149,8 +149,9 @@ class AdaptiveLimit:
         self._slow_start = False
         if now - self._decreased_at >= self._round_trip_s:
             self._decreased_at = now
-            self._ceiling = min(self._limit, self.in_flight)
-            self._limit = max(1.0, min(self._limit, self.in_flight) * DECREASE)
+            # Of the answers that come together this may be the last, with nothing in flight.
+            self._ceiling = min(self._limit, self._peak)
+            self._limit = max(1.0, self._ceiling * DECREASE)
 
     def _gain(self) -> float:
         """How much one good answer raises the limit.

@@ -219,7 +219,7 @@ class Patience:
         refusals = self.trust.refusals
         try:
             reply = await self._attempts.make(
-                batch.items, probing=probing, retry=retry, together=together
+                batch, probing=probing, retry=retry, together=together
             )
         except (RowsRejected, EndpointRefused) as refusal:
             self.trust.refused()

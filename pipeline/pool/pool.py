@@ -199,11 +199,7 @@ class Pool:
         """Wait until the server has room for a request, then for a batch."""
         limit = server.attempts.limit
         await limit.room()
-        try:
-            batch = await self._batcher.take(server.size)
-        except asyncio.CancelledError:
-            limit.leave()
-            raise
+        batch = await self._batcher.take(server.size)
         if batch is None:
             limit.leave()
         return batch

@@ -8,9 +8,10 @@ and kept if it does clearly more (hill climbing).
 What a setting does is measured by Little's law: requests in flight, times texts a request, over the
 time that a request takes. Only requests count that were sent after the first answer to one that was
 sent under this setting: what is answered before tells of the setting before. Texts differ in
-length, and so do the batches that a setting happens to get; how much a longer text costs is the
-slope of a regression over all measurements, and what is compared is corrected for it (analysis of
-covariance).
+length, and so do the batches that a setting happens to get, larger ones more than smaller ones; how
+much a longer text costs is the slope of a regression over all measurements, and what is compared is
+corrected for it (analysis of covariance). A server that pads works on a batch by its longest text,
+others by the mean of all: the one counts that explains more of the times.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipeline.pool.batching import MAX_REQUEST_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from pipeline.pool.lengths import Load
     from pipeline.system.clock import Clock
 
 # Where the search begins: a size that every server takes, and few requests.
@@ -100,10 +102,13 @@ class Bounds:
 
 
 class Measured(NamedTuple):
-    """The server's time for a text, with all that goes on at once, and the mean length of texts."""
+    """The server's time for a text, with all that goes on at once, and how long texts were.
+
+    `lengths` are the mean length of texts, and of the longest in their batches.
+    """
 
     text_s: float
-    text_bytes: float
+    lengths: tuple[float, float]
 
 
 class Search:
@@ -158,15 +163,15 @@ class Search:
         """Hear that a request ended, whatever it came to."""
         self._window.pass_time(self._clock.now(), -1)
 
-    def answered(self, texts: int, size_bytes: int, seconds: float) -> None:
+    def answered(self, load: Load, seconds: float) -> None:
         """Hear of a good answer, and how long it took."""
-        if 4 * texts < 3 * self.now.texts and 6 * size_bytes < MAX_REQUEST_BYTES:
+        if 4 * load.texts < 3 * self.now.texts and 6 * load.size_bytes < MAX_REQUEST_BYTES:
             return  # a part of a batch, or the last one
         window, now = self._window, self._clock.now()
-        window.saw(texts, size_bytes)
+        window.saw(load)
         if not window.takes(now - seconds, now):
             return
-        window.add(texts, seconds)
+        window.add(load.texts, seconds)
         passed_s = now - window.counts_from
         wanted = max(ANSWERS * window.times, self.now.requests)
         least_s = WATCH_S if self.settled else WINDOW_S * window.times
@@ -191,12 +196,15 @@ class Search:
         if self._step == "together":
             self._go_on(helped=False)
 
-    def disturbed(self, cause: Cause) -> None:
-        """Hear of a failure: what was measured until now does not count.
+    def disturbed(self, cause: Cause, sent_at: float) -> None:
+        """Hear that a request failed: what was measured until now does not count.
 
         A step that asked more of a server is taken back if it is overloaded; if it throttles
-        requests, only more requests are: larger batches are what helps then.
+        requests, only more requests are: larger batches are what helps then. A request that was
+        sent before the present setting tells nothing of it.
         """
+        if sent_at < self._set_at:
+            return
         if self._step in _ASK_MORE.get(cause, ()):
             self._go_on(helped=False)
         else:
@@ -209,8 +217,8 @@ class Search:
         self._set(self.best)
 
     def _set(self, setting: Setting) -> None:
-        self.now = setting
-        self._window.begin(self._clock.now())
+        self.now, self._set_at = setting, self._clock.now()
+        self._window.begin(self._set_at)
         if self._measured is None:
             self._window.times = CLOSER
         if self._measured is None or self._step == "together":
@@ -239,8 +247,7 @@ class Search:
 
     def _gain(self, before: Measured, found: Measured) -> float:
         """Return how many times as much is done, with texts of equal length."""
-        longer_bytes = found.text_bytes - before.text_bytes
-        text_s = found.text_s - self._slope.value * longer_bytes
+        text_s = found.text_s - self._slope.longer_s(before.lengths, found.lengths)
         return before.text_s / max(text_s, 0.1 * found.text_s)
 
     def _watch(self, found: Measured, change: float) -> None:
@@ -325,13 +332,14 @@ class Window:
         self._in_flight = 0
         self._seen_at = now
         self.request_s = 0.0  # of the last window that was measured
-        self._latest: list[tuple[int, int]] = []
+        self._latest: list[Load] = []
         self.begin(now)
 
     def begin(self, now: float) -> None:
         """Begin with the requests that are sent from now on."""
         self.turns, self.counts_from = 1, now
-        self._area = self._seconds = self._x = self._y = self._xx = self._xy = 0.0
+        self._area = self._seconds = self._y = 0.0
+        self._mean, self._longest = Moments(), Moments()
         self._texts = self.answers = 0
         self.times = 1
 
@@ -352,21 +360,19 @@ class Window:
             return False
         return not self.turns and began_at >= self.counts_from
 
-    def saw(self, texts: int, size_bytes: int) -> None:
+    def saw(self, load: Load) -> None:
         """Note an answer that has ended, whether or not it counts."""
-        self._latest.append((texts, size_bytes))
+        self._latest.append(load)
         del self._latest[: -1 - self._in_flight]
 
     def add(self, texts: int, seconds: float) -> None:
         """Add the answer that was seen last."""
         # A request waits for those before it, too, so their texts count for its time.
         latest = self._latest
-        x = sum([each[1] for each in latest]) / sum([each[0] for each in latest])
-        y = seconds / texts
-        self._x += x
+        count, y = sum([each.texts for each in latest]), seconds / texts
+        self._mean.add(sum([each.length for each in latest]) / count, y)
+        self._longest.add(sum([each.texts * each.longest for each in latest]) / count, y)
         self._y += y
-        self._xx += x * x
-        self._xy += x * y
         self._texts += texts
         self._seconds += seconds
         self.answers += 1
@@ -374,19 +380,41 @@ class Window:
     def measured(self, passed_s: float, slope: Slope) -> Measured:
         """Return what was measured, and let the slope learn from it."""
         in_flight, count = self._area / passed_s, self.answers
-        slope.xx += self._xx - self._x * self._x / count
-        slope.xy += (self._xy - self._x * self._y / count) / in_flight
+        both = self._mean, self._longest
+        for learned, seen in zip((slope.mean, slope.longest), both, strict=True):
+            learned.xx += seen.xx - seen.x * seen.x / count
+            learned.xy += (seen.xy - seen.x * self._y / count) / in_flight
         self.request_s = self._seconds / count
-        return Measured(self._seconds / self._texts / in_flight, self._x / count)
+        lengths = self._mean.x / count, self._longest.x / count
+        return Measured(self._seconds / self._texts / in_flight, lengths)
+
+
+class Moments:
+    """The sums of a regression of times `y` on lengths `x`."""
+
+    __slots__ = ("x", "xx", "xy")
+
+    def __init__(self) -> None:
+        self.x = self.xx = self.xy = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        """Add a pair."""
+        self.x += x
+        self.xx += x * x
+        self.xy += x * y
 
 
 class Slope:
-    """How much of a text's time goes with each byte of it, by all measurements."""
+    """How much of a text's time goes with its length, by all measurements."""
 
     def __init__(self) -> None:
-        self.xx = self.xy = 0.0
+        # Within each measurement, of times by the mean length and by the longest.
+        self.mean, self.longest = Moments(), Moments()
 
-    @property
-    def value(self) -> float:
-        """Seconds a byte."""
-        return max(0.0, self.xy / self.xx) if self.xx > 0 else 0.0
+    def longer_s(self, before: tuple[float, float], found: tuple[float, float]) -> float:
+        """Return how many seconds more a text takes that is so much longer."""
+        _, slope, i = max(
+            (each.xy * each.xy / each.xx, each.xy / each.xx, i) if each.xx > 0 else (0.0, 0.0, i)
+            for i, each in enumerate((self.mean, self.longest))
+        )
+        return max(0.0, slope) * (found[i] - before[i])

@@ -74,11 +74,11 @@ class Server:
     def _more(self) -> bool:
         return self._batcher.waiting
 
-    def _apply(self, setting: Setting, steady: Setting) -> None:
+    def _apply(self, setting: Setting, best: Setting) -> None:
         if self.config.batch_size == "auto":
-            self.size.aim(setting.texts, steady.texts)
+            self.size.aim(setting.texts)
             self.attempts.limit.aim(setting.requests)
-        self._together.aim(setting, steady)
+        self._together.aim(setting, best)
         search = self.attempts.search
         if search is not None and search.fixed and search.settled:
             # What was open is found out: hearing of every request would be work for nothing.

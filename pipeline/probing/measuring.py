@@ -225,10 +225,8 @@ class _Batches:
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._left = list(batches)
         self._chance = np.random.default_rng(0)
-        lengths = [
-            (each.size_bytes, max(job.sizes[at] for job, places in each.shares for at in places))
-            for each in batches
-        ]
+        loads = [each.load for each in batches]
+        lengths = [(each.length, each.longest) for each in loads]
         self._lengths = np.array(lengths, float).reshape(-1, 2)
         self._mean = np.maximum(self._lengths.mean(axis=0), 1) if lengths else 1.0
 

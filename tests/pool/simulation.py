@@ -16,6 +16,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import Cause
+from pipeline.pool.lengths import Load
 from pipeline.pool.search import Search, Setting
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ TOKENS = [
     max(1, min(480, round(37 * exp(0.9 * NormalDist().inv_cdf((i + 0.5) / QUANTILES)))))
     for i in range(QUANTILES)
 ]
+MEAN_TOKENS = sum(TOKENS) / QUANTILES
 BYTES_A_TOKEN = 5.5
 ROUND_TRIP_S = 0.002
 # A window of the batcher at a concurrency of 32.
@@ -54,6 +56,8 @@ class Padded:
     and how many permits it has, one for each text that it holds; the other servers are made of it.
     """
 
+    # What a text takes at best, beside its tokens, and for each of them.
+    text_s, token_s = 0.008 / 512, 0.00001
     capacity: Callable[[float], float] = staticmethod(lambda _now: 1.0)
     most_texts: int | None = None
     permits: int | None = None
@@ -81,6 +85,8 @@ class Padded:
 class Sequential(Padded):
     """Works through a list text by text."""
 
+    text_s = 0.004
+
     def cost_s(self, batch: list[Request]) -> float:
         (one,) = batch
         return 0.003 + 0.004 * one.texts + 0.00001 * one.tokens
@@ -89,6 +95,8 @@ class Sequential(Padded):
 class Toolkit(Sequential):
     """The same, unless it is told to pad the texts into one batch."""
 
+    text_s = Padded.text_s
+
     def cost_s(self, batch: list[Request]) -> float:
         return Padded.cost_s(self, batch) if batch[0].together else super().cost_s(batch)
 
@@ -96,6 +104,7 @@ class Toolkit(Sequential):
 class Dynamic(Padded):
     """Gathers up to 16,384 tokens of any requests; a request takes a permit a text."""
 
+    text_s, token_s = 0.0, 0.006 / 16_384 + 0.000008
     most_texts, permits = 32, 512
 
     def cost_s(self, batch: list[Request]) -> float:
@@ -113,6 +122,7 @@ class Dynamic(Padded):
 class Knee(Padded):
     """Does most at 128 texts, and has no memory for more than 256."""
 
+    token_s = 0.0
     knee, beyond_s = 128, 0.0012
 
     def cost_s(self, batch: list[Request]) -> float:
@@ -126,6 +136,7 @@ class Knee(Padded):
 class Serverless(Padded):
     """Any number at once, 10 requests a second; beyond that, a 429."""
 
+    token_s = 0.0
     allowance, seen_at = 10.0, 0.0
 
     def refusal(self, request: Request, now: float) -> str | None:
@@ -143,7 +154,8 @@ class Loop:
 
     `fixed` is a setting instead of a search, and `fixed_search` one to which little can be added.
     `order` is that of the lengths of batches: `balanced`,
-    `shuffled` as those of a window are, or `random`. `history` has each setting with its time.
+    `shuffled` as those of a window are, or `random`. `history` has each setting with its time,
+    `done` what was answered when.
     """
 
     server: Padded
@@ -154,7 +166,7 @@ class Loop:
     fixed_search: bool = False
     t: float = 0.0
     history: list[tuple[float, Setting]] = field(default_factory=list)
-    done: list[tuple[float, int]] = field(default_factory=list)
+    done: list[tuple[float, float]] = field(default_factory=list)
     sent: list[Request] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     peak: int = 0
@@ -267,11 +279,14 @@ class Loop:
 
     def _answered(self, request: Request) -> None:
         self.server.free += request.texts
-        self.done.append((self.t, request.texts))
+        server = self.server
+        work_s = server.text_s * request.texts + server.token_s * request.tokens
+        self.done.append((self.t, work_s / (server.text_s + server.token_s * MEAN_TOKENS)))
         self._ended()
         if self.search:
             size = round(request.tokens * BYTES_A_TOKEN)
-            self.search.answered(request.texts, size, self.t - request.at)
+            load = Load(request.texts, size, request.tokens, request.longest)
+            self.search.answered(load, self.t - request.at)
 
     def _refused_for_size(self, request: Request) -> None:
         self.refused.append(self.t)
@@ -286,9 +301,13 @@ class Loop:
         self._at(0.5, "woke", _request)
         if self.search:
             throttles = isinstance(self.server, Serverless)
-            self.search.disturbed(Cause.THROTTLED if throttles else Cause.OVERLOADED)
+            cause = Cause.THROTTLED if throttles else Cause.OVERLOADED
+            self.search.disturbed(cause, _request.at)
 
     def rate(self, since: float, until: float) -> float:
-        """Return the texts answered a second, from one answer to another."""
+        """Return the texts answered a second, from one answer to another.
+
+        They are counted as texts of the mean length: which ones come in a minute is chance.
+        """
         done = [each for each in self.done if since <= each[0] < until]
         return sum(texts for at, texts in done if at > done[0][0]) / (done[-1][0] - done[0][0])

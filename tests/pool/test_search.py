@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from pipeline.errors import Cause
 from pipeline.pool.search import Setting
 from tests.pool.simulation import (
     MOST,
@@ -49,7 +50,7 @@ def test_a_server_is_told_to_pad_where_that_helps(kind, seed):
     as_told = Padded if kind is Toolkit else kind
     assert loop.history[1][1] == loop.history[0][1]._replace(together=True)
     assert loop.setting.together == (kind is Toolkit)
-    assert loop.rate(30, 60) >= 0.88 * best_of_grid(as_told)
+    assert loop.rate(30, 60) >= 0.95 * best_of_grid(as_told)
 
 
 @pytest.mark.parametrize(("kind", "helps"), [(Toolkit, True), (Sequential, False)])
@@ -71,13 +72,12 @@ def test_a_server_that_cannot_be_told_is_not_told_again():
     assert [setting.together for _, setting in loop.history].count(True) == 1
 
 
-# What is left on `padded`, where steps help by 3% and 6%, is what texts of other lengths hide.
 @pytest.mark.parametrize(
     ("kind", "least", "mean", "with_search"),
     [
         (Sequential, 0.96, 0.97, 0.96),
-        (Padded, 0.90, 0.95, 0.90),
-        (Dynamic, 0.95, 0.99, 0.95),
+        (Padded, 0.95, 0.97, 0.90),
+        (Dynamic, 0.95, 0.98, 0.94),
         (Knee, 0.99, 0.99, 0.94),
         (Serverless, 0.99, 0.99, 0.89),
     ],
@@ -160,6 +160,18 @@ def test_a_size_that_is_refused_is_not_tried_again_soon():
     loop.server.refusal = lambda request, _now: "size" if request.texts > 16 else None
     loop.run(110)
     assert loop.setting.texts <= 16
+
+
+def test_failures_of_requests_from_before_say_nothing_of_a_step():
+    """Several of one moment would else reject as many steps that nobody has measured."""
+    loop = Loop(Padded()).run(10)
+    while loop.search.settled or loop.search.now == loop.search.best:
+        loop.run(loop.t + 0.01)
+    tried, since = loop.setting, loop.history[-1][0]
+    loop.search.disturbed(Cause.OVERLOADED, since - 0.01)
+    assert loop.setting == tried
+    loop.search.disturbed(Cause.OVERLOADED, since)
+    assert loop.setting != tried
 
 
 def test_where_a_request_costs_the_same_whatever_it_holds_sizes_grow_faster():

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import pipeline.pool.batching
 from pipeline.outcomes import RowError
-from pipeline.pool.batching import Batch, Batcher, BatchSize, Job, size_bytes
+from pipeline.pool.batching import Batch, Batcher, BatchSize, Job
+from pipeline.pool.lengths import size_bytes
 
 
 class OneSize(Batcher):
@@ -371,15 +372,55 @@ def test_a_batch_of_two_windows_is_of_similar_length_too():
     for start in range(0, 48, 24):
         batcher.put(job_of(texts_of([7 * i % 24 for i in range(24)], start)))
     batches = []
-    for size in (4, 3, 3, 3, 8, 8):
+    for size in (4, 5, 5, 7, 8):
         batcher.size.now = size
         batches.append(batcher.take_now())
-    assert [len(batch) for batch in batches] == [4, 3, 3, 3, 8, 8]
+    assert [len(batch) for batch in batches] == [4, 5, 5, 7, 8]
     lengths = [[len(item) - 6 for item in batch.items] for batch in batches]
-    left_over = set(range(24)) - {length for each in lengths[:5] for length in each}
-    assert left_over == {20, 22, 23}
-    assert left_over < set(lengths[5])
-    assert min(lengths[5]) >= 16
+    left_over = set(range(24)) - {length for each in lengths[:4] for length in each}
+    assert len(left_over) == 3
+    assert left_over < set(lengths[4])
+    assert max(lengths[4]) - min(lengths[4]) < 8 + max(left_over) - min(left_over)
+
+
+def test_smaller_batches_than_a_window_was_sorted_for_go_by_length_to_its_end():
+    batcher, items = OneSize(16, 8), texts_of([37 * i % 128 for i in range(128)])
+    batcher.put(job_of(items))
+    batches = [batcher.take_now()]
+    batcher.size.now = 4
+    while (batch := batcher.take_now()) is not None:
+        batches.append(batch)
+    assert sorted(item for batch in batches for item in batch.items) == items
+    spreads = [max(map(len, batch.items)) - min(map(len, batch.items)) for batch in batches]
+    # Of 28 texts in a window of 7 batches, those of a batch are a seventh of all lengths.
+    assert max(spreads) < 128 / 7 + 16
+
+
+def test_short_and_long_batches_go_in_turn():
+    """Any few of them stand for all."""
+    batcher = OneSize(4, 64)
+    batcher.put(job_of(texts_of([37 * i % 256 for i in range(256)])))
+    means = [sum(map(len, batcher.take_now().items)) / 4 - 6 for _ in range(64)]
+    for start in range(56):
+        assert abs(sum(means[start : start + 8]) / 8 - 127.5) < 24
+
+
+def test_a_batch_that_has_become_due_is_handed_out_when_another_is_finished():
+    """A search, or a refusal, makes batches smaller while takers wait for full ones."""
+
+    async def go():
+        batcher = OneSize(8, 4)
+        batcher.put(job_of(texts_of([1] * 12)))
+        first = await batcher.take()
+        taking = asyncio.create_task(batcher.take())
+        await asyncio.sleep(0)
+        batcher.size.now = 4
+        batcher.finished()
+        assert len(first) == 8
+        async with asyncio.timeout(5):
+            assert len(await taking) == 4
+
+    asyncio.run(go())
 
 
 async def test_a_batch_that_a_cancelled_taker_was_given_is_the_next():

@@ -302,3 +302,31 @@ async def test_latency_alone_never_lowers_below_the_floor(kit):
     scenario = Scenario("", lambda: Endpoint(queue_of(1, 0.05)), (0, 0), 0, seconds=60)
     _, limits = await simulate(kit, scenario)
     assert min(limits) >= int(QUEUE_FLOOR) - 1
+
+
+async def test_an_overload_among_answers_that_come_together_lowers_the_limit_by_a_step(kit):
+    """The last one of a burst finds nothing else in flight, but sixteen were."""
+    limit = AdaptiveLimit(64, kit.LoopClock())
+    limit.aim(16)
+    for _ in range(16):
+        await limit.acquire()
+    await asyncio.sleep(0.1)
+    for _ in range(15):
+        limit.succeeded(0.1)
+        limit.release()
+    limit.overloaded()
+    limit.release()
+    assert limit.limit == 11
+
+
+async def test_an_overload_counts_what_was_in_flight_and_not_what_might_have_been(kit):
+    limit = AdaptiveLimit(64, kit.LoopClock())
+    limit.aim(64)
+    for _ in range(10):
+        await limit.acquire()
+    await asyncio.sleep(0.1)
+    for _ in range(9):
+        limit.succeeded(0.1)
+        limit.release()
+    limit.overloaded()
+    assert limit.limit == 7
