@@ -40,9 +40,20 @@ def public(address: str) -> str:
     return address if len(kept) == len(url.query) else str(url.with_query(kept))
 
 
+def names_secret(query: str) -> bool:
+    """Return True if a part of a query has the name of a key, as in a link that is signed."""
+    return any("=" in part and _is_secret(part.partition("=")[0]) for part in query.split("&"))
+
+
 def without_query(address: str) -> str:
     """Return what is before the query of something that may be no address at all."""
     return address.partition("?")[0]
+
+
+def without_secrets(address: str) -> str:
+    """Return what no user, password or key can be in, of something that may be no address."""
+    scheme, _, rest = address.partition(":")
+    return f"{scheme}://..." if "@" in rest or ":" in rest else without_query(address)
 
 
 def beside(address: str, page: str, routes: Iterable[str]) -> str:

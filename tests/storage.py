@@ -8,6 +8,7 @@ import logging
 import re
 import ssl
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from hashlib import md5, sha1, sha256
@@ -48,12 +49,20 @@ def certificate_of(address: str) -> bytes:
 
 
 class S3Server:
-    """An S3 server; `requests` has method and path of each request."""
+    """An S3 server; `methods` counts the requests by method."""
 
     def __init__(self) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self._server.start()
+        self.methods: Counter[str] = Counter()
+        answer = self._server._server.app
+
+        def counting(environ: Any, start: Any) -> Any:
+            self.methods[environ["REQUEST_METHOD"]] += 1
+            return answer(environ, start)
+
+        self._server._server.app = counting
         host, port = self._server.get_host_and_port()
         self.url = f"http://{host}:{port}"
         self._buckets = 0
@@ -114,14 +123,16 @@ class WebServer:
     """Serves `files` with TLS, by ranges; `on_get` is called before each answer to a GET.
 
     With `conditions` it honours If-Match, which many servers do not; `etags` says whether it sends
-    any, and `ranges` whether it knows ranges.
+    any, `weak` whether they are weak, and `ranges` whether it knows ranges. `refuses` is for all
+    requests, and `modified` of all files.
     """
 
     def __init__(self, certificate: str) -> None:
         self.files: dict[str, bytes] = {}
         self.on_get: Callable[[], None] = lambda: None
         self.conditions = self.etags = self.ranges = True
-        self.sent_bytes = 0
+        self.weak = self.refuses = False
+        self.modified = self.sent_bytes = 0
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -146,11 +157,13 @@ class WebServer:
 
     def _answer(self, handler: Any, *, with_body: bool) -> None:
         body = self.files.get(handler.path.lstrip("/"))
-        if body is None:
-            handler.send_error(404)
+        if body is None or self.refuses:
+            handler.send_error(403 if self.refuses else 404)
             return
-        etag = f'"{md5(body, usedforsecurity=False).hexdigest()}"'
-        if self.conditions and handler.headers.get("If-Match", etag) != etag:
+        weak = "W/" if self.weak else ""
+        etag = f'{weak}"{md5(body, usedforsecurity=False).hexdigest()}"'
+        asked = handler.headers.get("If-Match")
+        if self.conditions and asked and (asked != etag or self.weak):
             handler.send_error(412)
             return
         size, status, headers = len(body), 200, {}
@@ -160,7 +173,10 @@ class WebServer:
             headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{size}"
         if self.etags:
             headers["ETag"] = etag
-        headers |= {"Content-Length": str(len(body)), "Last-Modified": formatdate(0, usegmt=True)}
+        headers |= {
+            "Content-Length": str(len(body)),
+            "Last-Modified": formatdate(self.modified, usegmt=True),
+        }
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)

@@ -7,12 +7,13 @@ import glob
 import hashlib
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipeline.addresses import without_secrets
 from pipeline.errors import InputError
 from pipeline.producer import folders, remote_files
 from pipeline.producer.input_table import Signature
@@ -33,6 +34,7 @@ SUFFIXES = (*CSV_SUFFIXES, PARQUET_SUFFIX)
 RUN_SUFFIX = ".run"
 _READABLE = ", ".join(SUFFIXES)
 _READ_BYTES = 1 << 20
+_GONE = (FileNotFoundError, NotADirectoryError)
 _SAME_COLUMNS = "All files of one input must have the same columns in the same order."
 
 
@@ -41,12 +43,13 @@ class SourceFile:
     """The bytes of one input file, which readers get from here alone; as a string, its path.
 
     `path` may be an address. `keys` are the columns that its folders give, and their values.
-    `settled` is what is known of it: an object that is another one by now cannot be opened.
+    `known` is what the storage said of an object: one that is another by now cannot be read, so
+    that objects need no other check.
     """
 
     path: str
     keys: Keys = ()
-    settled: Signature | None = None
+    known: Signature | None = None
 
     def __str__(self) -> str:
         return self.path
@@ -54,12 +57,12 @@ class SourceFile:
     def open(self) -> pa.NativeFile:
         """Open the file for reading. Raises OSError."""
         if remote.is_address(self.path):
-            return remote_files.open_object(self.path, self.settled)
+            return remote_files.open_object(self.path, self.known)
         return pa.OSFile(self.path)
 
     def sha256(self) -> str:
         """Return the checksum of all bytes, or the ETag of an object. Raises OSError."""
-        if remote.is_address(self.path) and (etag := self.signature().etag):
+        if remote.is_address(self.path) and (etag := remote_files.content_etag(self.signature())):
             return f"etag {etag}"
         digest = hashlib.sha256()
         with self.open() as file:
@@ -69,12 +72,12 @@ class SourceFile:
         return digest.hexdigest()
 
     def signature(self) -> Signature:
-        """Return what `stat` says of a regular file, or a storage of an object.
+        """Return what `stat` says of a regular file, or what is known of an object.
 
         Raises InputError if the file is missing, out of reach, or not a regular file.
         """
         if remote.is_address(self.path):
-            return remote_files.signature(self.path)
+            return self.known or remote_files.signature(self.path)
         try:
             status = Path(self.path).stat()
         except OSError as error:
@@ -87,16 +90,19 @@ class SourceFile:
         return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def check_unchanged(self, known: Signature) -> None:
-        """Raise InputError if the file is no longer the one that was settled."""
+        """Raise InputError if the file is no longer the one that was settled, or out of reach."""
         try:
-            same = self.signature() == known
-        except InputError:
+            same = replace(self, known=None).signature() == known
+        except InputError as error:
+            why = error.__cause__
+            if isinstance(why, OSError) and not isinstance(why, _GONE):
+                raise
             same = False
         if not same:
-            raise changed(self)
+            raise changed(self.path)
 
     def check_between(self, known: Signature) -> None:
-        """Check between two batches, unless each read checks by itself, as those of an object."""
+        """Check between two reads, unless each read checks by itself, as those of an object."""
         if not remote.is_address(self.path):
             self.check_unchanged(known)
 
@@ -109,9 +115,9 @@ class SourceFile:
         try:
             yield
         except InputError:
-            self.check_unchanged(known)
+            self.check_between(known)
             raise
-        self.check_unchanged(known)
+        self.check_between(known)
 
 
 def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[SourceFile]:
@@ -127,37 +133,38 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
     """
     if not inputs:
         raise InputError("No input is given.", "Name one or more files, globs or directories.")
-    found: list[str] = []
-    keys: list[Keys] = []
-    named_by: dict[str, str] = {}
+    found: list[SourceFile] = []
+    named_by: dict[object, str] = {}
     for name in inputs:
-        for path in _expand(name, output):
-            real = path if remote.is_address(path) else str(Path(path).resolve())
+        far = remote.is_address(name)
+        root, tables = remote_files.expand(name) if far else _expand(name, output)
+        for path, known in tables.items():
+            real = remote.parts_of(path) if far else Path(path).resolve()
             if real in named_by:
                 raise InputError(
                     f"{path} is in the input twice, through {named_by[real]!r} and {name!r}.",
                     "Name each file once, or its rows would be labelled twice.",
                 )
             named_by[real] = name
-            found.append(path)
-            root = folders.root_of(name)
-            keys.append(() if root == Path(path) else folders.keys_of(path, root))
-    _check_names(found)
-    csv = next((path for path in found if is_csv(path)), None)
-    parquet = next((path for path in found if not is_csv(path)), None)
+            keys = () if root == Path(path) else folders.keys_of(path, root)
+            found.append(SourceFile(path, keys, known))
+    paths = [each.path for each in found]
+    _check_names(paths)
+    csv = next((path for path in paths if is_csv(path)), None)
+    parquet = next((path for path in paths if not is_csv(path)), None)
     if csv is not None and parquet is not None:
         raise InputError(
             f"The input mixes CSV ({csv}) with Parquet ({parquet}).", "Run each kind by itself."
         )
-    sizes = [SourceFile(path).signature().size_bytes for path in found]
-    for path, size_bytes in zip(found, sizes, strict=True):
+    sizes = [each.signature().size_bytes for each in found]
+    for path, size_bytes in zip(paths, sizes, strict=True):
         # Exporters write an empty CSV file where a partition has no rows.
         if size_bytes == 0 and (parquet is not None or not any(sizes)):
             raise InputError(
                 f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
             )
-    folders.check_keys(found, keys)
-    return list(map(SourceFile, found, keys))
+    folders.check_keys(paths, [each.keys for each in found])
+    return found
 
 
 def _check_names(paths: Sequence[str]) -> None:
@@ -182,16 +189,18 @@ def is_table_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def changed(source: SourceFile) -> InputError:
+def changed(path: object) -> InputError:
     """Return the error for a file that is written to while it is read."""
     return InputError(
-        f"{source} changed while it was being read.",
+        f"{path} changed while it was being read.",
         "Wait until whatever writes it is done, then run again.",
     )
 
 
 def unreadable(path: str, error: Exception) -> InputError:
     """Return the error for a file that the operating system does not hand out."""
+    if isinstance(error, remote.ChangedError):
+        return changed(path)
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path} does not exist{_nearest(path)}.", "Check the path.")
     if isinstance(error, PermissionError) and remote.is_address(path):
@@ -235,17 +244,20 @@ def check_same_columns(
     )
 
 
-def _expand(name: str, output: Path | None) -> list[str]:
-    if remote.is_address(name):
-        return remote_files.expand(name)
+def _expand(name: str, output: Path | None) -> tuple[Path, dict[str, None]]:
+    """Return the directory in which folders begin, and the files. Raises InputError."""
+    return folders.root_of(name), dict.fromkeys(_files_of(name, output))
+
+
+def _files_of(name: str, output: Path | None) -> list[str]:
     path = expanded(name)
     try:
         path.stat()
     except FileNotFoundError as error:
         if is_uri(name):
             raise InputError(
-                f"{name} is an address of a kind that cannot be read. Readable are "
-                f"{', '.join(f'{each}://' for each in remote.SCHEMES)}.",
+                f"{without_secrets(name)} is an address of a kind that cannot be read. Readable "
+                f"are {', '.join(f'{each}://' for each in remote.SCHEMES)}.",
                 "Copy it to a file first.",
             ) from error
         # A file whose own name holds brackets is found above, so only what is missing is a glob.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Signature(NamedTuple):
     """What the storage says of a file; any write to the file changes at least one of these.
 
-    An object at an address has an ETag (or none, if its server sends none) in place of the last
-    two.
+    An object at an address has an ETag in place of the last three, and the time too where the ETag
+    is missing or weak.
     """
 
     size_bytes: int
@@ -135,6 +135,7 @@ class InputTable:
 
         Compares how the files are read, the schema without its metadata, and the sequence of
         sizes and checksums of the files; never paths or times, so a moved input stays the same.
+        A Parquet object at an address has an ETag for a checksum, and a copy may have another.
         `rows` is not compared: with the same files it differs only by the limit, which is a
         setting.
         """

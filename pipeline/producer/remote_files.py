@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.addresses import without_query
+from pipeline.addresses import names_secret, without_secrets
 from pipeline.errors import InputError
 from pipeline.producer import files, folders
 from pipeline.producer.input_table import Signature
@@ -18,8 +18,8 @@ from pipeline.system import remote
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WEB = ("http://", "https://")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WEB = ("http", "https")
+_AZURE = ("abfs", "abfss")
 
 
 def signature(address: str) -> Signature:
@@ -30,57 +30,98 @@ def signature(address: str) -> Signature:
         raise files.unreadable(address, error) from error
 
 
-def open_object(address: str, settled: Signature | None) -> pa.NativeFile:
-    """Open an object for reading, if it is still the one that was settled. Raises OSError."""
-    file = remote.open_object(address)
-    if settled is not None and _signature(file.facts) != settled:
-        raise remote.ChangedError(f"{address} is another object by now")
-    return pa.PythonFile(file, "r")
+def open_object(address: str, known: Signature | None) -> pa.NativeFile:
+    """Open an object, of which nothing is read but what is known of it. Raises OSError."""
+    return pa.PythonFile(remote.open_object(address, known and _facts(known)), "r")
+
+
+def content_etag(signature: Signature) -> str | None:
+    """Return the ETag if no other content can have it."""
+    found = _facts(signature)
+    return found.etag if found.is_certain else None
 
 
 def _signature(found: remote.Facts) -> Signature:
-    modified_us = (found.modified - _EPOCH) // (datetime.resolution)
-    return Signature(found.size_bytes, 1_000 * modified_us, 0, 0, found.etag)
+    return Signature(found.size_bytes, 1_000 * found.modified_us, 0, 0, found.etag)
 
 
-def expand(name: str) -> list[str]:
-    """Return the addresses of the tables that are named: an object, a glob, or all below a prefix.
+def _facts(of: Signature) -> remote.Facts:
+    return remote.Facts(of.size_bytes, of.mtime_ns // 1_000, of.etag)
 
+
+def expand(name: str) -> tuple[Path, dict[str, Signature]]:
+    """Return the folder in which folders begin, and the tables that are named.
+
+    As on disk, the name is that of an object, or of a folder; only if there is neither, a glob.
     What is passed over in a directory is here, too. Raises InputError, also for an address that
     holds a secret: addresses are recorded with the run.
     """
-    if "@" in name.partition("://")[2].partition("/")[0] and not name.startswith("abfs"):
+    scheme, _, rest = name.partition("://")
+    name = f"{scheme.lower()}://{rest}"
+    _check(name)
+    is_web = scheme.lower() in _WEB
+    missing = None
+    try:
+        if files.is_table_name(name):
+            try:
+                return Path(name), {name: _signature(remote.facts(name))}
+            except FileNotFoundError as error:
+                missing = error
+        if is_web:  # it cannot be asked what it has
+            raise missing or files.unknown_kind(name)
+        pattern = name.rstrip("/").split("/")
+        magic = next((i for i, part in enumerate(pattern) if glob.has_magic(part)), None)
+        fixed = len(pattern)
+        found = remote.listed("/".join(pattern))
+        if magic is not None and not found:
+            fixed = magic
+            found = remote.listed("/".join(pattern[:fixed]))
+        if not found and magic is None and missing:
+            raise missing
+    except OSError as error:
+        raise files.unreadable(name, error) from error
+    tables = {
+        each: _signature(facts)
+        for each, facts in found.items()
+        if _is_named(each.split("/"), pattern, fixed)
+    }
+    if not tables:
+        raise files.no_table(name)
+    folders.check_marks(list(tables), list(found))
+    return Path(*pattern[:fixed]), tables
+
+
+def _check(name: str) -> None:
+    """Raise InputError for what is no whole address, or holds a secret."""
+    scheme, _, rest = name.partition("://")
+    place, _, key = rest.partition("/")
+    is_web = scheme in _WEB
+    # A password may hold a slash, so that it seems to be of the path.
+    user_in = rest if is_web else place if scheme not in _AZURE else ""
+    if "@" in user_in or (":" in place and not is_web):
         raise InputError(
-            "An address of the input holds a user name or a password.",
-            "Leave them out: credentials belong in the environment.",
+            f"The input {without_secrets(name)} is given with a user name or a password, and "
+            "addresses are recorded with the run.",
+            "Leave them out: credentials belong in the environment. Write an @ in the path of a "
+            "web address as %40.",
         )
-    if "?" in name.partition("://")[2].partition("/")[2] and name.startswith(_WEB):
+    # The key of an object may hold a question mark, as that of a page that was stored.
+    if "?" in (rest if is_web else place) or names_secret(key.partition("?")[2]):
         raise InputError(
-            f"The input {without_query(name)} is given with a query (?...), which may hold a key, "
-            "and addresses are recorded with the run.",
+            f"The input {without_secrets(name)} is given with a query (?...), which may hold a "
+            "key, and addresses are recorded with the run.",
             "Give the object's own address, with the credentials in the environment, or download "
             "it first.",
         )
-    if name.startswith(_WEB) or not (glob.has_magic(name) or _is_prefix(name)):
-        # A web server cannot be asked what it has.
-        if not files.is_table_name(name):
-            raise files.unknown_kind(name)
-        return [name]
-    pattern = name.rstrip("/").split("/")
-    fixed = next((i for i, part in enumerate(pattern) if glob.has_magic(part)), len(pattern))
-    try:
-        found = remote.listed("/".join(pattern[:fixed]))
-    except OSError as error:
-        raise files.unreadable(name, error) from error
-    tables = [each for each in found if _is_named(each.split("/"), pattern, fixed)]
-    if not tables:
-        raise files.no_table(name)
-    folders.check_marks(tables, found)
-    return tables
-
-
-def _is_prefix(name: str) -> bool:
-    return name.endswith("/") or not files.is_table_name(name)
+    if not place or (glob.has_magic(place) and not is_web):
+        raise InputError(
+            f"{name} names no bucket or host.", "Write it as s3://bucket/key or https://host/path."
+        )
+    if "//" in f"/{key}":
+        raise InputError(
+            f"{name} has two slashes in a row, and no object with such a name can be read.",
+            "Leave one out, or rename the object.",
+        )
 
 
 def _is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:

@@ -245,8 +245,8 @@ class FileSource(Source):
 
     def _whole_batches(self, start_row: int) -> Iterator[pa.RecordBatch]:
         for file in self.input.files:
-            source = SourceFile(file.path, settled=file.signature)
-            source.check_unchanged(file.signature)
+            source = SourceFile(file.path, known=file.signature)
+            source.check_between(file.signature)
             if start_row >= file.rows:
                 start_row -= file.rows
                 continue

@@ -8,9 +8,11 @@ role of the machine, in a login; none is a setting.
 
 from __future__ import annotations
 
+import errno
 import io
+import re
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -24,25 +26,47 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "abfs", "abfss", "https", "http", "hf")
 _HUB = "hf://"
 _FORBIDDEN = (401, 403)
+_STATUS = re.compile(r"status code: (\d{3})")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Where a machine in a cloud asks for the rights of its role, if it finds no other credentials.
+_ROLES = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/")
+_LOOKED_FOR = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "abfs": "AZURE_STORAGE_ACCOUNT_KEY",
+    "abfss": "AZURE_STORAGE_ACCOUNT_KEY",
+}
 # What one request reads at least: a request takes tens of milliseconds, whatever it reads.
 READ_BYTES = 1 << 20
 
 
 class Facts(NamedTuple):
-    """What a storage says of an object; without an ETag only its time tells a change."""
+    """What a storage says of an object, alike for the same content however it is asked.
+
+    The ETag decides. Only without one, or with one that is weak, does the time tell a change.
+    """
 
     size_bytes: int
-    modified: datetime
+    modified_us: int
     etag: str | None
+
+    @property
+    def is_certain(self) -> bool:
+        """True if another content always has another ETag."""
+        return self.etag is not None and not self.etag.startswith("W/")
 
 
 class ChangedError(OSError):
     """The object is no longer the one that was opened."""
 
+    def __init__(self, address: str) -> None:
+        super().__init__(errno.ESTALE, "it changed while it was being read", address)
+
 
 def is_address(name: str) -> bool:
-    """Return True for an address that can be read, if it is right."""
-    return name.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+    """Return True for an address that can be read, if it is right; case does not matter."""
+    scheme, separator, _ = name.partition("://")
+    return bool(separator) and scheme.lower() in SCHEMES
 
 
 def parts_of(address: str) -> tuple[str, str]:
@@ -61,37 +85,63 @@ def facts(address: str) -> Facts:
         return _facts_on_hub(address)
     place, key = parts_of(address)
     with as_os_error(address):
-        found = store_at(place).head(key)
-    return Facts(found["size"], found["last_modified"], found["e_tag"])
+        return _facts_of(store_at(place).head(key))
 
 
-def listed(address: str) -> list[str]:
+def listed(address: str) -> dict[str, Facts]:
     """Return the addresses of all objects below a prefix, in order. Raises OSError."""
     if address.startswith(_HUB):
         with _of_hub(address):
-            return [f"{_HUB}{path}" for path in sorted(_hub().find(address, refresh=True))]
+            infos = _hub().find(address, refresh=True, detail=True)
+            return {f"{_HUB}{path}": _facts_in(infos[path]) for path in sorted(infos)}
     place, prefix = parts_of(address)
     with as_os_error(address):
-        found = [each["path"] for batch in store_at(place).list(prefix or None) for each in batch]
-    return [f"{place}/{key}" for key in sorted(found)]
+        found = [each for batch in store_at(place).list(prefix or None) for each in batch]
+    return {f"{place}/{each['path']}": _facts_of(each) for each in sorted(found, key=_key)}
 
 
-def open_object(address: str) -> RemoteFile:
-    """Open an object for reading. Raises OSError."""
+def open_object(address: str, known: Facts | None = None) -> RemoteFile:
+    """Open an object for reading, without asking what it is if that is `known`. Raises OSError.
+
+    All that is read is of the object that is known, or was opened: each request asks for it, and
+    what comes is compared, since many web servers ignore the condition.
+    """
     if address.startswith(_HUB):
-        return _open_on_hub(address)
-    found = facts(address)
+        file = _open_on_hub(address)
+        if known not in (None, file.facts):
+            raise ChangedError(address)
+        return file
+    found = known or facts(address)
     place, key = parts_of(address)
-    options = {} if found.etag is None else {"if_match": found.etag}
+    # A condition never holds for a weak ETag (RFC 9110, 13.1.1).
+    options = {"if_match": found.etag} if found.is_certain else {}
 
     def read(start: int, end: int) -> Any:
-        with as_os_error(address):
-            got = store_at(place).get(key, options={**options, "range": (start, end)})
-            if got.meta["e_tag"] != found.etag:  # many web servers ignore the condition
-                raise ChangedError(f"{address} changed while it was being read")
-            return got.bytes()
+        try:
+            with as_os_error(address):
+                got = store_at(place).get(key, options={**options, "range": (start, end)})
+                if _facts_of(got.meta) == found:
+                    return got.bytes()
+        except FileNotFoundError as error:
+            raise ChangedError(address) from error
+        raise ChangedError(address)
 
     return RemoteFile(found, read)
+
+
+def _key(meta: Any) -> str:
+    return str(meta["path"])
+
+
+def _facts_of(meta: Any) -> Facts:
+    etag = meta["e_tag"]
+    if etag is not None and not etag.startswith(('"', "W/")):
+        etag = f'"{etag}"'  # Azure lists them without quotes
+    found = Facts(meta["size"], 0, etag)
+    if found.is_certain:
+        # Lists tell the time more precisely than the head of an object does.
+        return found
+    return found._replace(modified_us=(meta["last_modified"] - _EPOCH) // timedelta.resolution)
 
 
 class RemoteFile(io.RawIOBase):
@@ -141,13 +191,9 @@ class RemoteFile(io.RawIOBase):
 
 @lru_cache(64)
 def store_at(place: str) -> Any:
-    """Return obstore's store of a bucket or host. Raises SettingsError without obstore."""
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise SettingsError(
-            f"Reading {place} needs obstore, which is not installed. {with_extra('cloud')}"
-        ) from error
+    """Return obstore's store of a bucket or host. Raises what `as_os_error` makes an OSError of."""
+    from obstore.store import from_url
+
     options: dict[str, Any] = {}
     if place.startswith("http://"):
         options["client_options"] = {"allow_http": True}
@@ -188,9 +234,12 @@ def _facts_on_hub(address: str) -> Facts:
         )
         if not (found and isinstance(found[0], RepoFile)):
             raise FileNotFoundError
-    # The content decides; no time is known of it without asking once more.
-    content = found[0].lfs.sha256 if found[0].lfs else found[0].blob_id
-    return Facts(found[0].size, datetime.fromtimestamp(0, UTC), content)
+    return _facts_in(vars(found[0]))
+
+
+def _facts_in(info: dict[str, Any]) -> Facts:
+    lfs = info["lfs"]
+    return Facts(info["size"], 0, lfs["sha256"] if lfs else info["blob_id"])
 
 
 def _hub() -> Any:
@@ -214,9 +263,14 @@ def _of_hub(address: str) -> Iterator[None]:
 
 @contextmanager
 def as_os_error(address: str) -> Iterator[None]:
-    """Turn what obstore raises into an OSError."""
-    from obstore import exceptions
-
+    """Turn what obstore raises into an OSError. Raises SettingsError without obstore."""
+    try:
+        from obstore import exceptions
+    except ImportError as error:
+        place = parts_of(address)[0]
+        raise SettingsError(
+            f"{place} needs obstore, which is not installed. {with_extra('cloud')}"
+        ) from error
     try:
         yield
     except (exceptions.NotFoundError, FileNotFoundError) as error:
@@ -224,7 +278,7 @@ def as_os_error(address: str) -> Iterator[None]:
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise PermissionError(13, "permission denied", address) from error
     except exceptions.PreconditionError as error:
-        raise ChangedError(f"{address} changed while it was being read") from error
+        raise ChangedError(address) from error
     except (exceptions.BaseError, ValueError) as error:
         raise _os_error(address, error) from error
 
@@ -232,4 +286,15 @@ def as_os_error(address: str) -> Iterator[None]:
 def _os_error(address: str, error: Exception) -> OSError:
     # The first line says what happened, the others are of the library's own code.
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    looked_for = _LOOKED_FOR.get(address.partition("://")[0])
+    if looked_for and any(role in reason for role in _ROLES):
+        reason = (
+            f"no credentials were found: neither {looked_for} in the environment, nor a role of "
+            "this machine"
+        )
+    elif status := _STATUS.search(reason):  # of a list, which has no errors of its own
+        if status[1] == "404":
+            return FileNotFoundError(2, "there is no such object", address)
+        if int(status[1]) in _FORBIDDEN:
+            return PermissionError(13, "permission denied", address)
     return OSError(5, reason.rstrip("."), address)

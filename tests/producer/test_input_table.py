@@ -251,3 +251,16 @@ def test_other_rows_than_planned_are_never_passed_on(reviews, monkeypatch, plann
 def test_start_row_outside_the_input(reviews, start_row):
     with pytest.raises(ValueError, match="start_row"):
         open_source([str(reviews)]).chunks(start_row, max_rows=1, max_bytes=1)
+
+
+def test_a_file_out_of_reach_is_no_changed_file(tmp_path):
+    file = tmp_path / "in.csv"
+    file.write_text("text\na\n")
+    source = open_source([str(file)])
+    file.unlink()
+    file.symlink_to(file)
+    with pytest.raises(InputError, match="cannot be read: Too many levels"):
+        list(source.chunks(0, max_rows=9, max_bytes=1 << 20))
+    file.unlink()
+    with pytest.raises(InputError, match="changed while it was being read"):
+        list(source.chunks(0, max_rows=9, max_bytes=1 << 20))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError, SettingsError, StoppedEarly, UsageError
-from pipeline.producer import open_source
+from pipeline.producer import csv_files, open_source
 from pipeline.system import remote
 from tests.storage import Hub, S3Server, WebServer, certificate_of
 
@@ -57,6 +57,14 @@ def web(certificate, monkeypatch):
     server = WebServer(str(certificate))
     yield server
     server.close()
+
+
+@pytest.fixture
+def small_reads(monkeypatch):
+    """Read so little at once that a small table takes many requests."""
+    monkeypatch.setattr(remote, "READ_BYTES", 512)
+    monkeypatch.setattr(csv_files, "READ_BYTES", 512)
+    monkeypatch.setattr(csv_files, "BLOCK_ROWS", 20)
 
 
 def texts_of(*inputs):
@@ -150,12 +158,29 @@ def test_an_address_of_another_kind_is_refused(label, tmp_path, address):
         "https://host/a.csv?X-Amz-Signature=hidden",
         "https://user:hidden@host/a.csv",
         "https://hidden@host/a.csv?a=1",
+        "HTTPS://user:hidden@host/a.csv",
+        "https://host?sig=hidden/x.csv",
+        "https://host?sig=hidden",
+        "http://user:pa/hidden@host",
+        "http://user:pa/hidden@host/x.csv",
+        "http://user:hidden?x@host/x.csv",
+        "abfs://c@account.dfs.core.windows.net/x.csv?sv=1&sig=hidden",
+        "abfs://user:hidden@account.dfs.core.windows.net/x.csv",
+        "s3://bucket/x.csv?X-Amz-Algorithm=A&X-Amz-Signature=hidden",
+        "gs://bucket/x.csv?X-Goog-Signature=hidden",
+        "s3://bucket?X-Amz-Signature=hidden",
+        "s3://key:hidden@bucket/x.csv",
+        "S3://key:hid/hidden@bucket/x.csv",
+        "hf://user:hidden@datasets/owner/name/x.csv",
+        "ftp://user:hidden@host/x.csv",
+        "ftp://user:pa/hidden@host/x.csv?hidden",
     ],
 )
 def test_no_secret_is_recorded_with_an_address(label, tmp_path, address):
     with pytest.raises(InputError) as refused:
         label(address, tmp_path / "out.parquet")
     assert "hidden" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -163,6 +188,7 @@ def test_no_secret_is_recorded_with_an_address(label, tmp_path, address):
     [
         "s3://",
         "s3:///x.csv",
+        "s3://b*/x.csv",
         "hf://x.csv",
         "hf://datasets/x.csv",
         "https:///x.csv",
@@ -180,19 +206,19 @@ def test_an_address_that_is_none_is_refused(bucket, label, tmp_path, address):
 
 
 def test_without_obstore_it_says_what_to_install(label, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "obstore"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     remote.store_at.cache_clear()
-    with pytest.raises(SettingsError, match=r"needs obstore.*\[cloud\]"):
-        label("s3://bucket/a.csv", tmp_path / "out.parquet")
+    for name in ("a.csv", "*.csv", "folder"):
+        with pytest.raises(SettingsError, match=r"needs obstore.*\[cloud\]"):
+            label(f"s3://bucket/{name}", tmp_path / "out.parquet")
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_chunks", "small_reads")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("change", ["written again", "deleted"])
-def test_an_object_that_changes_in_the_middle(
-    label, server, bucket, tmp_path, suffix, change, monkeypatch
-):
-    monkeypatch.setattr(remote, "READ_BYTES", 512)
+def test_an_object_that_changes_in_the_middle(label, server, bucket, tmp_path, suffix, change):
     key, output = f"in{suffix}", tmp_path / "out.parquet"
     kept = content(suffix, compression="none", row_group_size=20) if suffix == ".parquet" else None
     kept = kept or content(suffix)
@@ -238,10 +264,10 @@ def test_it_is_read_in_ranges(web, suffix, monkeypatch):
     assert len(longest) > 4
 
 
+@pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("conditions", [True, False], ids=["If-Match", "no If-Match"])
-def test_a_file_that_changes_between_two_reads_is_never_mixed(web, suffix, conditions, monkeypatch):
-    monkeypatch.setattr(remote, "READ_BYTES", 512)
+def test_a_file_that_changes_between_two_reads_is_never_mixed(web, suffix, conditions):
     old, new = content(suffix), content(suffix, [text.upper() for text in TEXTS])
     web.conditions, web.files[f"in{suffix}"] = conditions, old
     source = open_source([f"{web.url}/in{suffix}"])
@@ -331,3 +357,147 @@ def test_a_dataset_that_changes_is_refused_on_resume(cli, hub, server, tmp_path)
     done = cli(*command)
     assert done.code == 2
     assert len(server.requests) == sent
+
+
+def paths_of(*inputs):
+    return [file.path for file in open_source(list(inputs)).input.files]
+
+
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_a_name_is_that_of_an_object_or_folder_before_it_is_a_glob(
+    bucket, tmp_path, monkeypatch, place
+):
+    for key in ("x[1].csv", "x1.csv", "d[1]/k=1/a.csv", "d1/k=2/a.csv", "u.csv/part-0.csv"):
+        bucket.put(key, content(".csv"))
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(content(".csv"))
+    monkeypatch.chdir(tmp_path)
+    root = "." if place == "here" else bucket.url
+    for name, found in (
+        ("x[1].csv", "x[1].csv"),
+        ("x[12].csv", "x1.csv"),
+        ("d[1]", "d[1]/k=1/a.csv"),
+        ("d[1]/", "d[1]/k=1/a.csv"),
+        ("d[12]", "d1/k=2/a.csv"),
+        ("u.csv", "u.csv/part-0.csv"),
+        ("u.csv/", "u.csv/part-0.csv"),
+    ):
+        (file,) = open_source([f"{root}/{name}"]).input.files
+        assert os.path.normpath(file.path) == os.path.normpath(f"{root}/{found}")
+        assert len(file.keys) == ("k=" in found), name
+
+
+@pytest.mark.parametrize("name", ["/a.csv", "z//a.csv", "z//", "z//*", "/"])
+def test_one_object_has_one_name(bucket, name):
+    """The library takes `//` at the beginning for `/`."""
+    bucket.put("a.csv", content(".csv"))
+    with pytest.raises(InputError, match="two slashes in a row"):
+        paths_of(f"{bucket.url}/{name}")
+
+
+def test_case_and_quoting_make_no_other_object(bucket, web):
+    web.files["%61.csv"] = web.files["a.csv"] = content(".csv")
+    for one, other in (
+        (bucket.put("a.csv", content(".csv")), f"S3{bucket.url[2:]}/a.csv"),
+        (f"{web.url}/a.csv", f"{web.url}/%61.csv"),
+    ):
+        with pytest.raises(InputError, match="in the input twice"):
+            paths_of(one, other)
+    assert paths_of(f"S3{bucket.url[2:]}/a.csv") == [f"{bucket.url}/a.csv"]
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_a_web_server_without_etags_that_changes_is_never_mixed(web):
+    web.etags, web.files["in.csv"] = False, content(".csv")
+    source = open_source([f"{web.url}/in.csv"])
+
+    def change():
+        web.files["in.csv"] = content(".csv").upper().replace(b"TEXT\n", b"text\n", 1)
+        web.modified = 1_000
+
+    found = []
+
+    def read():
+        for chunk in source.chunks(0, max_rows=50, max_bytes=1 << 20):
+            found.extend(chunk.table["text"].to_pylist())
+            web.on_get = change
+
+    with pytest.raises(InputError, match="changed while it was being read"):
+        read()
+    assert found
+    assert found == TEXTS[: len(found)]
+
+
+@pytest.mark.usefixtures("small_reads")
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".csv.gz", ".csv.zst"])
+def test_a_weak_etag_is_no_condition(web, suffix):
+    """A server that goes by the standard takes no If-Match with one."""
+    body = content(suffix if suffix in SUFFIXES else ".csv")
+    packed = {".csv.gz": gzip.compress, ".csv.zst": lambda b: pa.compress(b, "zstd", asbytes=True)}
+    body = packed.get(suffix, bytes)(body)
+    web.weak, web.files[f"in{suffix}"] = True, body
+    source = open_source([f"{web.url}/in{suffix}"])
+    assert not source.input.files[0].sha256.startswith("etag")
+
+    def change():
+        web.files[f"in{suffix}"] = body[::-1]
+
+    web.on_get = change
+    with pytest.raises(InputError, match="changed while it was being read"):
+        list(source.chunks(0, max_rows=50, max_bytes=1 << 20))
+
+
+@pytest.mark.usefixtures("small_chunks", "small_reads")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_storage_that_refuses_in_the_middle_is_no_change(label, server, web, tmp_path, suffix):
+    """As when credentials expire."""
+    kept = content(suffix, compression="none", row_group_size=20) if suffix == ".parquet" else None
+    web.files[f"in{suffix}"] = kept or content(suffix)
+    address, output = f"{web.url}/in{suffix}", tmp_path / "out.parquet"
+
+    def script(request):
+        web.refuses = request.number >= 2
+
+    server.script = script
+    with pytest.raises(StoppedEarly, match="permission denied"):
+        label(address, output, batch_size=8, concurrency=1)
+    sent = len(server.requests)
+    with pytest.raises(InputError, match="permission denied"):
+        label(address, output)
+    assert len(server.requests) == sent
+
+    server.script, web.refuses = lambda _: None, False
+    assert label(address, output)["state"] == "complete"
+    assert pq.read_table(output)["text"].to_pylist() == TEXTS
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_folder_is_read_without_asking_for_each_object(s3_server, bucket, suffix):
+    """The list tells what they are, and each read that they still are."""
+    for i in range(20):
+        bucket.put(f"t/{i:02d}{suffix}", content(suffix, ["a", "b"]))
+    s3_server.methods.clear()
+    assert texts_of(f"{bucket.url}/t") == ["a", "b"] * 20
+    assert s3_server.methods["HEAD"] == 0
+    assert s3_server.methods["GET"] > 20
+    assert texts_of(f"{bucket.url}/t/00{suffix}") == ["a", "b"]
+    assert s3_server.methods["HEAD"] == 1
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
+def test_without_credentials_it_says_where_they_are_looked_for(hub, monkeypatch, scheme):
+    """The address where a machine's role is asked for says nothing to anybody."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", hub.url)
+    monkeypatch.setenv("GCE_METADATA_HOST", hub.url.removeprefix("http://"))
+    monkeypatch.setenv("IDENTITY_ENDPOINT", f"{hub.url}/metadata/identity/oauth2/token")
+    monkeypatch.setenv("AZURE_ALLOW_HTTP", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    remote.store_at.cache_clear()
+    place = "c@account.dfs.core.windows.net" if scheme == "abfs" else "bucket"
+    with pytest.raises(
+        InputError, match=r"no credentials were found: neither [A-Z_]+ .*in the env"
+    ):
+        paths_of(f"{scheme}://{place}/a.csv")
+    remote.store_at.cache_clear()
