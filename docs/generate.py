@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import re
 import signal
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pipeline.client.dialects.base import Limit
+
+sys.path.insert(0, str(Path(__file__).parent))
+from signatures import LIBRARY, library
 
 REFERENCE = Path(__file__).parent / "reference"
 # Not in RESULT_SETTINGS, since what is compared is what was read.
@@ -304,13 +308,14 @@ def renewed(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Every page of the reference, as it should be."""
+    """Every page of the reference, and the functions of the library, as they should be."""
     found = sorted(REFERENCE.glob("*.md"))
-    return {page: renewed(page.read_text(encoding="utf-8")) for page in found}
+    made = {page: renewed(page.read_text(encoding="utf-8")) for page in found}
+    return {**made, LIBRARY: library()}
 
 
 if __name__ == "__main__":
     for page, text in pages().items():
-        if page.read_text(encoding="utf-8") != text:
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
             print(f"{page.relative_to(REFERENCE.parents[1])} is new")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pipeline.api import RunResult, aclassify, classify, run
+    from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.errors import ClassifyError
+    from pipeline.library import aclassify, classify, run
 
 __all__ = ["ClassifyError", "RunConfig", "RunResult", "aclassify", "classify", "run"]
 
-_HOMES = {"ClassifyError": "errors", "RunConfig": "config"}
+_HOMES = {"ClassifyError": "errors", "RunConfig": "config", "RunResult": "api"}
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'library')}"), name)

@@ -1,4 +1,4 @@
-"""What notebooks and the command line call: `run`, `classify` and `aclassify`."""
+"""What `library` and the command line call: `run`, `classify` and `aclassify`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import uvloop
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, unknown
 from pipeline.errors import ClassifyError, Interrupted, ResumeRefused, SettingsError
 from pipeline.job.runner import Run
 from pipeline.job.status import status_of
@@ -33,10 +34,12 @@ from pipeline.tables import open_table, texts
 from pipeline.wording import as_call, counted, setting, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
     from pipeline.events import Observer
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _CONTINUE = "Run the same command again to continue."
 
 
@@ -128,18 +131,7 @@ def run(
     retry_failed: bool = False,
     ask_again: bool = False,
 ) -> RunResult:
-    """Label a table of files, as `classify run` does.
-
-    `progress` shows how far the run is: a line below the cell in a notebook, elsewhere a bar or
-    lines on stderr. Left out, it is shown in a notebook only.
-
-    `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
-    too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
-    error.
-
-    Runs inside a running event loop too (in a thread of its own). Raises an error of the tree in
-    `pipeline.errors`; what was committed by then is kept, and the same call continues it.
-    """
+    """Label a table of files; see `library`, and for the rest `EarlierRun`."""
     with _shown(progress) as shown:
         job = Run(config, observers=[*shown, *observers])
         execute = partial(
@@ -154,24 +146,13 @@ def run(
 
 def classify(
     table: Any,
+    settings: dict[str, Any],
     *,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
-    **settings: Any,
 ) -> Any:
-    """Label a table in memory and return the same kind of table, with the result columns.
-
-    `table` is a pandas or polars DataFrame, a pyarrow Table, or anything else that offers the
-    Arrow PyCapsule interface, such as a DuckDB relation or a RecordBatchReader; that is read into
-    memory once and comes back as a pyarrow Table. `settings` are those of RunConfig; `limit`
-    gives the first rows only. `progress` is that of `run`.
-
-    With `checkpoint`, a directory, an interrupted call keeps what was done and the same call
-    continues it. Without, a call that fails leaves what was answered in a temporary directory, and
-    its error names that as the checkpoint to give. Runs inside a running event loop too.
-
-    Raises an error of the tree in `pipeline.errors`.
-    """
+    """Label a table in memory; see `library`."""
+    __tracebackhide__ = True
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = _InMemory(table, output, settings, shown)
         _blocking(work.job, work.job.execute)
@@ -180,16 +161,13 @@ def classify(
 
 async def aclassify(
     table: Any,
+    settings: dict[str, Any],
     *,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
-    **settings: Any,
 ) -> Any:
-    """Do what `classify` does without blocking the event loop.
-
-    The table is read in a thread: leave it as it is until this returns. An interrupt in a notebook
-    is a cancellation, which does not wait for what is in flight: what was answered is kept.
-    """
+    """Label a table in memory beside other work of the event loop; see `library`."""
+    __tracebackhide__ = True
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = await in_thread(lambda: _InMemory(table, output, settings, shown), Stop())
         try:
@@ -199,6 +177,34 @@ async def aclassify(
         except asyncio.CancelledError:
             raise asyncio.CancelledError from None  # as short; it gets its words outside
         return await in_thread(work.result)
+
+
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a function's arguments that are settings."""
+    return {name: arguments[name] for name in RunConfig.model_fields if name in arguments}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function refuse a keyword that it does not have, in the words for settings.
+
+    Raises SettingsError, which names the nearest setting.
+    """
+    keywords = frozenset(signature(function).parameters)
+
+    @wraps(function)
+    def call(*arguments: P.args, **settings: P.kwargs) -> R:
+        __tracebackhide__ = True
+        for name in settings:
+            if name in ("input", "output") and name not in keywords:
+                raise SettingsError(
+                    f"{setting(name)}: classify takes a table and gives one back.",
+                    "For files, use run.",
+                )
+            if name not in keywords:
+                raise unknown(name)
+        return function(*arguments, **settings)
+
+    return call
 
 
 @contextmanager
@@ -246,19 +252,13 @@ class _InMemory:
     def __init__(
         self, table: Any, output: Path, settings: dict[str, Any], observers: Sequence[Observer]
     ) -> None:
-        for name in ("input", "output"):
-            if name in settings:
-                raise SettingsError(
-                    f"{setting(name)}: classify takes a table and gives one back.",
-                    "For files, use pipeline.run.",
-                )
         self._output = output
         places = {"input": "(a table in memory)", "output": output}
         self._config = config = RunConfig(**settings, **places)
         if isinstance(table, pa.RecordBatchReader):
             # It can be read only once: a wrong column should not cost its rows.
             check_columns(table.schema, config)
-        self._table = open_table(table)
+        self._table = open_table(table, config.text)
         if config.limit is not None:
             self._table = self._table.first(config.limit)
         arrow = texts(self._table, [name for name in (config.text, config.text_pair) if name])
@@ -289,6 +289,7 @@ def _blocking(
     job: Run, execute: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 ) -> dict[str, Any]:
     """Run to the end from synchronous code, wherever that code runs."""
+    __tracebackhide__ = True
     # The default loop takes a quarter more CPU a request.
     loop = uvloop.new_event_loop()
 

@@ -172,7 +172,7 @@ class RunConfig(BaseModel):
     def __init__(self, **settings: Any) -> None:
         for key in settings:
             if key not in type(self).model_fields:
-                raise _unknown(key)
+                raise unknown(key)
         if settings.get("endpoint", "hf") == "hf" and isinstance(settings.get("model"), str):
             # Before anything reads it, so that the same model is always the same run.
             settings["model"] = addresses.plain_model_id(settings["model"])
@@ -311,7 +311,7 @@ class RunConfig(BaseModel):
         for where, settings in ((str(file), from_file), ("the environment", from_env)):
             for key in settings:
                 if key not in cls.model_fields:
-                    raise _unknown(key, f" in {where}")
+                    raise unknown(key, f" in {where}")
         return cls(**{**(defaults or {}), **from_file, **from_env, **flags})
 
 
@@ -322,7 +322,8 @@ def takes(key: str) -> Takes:
     return Takes(*cast("Takes", extra["takes"]))
 
 
-def _unknown(key: str, where: str = "") -> SettingsError:
+def unknown(key: str, where: str = "") -> SettingsError:
+    """Return the error of a setting that there is none of; it names the nearest one."""
     if "token" in key.lower() and "file" not in key.lower():
         return SettingsError(
             f"{key}{where}: the token is never a setting, so that it cannot end up in a file or a "

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import datasets
 import duckdb
 import pandas as pd
 import polars as pl
@@ -14,6 +15,7 @@ from pipeline.errors import InputError, OutputError, ResumeRefused, SettingsErro
 from pipeline.wording import speak_to
 
 TEXTS = ["good", "bad", None, "good", "fine"]
+DATASET = datasets.Dataset.from_dict({"n": [1, 2, 3, 4, 5], "text": TEXTS})
 
 
 @pytest.fixture
@@ -99,6 +101,71 @@ def test_a_used_up_stream_does_not_pass_for_the_one_that_was_begun(server, tmp_p
     assert classify(stream(TEXTS), **again).num_rows == len(TEXTS)
 
 
+def test_a_lazy_frame_comes_back_lazy(server, labels):
+    lazy = pl.LazyFrame({"n": [1, 2, 3, 4, 5], "text": TEXTS})
+    found = classify(lazy, endpoint=server.url)
+    assert isinstance(found, pl.LazyFrame)
+    assert found.collect()["label"].to_list() == labels
+    assert classify(lazy, endpoint=server.url, limit=2).collect().height == 2
+
+
+def test_a_dataset_comes_back_as_one(server, labels):
+    """Also one whose rows are a selection."""
+    found = classify(DATASET, endpoint=server.url)
+    assert isinstance(found, datasets.Dataset)
+    assert found.column_names == ["n", "text", "label", "score", "error"]
+    assert found["label"][:] == labels
+    found = classify(DATASET.select([4, 0]), endpoint=server.url)
+    assert (found["n"][:], found["label"][:]) == ([5, 1], [labels[4], labels[0]])
+    assert classify(DATASET, endpoint=server.url, limit=2).num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "comes"),
+    [
+        (list, pd.DataFrame),
+        (tuple, pd.DataFrame),
+        (pd.Series, pd.DataFrame),
+        (pl.Series, pl.DataFrame),
+        (pa.array, pa.Table),
+        (lambda texts: pa.chunked_array([texts[:2], texts[2:]]), pa.Table),
+    ],
+)
+def test_texts_alone_give_a_table_of_results(server, labels, kind, comes):
+    """In the order of the input, whatever the column would be called."""
+    found = classify(kind(TEXTS), "review", endpoint=server.url)
+    assert isinstance(found, comes)
+    found = pa.table(found)
+    assert found.column_names == ["label", "score", "error"]
+    assert found["label"].to_pylist() == labels
+    assert found["error"].to_pylist() == [None, None, "null text", None, None]
+    assert pa.table(classify(kind(TEXTS), endpoint=server.url, limit=2)).num_rows == 2
+
+
+def test_a_series_keeps_its_index(server, labels):
+    series = pd.Series(TEXTS, index=list("abcde"), name="review")
+    found = classify(series, endpoint=server.url)
+    assert list(found.index) == list("abcde")
+    assert found.loc["b", "label"] == labels[1]
+
+
+def test_rows_as_dicts_come_back_as_dicts(server, labels):
+    """With whatever else they hold; a missing text is a null one."""
+    thing = object()
+    rows = [{"id": 1, "text": "good", "thing": thing}, {"id": 2}, {"text": "bad", 7: "seven"}]
+    found = classify(rows, endpoint=server.url)
+    assert [row["label"] for row in found] == [labels[0], None, labels[1]]
+    assert found[0]["thing"] is thing
+    assert found[1] == {"id": 2, "label": None, "score": None, "error": "null text"}
+    assert found[2][7] == "seven"
+    assert "label" not in rows[0]
+
+
+def test_no_texts(server):
+    assert len(classify([], endpoint=server.url)) == 0
+    assert server.requests == []
+
+
 def test_a_record_batch(server, labels):
     found = classify(pa.record_batch({"text": TEXTS}), endpoint=server.url)
     assert found["label"].to_pylist() == labels
@@ -156,12 +223,12 @@ def test_limit_takes_the_first_rows(server, labels, kind, limit):
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        (pl.LazyFrame({"text": TEXTS}), r"LazyFrame.*collect\(\)"),
-        (pl.Series("text", TEXTS), r"Series.*to_frame\(\)"),
-        (pd.Series(TEXTS, name="text"), r"Series.*to_frame\(\)"),
-        (pa.array(TEXTS), "StringArray cannot be read as a table"),
-        ("reviews.csv", "str.*pipeline.run"),
-        (pathlib.Path("reviews.csv"), "PosixPath.*pipeline.run"),
+        (pl.LazyFrame({"text": TEXTS}).select("other"), "LazyFrame cannot be read.*other"),
+        ("reviews.csv", "str.*For files, use run; for a single text, pass a list"),
+        (pathlib.Path("reviews.csv"), "PosixPath.*For files, use run"),
+        ([{"text": "good"}, "fine"], "at position 0 is a dict"),
+        (datasets.DatasetDict({"train": DATASET}), r"several tables: train.*dataset\['train'\]"),
+        (DATASET.to_iterable_dataset(), "IterableDataset is a stream"),
         (duckdb, "module.*DuckDB relation"),
     ],
 )
@@ -181,7 +248,7 @@ def test_a_column_that_holds_no_text(server, column):
 @pytest.mark.parametrize("place", ["input", "output"])
 def test_places_of_files_are_refused(server, place):
     """They would have no effect, which nobody expects who gives them."""
-    with pytest.raises(SettingsError, match=rf"`{place}`: .*pipeline\.run"):
+    with pytest.raises(SettingsError, match=rf"`{place}`: .*For files, use run"):
         classify(pa.table({"text": TEXTS}), endpoint=server.url, **{place: "there.parquet"})
     assert server.requests == []
 

@@ -189,9 +189,9 @@ def test_modules_that_the_architecture_names_exist():
 
 
 def test_public_names_are_those_that_the_readme_uses():
-    """Every `pipeline.name` in the README is public, and there to be imported."""
-    public = importlib.import_module("pipeline")
-    used = set(re.findall(r"\bpipeline\.([a-z]\w+)\(", README))
+    """Every `cp.name` in the README is public, and there to be imported."""
+    public = importlib.import_module("classify_pipeline")
+    used = set(re.findall(r"\bcp\.([a-z]\w+)\(", README))
     assert used
     assert used <= set(public.__all__)
     assert all(callable(getattr(public, name)) for name in used)

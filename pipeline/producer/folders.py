@@ -115,7 +115,7 @@ def _of_format(folder: object, format_name: str, reader: str) -> InputError:
     return InputError(
         f"{folder} is a table of {format_name}, whose files also hold rows that it no longer has.",
         f"Read it by its own reader, such as {reader}, and label what that gives: write it to a "
-        "Parquet file, or pass it to pipeline.classify.",
+        "Parquet file, or pass it to classify.",
     )
 
 

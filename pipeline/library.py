@@ -1,0 +1,406 @@
+"""The functions of the library, each setting a keyword.
+
+Written by `make docs`, not by hand. What they do is in `api`; what settings are, in `config`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline import api
+from pipeline.config import RunConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.api import RunResult
+    from pipeline.events import Observer
+
+
+@api.checked
+def classify(
+    table: Any,
+    text: str = "text",
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool | None = None,
+    text_pair: str | None = None,
+    endpoint: str | Sequence[str] = "hf",
+    model: str | None = None,
+    dialect: Literal[
+        "auto", "hf", "infinity", "mlflow", "sglang", "single", "tei", "vertex", "vllm"
+    ] = "auto",
+    top_k: Literal["all"] | int = 1,
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None,
+    bill_to: str | None = None,
+    token_file: str | Path | None = None,
+    header_from: Mapping[str, str] | None = None,
+    allow_drift: bool = False,
+    truncate: bool = False,
+    exact_scores: bool = False,
+    server_cache: bool = True,
+    batch_size: Literal["auto"] | int = "auto",
+    concurrency: int = 32,
+    rate: float | None = None,
+    timeout_s: float | str = 120.0,
+    max_loading_s: float | str = 1800.0,
+    max_outage_s: float | str = 600.0,
+    dedup: bool = True,
+    cache: str | Path | None = None,
+    max_errors: int | str | None = None,
+    deadline: float | str | None = None,
+    max_requests: int | None = None,
+    grace_s: float | str = 30.0,
+    metrics_file: str | Path | None = None,
+    limit: int | None = None,
+    delimiter: str = ",",
+    encoding: str = "auto",
+    csv_escape: str | None = None,
+    label_column: str = "label",
+    score_column: str = "score",
+    error_column: str = "error",
+    predictions_column: str = "predictions",
+    engine: Literal["local"] = "local",
+) -> Any:
+    """Label a table in memory and return the same kind of table, with the result columns.
+
+    `table` is a pandas or polars DataFrame, a polars LazyFrame, a pyarrow Table, a DuckDB relation,
+    a datasets.Dataset, or anything else that offers the Arrow PyCapsule interface; a list of
+    dicts; or texts alone, as a list or a Series: these give a table of label, score and error.
+
+    Args:
+        table: The table, or the texts.
+        text: The column to classify.
+        checkpoint: A directory that keeps what was done if the call is interrupted; the same call
+            continues it. Without, what was answered is kept in a temporary directory, which the
+            error names.
+        progress: Show how far the call is; left out, in a notebook only.
+        text_pair: Second column, for models that take pairs.
+        endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
+            one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
+        model: Model id, required with `hf`; with `local` sentiment (the default), language, or the
+            directory of a saved transformers model. Takes a model id such as org/name.
+        dialect: How the server wants to be asked; auto finds out. Takes auto, hf, infinity, mlflow,
+            sglang, single, tei, vertex, vllm.
+        top_k: Labels asked for; over 1 adds the column of predictions. Takes 1, 2, ... or all.
+        function_to_apply: How the server turns logits into scores. Takes sigmoid, softmax, none.
+        bill_to: Organisation that pays. Takes an organisation's name.
+        token_file: File that holds the token, where HF_TOKEN does not.
+        header_from: Headers that a gateway wants, each with the place of its secret value. Takes
+            NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
+        allow_drift: Go on where the model's revision changes.
+        truncate: Ask the server to truncate long texts, which are errors otherwise.
+        exact_scores: Never ask the server to pad the texts of a request into one batch, which is
+            faster on some servers and changes the last digits of scores.
+        server_cache: False for nondeterministic models: sends x-use-cache: false.
+        batch_size: Texts in one request; auto finds out by measuring, with fewer requests than
+            concurrency. Takes 1, 2, ... or auto.
+        concurrency: The most requests in flight; fewer where fewer help. Takes a whole number from
+            1 to 10^12.
+        rate: The most requests a second, retries included. Takes a number above 0, between 0.000001
+            and 10^12.
+        timeout_s: One attempt, from sending to the last byte. Takes seconds above 0, 10^9 at most,
+            or a duration such as 90s, 30m, 7h.
+        max_loading_s: How long to wait for a loading model. Takes seconds above 0, 10^9 at most, or
+            a duration such as 90s, 30m, 7h.
+        max_outage_s: How long to wait for an endpoint that is down. Takes seconds above 0, 10^9 at
+            most, or a duration such as 90s, 30m, 7h.
+        dedup: Send identical inputs once.
+        cache: A file of answers shared between runs.
+        max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
+            as 1%.
+        deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
+            such as 90s, 30m, 7h.
+        max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
+        grace_s: After a signal, how long to wait for the answers in flight. Takes seconds above 0,
+            10^9 at most, or a duration such as 90s, 30m, 7h.
+        metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
+            collector. Takes a path that ends with .prom.
+        limit: Take the first rows only. Takes a whole number from 1 to 10^12.
+        delimiter: What separates the cells of a CSV file. Takes one character.
+        encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
+            auto, or a codec name such as latin-1.
+        csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
+            exports of Spark and MySQL. Takes one character.
+        label_column: Output column of the label.
+        score_column: Output column of the score.
+        error_column: Output column of the error.
+        predictions_column: Output column of all predictions.
+        engine: Where chunks are resolved. Takes local.
+
+    Returns:
+        The table with the columns `label`, `score` and `error` appended.
+
+    Raises:
+        ClassifyError: One of the tree in `pipeline.errors`, which says what to do.
+    """
+    __tracebackhide__ = True
+    settings = api.settings_of(locals())
+    return api.classify(table, settings, checkpoint=checkpoint, progress=progress)
+
+
+@api.checked
+async def aclassify(
+    table: Any,
+    text: str = "text",
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool | None = None,
+    text_pair: str | None = None,
+    endpoint: str | Sequence[str] = "hf",
+    model: str | None = None,
+    dialect: Literal[
+        "auto", "hf", "infinity", "mlflow", "sglang", "single", "tei", "vertex", "vllm"
+    ] = "auto",
+    top_k: Literal["all"] | int = 1,
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None,
+    bill_to: str | None = None,
+    token_file: str | Path | None = None,
+    header_from: Mapping[str, str] | None = None,
+    allow_drift: bool = False,
+    truncate: bool = False,
+    exact_scores: bool = False,
+    server_cache: bool = True,
+    batch_size: Literal["auto"] | int = "auto",
+    concurrency: int = 32,
+    rate: float | None = None,
+    timeout_s: float | str = 120.0,
+    max_loading_s: float | str = 1800.0,
+    max_outage_s: float | str = 600.0,
+    dedup: bool = True,
+    cache: str | Path | None = None,
+    max_errors: int | str | None = None,
+    deadline: float | str | None = None,
+    max_requests: int | None = None,
+    grace_s: float | str = 30.0,
+    metrics_file: str | Path | None = None,
+    limit: int | None = None,
+    delimiter: str = ",",
+    encoding: str = "auto",
+    csv_escape: str | None = None,
+    label_column: str = "label",
+    score_column: str = "score",
+    error_column: str = "error",
+    predictions_column: str = "predictions",
+    engine: Literal["local"] = "local",
+) -> Any:
+    """Label a table in memory and return the same kind of table, with the result columns.
+
+    `table` is a pandas or polars DataFrame, a polars LazyFrame, a pyarrow Table, a DuckDB relation,
+    a datasets.Dataset, or anything else that offers the Arrow PyCapsule interface; a list of
+    dicts; or texts alone, as a list or a Series: these give a table of label, score and error.
+
+    It does not block the event loop. The table is read in a thread: leave it as it is until this
+    returns. An interrupt in a notebook is a cancellation, which does not wait for what is in
+    flight: what was answered is kept.
+
+    Args:
+        table: The table, or the texts.
+        text: The column to classify.
+        checkpoint: A directory that keeps what was done if the call is interrupted; the same call
+            continues it. Without, what was answered is kept in a temporary directory, which the
+            error names.
+        progress: Show how far the call is; left out, in a notebook only.
+        text_pair: Second column, for models that take pairs.
+        endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
+            one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
+        model: Model id, required with `hf`; with `local` sentiment (the default), language, or the
+            directory of a saved transformers model. Takes a model id such as org/name.
+        dialect: How the server wants to be asked; auto finds out. Takes auto, hf, infinity, mlflow,
+            sglang, single, tei, vertex, vllm.
+        top_k: Labels asked for; over 1 adds the column of predictions. Takes 1, 2, ... or all.
+        function_to_apply: How the server turns logits into scores. Takes sigmoid, softmax, none.
+        bill_to: Organisation that pays. Takes an organisation's name.
+        token_file: File that holds the token, where HF_TOKEN does not.
+        header_from: Headers that a gateway wants, each with the place of its secret value. Takes
+            NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
+        allow_drift: Go on where the model's revision changes.
+        truncate: Ask the server to truncate long texts, which are errors otherwise.
+        exact_scores: Never ask the server to pad the texts of a request into one batch, which is
+            faster on some servers and changes the last digits of scores.
+        server_cache: False for nondeterministic models: sends x-use-cache: false.
+        batch_size: Texts in one request; auto finds out by measuring, with fewer requests than
+            concurrency. Takes 1, 2, ... or auto.
+        concurrency: The most requests in flight; fewer where fewer help. Takes a whole number from
+            1 to 10^12.
+        rate: The most requests a second, retries included. Takes a number above 0, between 0.000001
+            and 10^12.
+        timeout_s: One attempt, from sending to the last byte. Takes seconds above 0, 10^9 at most,
+            or a duration such as 90s, 30m, 7h.
+        max_loading_s: How long to wait for a loading model. Takes seconds above 0, 10^9 at most, or
+            a duration such as 90s, 30m, 7h.
+        max_outage_s: How long to wait for an endpoint that is down. Takes seconds above 0, 10^9 at
+            most, or a duration such as 90s, 30m, 7h.
+        dedup: Send identical inputs once.
+        cache: A file of answers shared between runs.
+        max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
+            as 1%.
+        deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
+            such as 90s, 30m, 7h.
+        max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
+        grace_s: After a signal, how long to wait for the answers in flight. Takes seconds above 0,
+            10^9 at most, or a duration such as 90s, 30m, 7h.
+        metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
+            collector. Takes a path that ends with .prom.
+        limit: Take the first rows only. Takes a whole number from 1 to 10^12.
+        delimiter: What separates the cells of a CSV file. Takes one character.
+        encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
+            auto, or a codec name such as latin-1.
+        csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
+            exports of Spark and MySQL. Takes one character.
+        label_column: Output column of the label.
+        score_column: Output column of the score.
+        error_column: Output column of the error.
+        predictions_column: Output column of all predictions.
+        engine: Where chunks are resolved. Takes local.
+
+    Returns:
+        The table with the columns `label`, `score` and `error` appended.
+
+    Raises:
+        ClassifyError: One of the tree in `pipeline.errors`, which says what to do.
+    """
+    __tracebackhide__ = True
+    settings = api.settings_of(locals())
+    return await api.aclassify(table, settings, checkpoint=checkpoint, progress=progress)
+
+
+@api.checked
+def run(
+    input: RunConfig | str | Path | Sequence[str | Path],  # noqa: A002 - the name of the setting
+    output: str | Path | None = None,
+    text: str = "text",
+    *,
+    progress: bool | None = None,
+    observers: Sequence[Observer] = (),
+    restart: bool = False,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    ask_again: bool = False,
+    text_pair: str | None = None,
+    endpoint: str | Sequence[str] = "hf",
+    model: str | None = None,
+    dialect: Literal[
+        "auto", "hf", "infinity", "mlflow", "sglang", "single", "tei", "vertex", "vllm"
+    ] = "auto",
+    top_k: Literal["all"] | int = 1,
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None,
+    bill_to: str | None = None,
+    token_file: str | Path | None = None,
+    header_from: Mapping[str, str] | None = None,
+    allow_drift: bool = False,
+    truncate: bool = False,
+    exact_scores: bool = False,
+    server_cache: bool = True,
+    batch_size: Literal["auto"] | int = "auto",
+    concurrency: int = 32,
+    rate: float | None = None,
+    timeout_s: float | str = 120.0,
+    max_loading_s: float | str = 1800.0,
+    max_outage_s: float | str = 600.0,
+    dedup: bool = True,
+    cache: str | Path | None = None,
+    max_errors: int | str | None = None,
+    deadline: float | str | None = None,
+    max_requests: int | None = None,
+    grace_s: float | str = 30.0,
+    metrics_file: str | Path | None = None,
+    limit: int | None = None,
+    delimiter: str = ",",
+    encoding: str = "auto",
+    csv_escape: str | None = None,
+    label_column: str = "label",
+    score_column: str = "score",
+    error_column: str = "error",
+    predictions_column: str = "predictions",
+    engine: Literal["local"] = "local",
+) -> RunResult:
+    """Label a table of files, as `classify run` does; the same call continues.
+
+    Runs inside a running event loop too, in a thread of its own.
+
+    Args:
+        input: Files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst; local, or at an
+            address with s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which then has
+            all settings.
+        output: A .parquet file, or a directory for a dataset of parts.
+        text: The column to classify.
+        progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
+            lines on stderr. Left out, it is shown in a notebook only.
+        observers: Functions that get each event of the run (`pipeline.events`).
+        restart: Discard an unfinished run but for its stored answers.
+        overwrite: Replace a complete output.
+        retry_failed: Ask again for the rows with an error, and for nothing else.
+        ask_again: Discard stored answers, too.
+        text_pair: Second column, for models that take pairs.
+        endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
+            one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
+        model: Model id, required with `hf`; with `local` sentiment (the default), language, or the
+            directory of a saved transformers model. Takes a model id such as org/name.
+        dialect: How the server wants to be asked; auto finds out. Takes auto, hf, infinity, mlflow,
+            sglang, single, tei, vertex, vllm.
+        top_k: Labels asked for; over 1 adds the column of predictions. Takes 1, 2, ... or all.
+        function_to_apply: How the server turns logits into scores. Takes sigmoid, softmax, none.
+        bill_to: Organisation that pays. Takes an organisation's name.
+        token_file: File that holds the token, where HF_TOKEN does not.
+        header_from: Headers that a gateway wants, each with the place of its secret value. Takes
+            NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
+        allow_drift: Go on where the model's revision changes.
+        truncate: Ask the server to truncate long texts, which are errors otherwise.
+        exact_scores: Never ask the server to pad the texts of a request into one batch, which is
+            faster on some servers and changes the last digits of scores.
+        server_cache: False for nondeterministic models: sends x-use-cache: false.
+        batch_size: Texts in one request; auto finds out by measuring, with fewer requests than
+            concurrency. Takes 1, 2, ... or auto.
+        concurrency: The most requests in flight; fewer where fewer help. Takes a whole number from
+            1 to 10^12.
+        rate: The most requests a second, retries included. Takes a number above 0, between 0.000001
+            and 10^12.
+        timeout_s: One attempt, from sending to the last byte. Takes seconds above 0, 10^9 at most,
+            or a duration such as 90s, 30m, 7h.
+        max_loading_s: How long to wait for a loading model. Takes seconds above 0, 10^9 at most, or
+            a duration such as 90s, 30m, 7h.
+        max_outage_s: How long to wait for an endpoint that is down. Takes seconds above 0, 10^9 at
+            most, or a duration such as 90s, 30m, 7h.
+        dedup: Send identical inputs once.
+        cache: A file of answers shared between runs.
+        max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
+            as 1%.
+        deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
+            such as 90s, 30m, 7h.
+        max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
+        grace_s: After a signal, how long to wait for the answers in flight. Takes seconds above 0,
+            10^9 at most, or a duration such as 90s, 30m, 7h.
+        metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
+            collector. Takes a path that ends with .prom.
+        limit: Take the first rows only. Takes a whole number from 1 to 10^12.
+        delimiter: What separates the cells of a CSV file. Takes one character.
+        encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
+            auto, or a codec name such as latin-1.
+        csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
+            exports of Spark and MySQL. Takes one character.
+        label_column: Output column of the label.
+        score_column: Output column of the score.
+        error_column: Output column of the error.
+        predictions_column: Output column of all predictions.
+        engine: Where chunks are resolved. Takes local.
+
+    Returns:
+        What came of it; shows itself in a notebook, and is a table to polars and DuckDB.
+
+    Raises:
+        ClassifyError: One of the tree in `pipeline.errors`, which says what to do. What was
+            committed by then is kept.
+    """
+    __tracebackhide__ = True
+    config = input if isinstance(input, RunConfig) else RunConfig(**api.settings_of(locals()))
+    return api.run(
+        config,
+        progress=progress,
+        observers=observers,
+        restart=restart,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        ask_again=ask_again,
+    )
