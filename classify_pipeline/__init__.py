@@ -20,11 +20,12 @@ import pipeline
 
 if TYPE_CHECKING:
     from pipeline import ClassifyError as ClassifyError
+    from pipeline import Evaluation as Evaluation
     from pipeline import RunConfig as RunConfig
-    from pipeline import RunResult, aclassify, classify, run
+    from pipeline import RunResult, aclassify, classify, evaluate, run
 
 # What most people need; errors and RunConfig are here, too, but not shown.
-__all__ = ["RunResult", "aclassify", "classify", "run"]
+__all__ = ["RunResult", "aclassify", "classify", "evaluate", "run"]
 
 
 def __getattr__(name: str) -> Any:

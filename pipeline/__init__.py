@@ -10,11 +10,27 @@ if TYPE_CHECKING:
     from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.errors import ClassifyError
+    from pipeline.evaluation import Evaluation, evaluate
     from pipeline.library import aclassify, classify, run
 
-__all__ = ["ClassifyError", "RunConfig", "RunResult", "aclassify", "classify", "run"]
+__all__ = [
+    "ClassifyError",
+    "Evaluation",
+    "RunConfig",
+    "RunResult",
+    "aclassify",
+    "classify",
+    "evaluate",
+    "run",
+]
 
-_HOMES = {"ClassifyError": "errors", "RunConfig": "config", "RunResult": "api"}
+_HOMES = {
+    "ClassifyError": "errors",
+    "Evaluation": "evaluation",
+    "RunConfig": "config",
+    "RunResult": "api",
+    "evaluate": "evaluation",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 
 FUNCTIONS = [cp.classify, cp.aclassify, cp.run]
-NAMES = ["RunResult", "aclassify", "classify", "run"]
+NAMES = ["RunResult", "aclassify", "classify", "evaluate", "run"]
 
 
 def test_dir_shows_what_most_people_need_and_nothing_else():

@@ -21,6 +21,7 @@ _COMMANDS = {
     "plan": "Estimate what a run would send, how long it takes and what it costs.",
     "status": "Show how far a run is.",
     "report": "Write a page on a run: labels, scores, errors and speed.",
+    "evaluate": "Measure labels against a column of true ones.",
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
     "completion": "Print a shell completion script for bash, zsh or fish.",
 }
@@ -68,6 +69,7 @@ def main(**_: Any) -> None:
       classify run reviews.csv --text review --model org/name -o labelled.parquet
       classify status labelled.parquet     from another terminal, while it runs
       classify report labelled.parquet     afterwards: a page to look at
+      classify evaluate labelled.parquet --gold COLUMN     if true labels are known
 
     The same `classify run` again continues what was interrupted, and does nothing once all is done.
     `classify COMMAND --help` tells more, with examples.

@@ -1,0 +1,78 @@
+"""`classify evaluate`: how good the labels of an output are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.output import failing, print_json, say
+from pipeline.errors import SettingsError
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--gold", metavar="COLUMN", required=True, help="The column of true labels.")
+@click.option(
+    "--label-map",
+    metavar="LABEL=NAME",
+    multiple=True,
+    help="The true name of a label that the model calls otherwise; may be repeated.",
+)
+@click.option(
+    "--label-column", metavar="COLUMN", help="The column of labels.  [default: the run's]"
+)
+@click.option(
+    "--score-column", metavar="COLUMN", help="The column of scores.  [default: the run's]"
+)
+@click.option("--text", metavar="COLUMN", help="What is shown of mistakes.  [default: the run's]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+def evaluate(
+    output: Path,
+    gold: str,
+    label_map: tuple[str, ...],
+    *,
+    as_json: bool,
+    label_column: str | None,
+    score_column: str | None,
+    text: str | None,
+) -> None:
+    """Measure the labels of OUTPUT against a column of true ones.
+
+    Shows accuracy; precision, recall and F1 by label with intervals of 95%; what is confused with
+    what; accuracy by threshold; and the most confident mistakes. Nothing is sent or changed.
+
+    \b
+    Examples:
+      classify evaluate labelled.parquet --gold sentiment
+      classify evaluate labelled.parquet --gold sentiment --label-map LABEL_0=negative \\
+        --label-map LABEL_1=positive
+
+    \b
+    Exit codes: 0 the labels are measured; 2 there is no such column, or no such table.
+    """
+    with failing(as_json=as_json):
+        from pipeline.evaluation import evaluate as measure
+
+        found = measure(
+            output,
+            gold,
+            label_map=dict(map(_pair, label_map)),
+            label_column=label_column,
+            score_column=score_column,
+            text=text,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        say(str(found))
+
+
+def _pair(given: str) -> tuple[str, str]:
+    label, separator, name = given.partition("=")
+    if not separator or not label or not name:
+        raise SettingsError(
+            f"--label-map: {given!r} is not allowed.",
+            "It takes LABEL=NAME, such as LABEL_0=negative.",
+        )
+    return label, name

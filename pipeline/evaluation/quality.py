@@ -1,0 +1,355 @@
+"""How good labels are, measured against a column of true ones.
+
+Rows are read batch by batch: what is kept are counts of pairs (true label, label), a histogram of
+scores, and the most confident mistakes. So the memory does not grow with the table.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import InputError
+from pipeline.evaluation import words
+from pipeline.wording import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+# Of a normal distribution: 95% lie within so many standard deviations.
+_Z = 1.959964
+# Of scores between their bounds, which are 0 and 1 unless a model gives others.
+_BINS = 1_000
+CALIBRATION_BINS = 10
+THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+MOST_MISTAKES = 20
+MOST_LABELS = 1_000
+_TEXT_CHARACTERS = 400
+
+
+class Share(NamedTuple):
+    """A share, and the interval that holds the true one 19 times out of 20 (Wilson, 1927)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, count: int, rows: int) -> Share:
+        """Return the share of so many rows."""
+        if not rows:
+            return cls(None, None, None)
+        p, z2 = count / rows, _Z * _Z / rows
+        middle = (p + z2 / 2) / (1 + z2)
+        half = _Z * math.sqrt(p * (1 - p) / rows + z2 / (4 * rows)) / (1 + z2)
+        return cls(p, max(0.0, middle - half), min(1.0, middle + half))
+
+    def as_f1(self) -> Share:
+        """Return F1 where this is the share of those that are right of all that are either.
+
+        F1 is 2 J / (1 + J) with J of Jaccard, which grows with it, and so do the bounds.
+        """
+        found = [None if share is None else 2 * share / (1 + share) for share in self]
+        return Share(*found)
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """How good one label is: `rows` have it in truth, `predicted` were given it."""
+
+    label: str
+    rows: int
+    predicted: int
+    precision: Share
+    recall: Share
+    f1: Share
+
+
+@dataclass(frozen=True)
+class AtThreshold:
+    """What holds of rows with a score of at least `threshold`: their share, how many are right."""
+
+    threshold: float
+    coverage: float
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows with scores between two bounds: their mean score, and how many are right."""
+
+    low: float
+    high: float
+    rows: int
+    score: float
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A row, counted from 0, whose label is wrong; `gold` is the true one. A long text is cut."""
+
+    row: int
+    gold: str
+    label: str
+    score: float | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good labels are. Shares are None where no row tells.
+
+    `rows` have a true label; of these `unlabelled` have none from the model, and count for nothing
+    else. `macro_f1` is the mean over labels. `calibration_error` is how far scores are from the
+    share that is right, on average over rows (expected calibration error); None without scores.
+    `confusion` has the pairs with any rows, the most frequent first.
+    """
+
+    gold: str
+    rows: int
+    without_gold: int
+    unlabelled: int
+    accuracy: Share
+    macro_f1: float | None
+    labels: list[LabelQuality]
+    confusion: list[tuple[str, str, int]]
+    thresholds: list[AtThreshold]
+    calibration: list[Calibration]
+    calibration_error: float | None
+    mistakes: list[Mistake]
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values, as `classify evaluate --json` prints it."""
+        found = asdict(self)
+        found["confusion"] = [
+            {"gold": gold, "label": label, "rows": rows} for gold, label, rows in self.confusion
+        ]
+        named: dict[str, Any] = _named(found)
+        return named
+
+    def __str__(self) -> str:
+        return "\n".join(words.lines(self))
+
+    def __repr__(self) -> str:
+        return f"<Evaluation: {words.lines(self)[0]}>"
+
+    def _repr_html_(self) -> str:
+        return words.html(self)
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Share):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: _named(each) for key, each in value.items()}
+    return [_named(each) for each in value] if isinstance(value, list) else value
+
+
+class Evaluator:
+    """Takes batches of rows and tells how good their labels are.
+
+    `label_map` gives the true name of a label that the model calls otherwise (`LABEL_0`).
+    """
+
+    def __init__(
+        self, gold: str, label_map: Mapping[str, str] | None, bounds: tuple[float, float]
+    ) -> None:
+        self._gold = gold
+        self._map = dict(label_map or {})
+        self._low, high = min(0.0, bounds[0]), max(1.0, bounds[1])
+        self._width = (high - self._low) / _BINS
+        self._pairs: Counter[tuple[str, str]] = Counter()
+        self._seen: set[str] = set()
+        # By bin: rows, those that are right, and the sum of scores.
+        self._bins = np.zeros((3, _BINS))
+        self._rows = self._without_gold = self._unlabelled = self._first = 0
+        self._mistakes: list[tuple[float, int, Mistake]] = []
+
+    def add(
+        self, gold: pa.Array, label: pa.Array, score: pa.Array | None, text: pa.Array | None
+    ) -> None:
+        """Add the columns of some rows, which follow on those before."""
+        first, self._first = self._first, self._first + len(gold)
+        known = gold.is_valid().to_numpy(zero_copy_only=False)
+        labelled = known & label.is_valid().to_numpy(zero_copy_only=False)
+        self._without_gold += len(gold) - int(known.sum())
+        self._rows += int(known.sum())
+        self._unlabelled += int(known.sum() - labelled.sum())
+        places = np.flatnonzero(labelled)
+        if not len(places):
+            return
+        taken = pa.array(places)
+        true, given = _as_text(gold.take(taken)), _as_text(label.take(taken))
+        self._seen.update(given.unique().to_pylist())
+        if self._map:
+            given = _mapped(given, self._map)
+        pairs = pa.table({"gold": true, "label": given}).group_by(["gold", "label"])
+        for found in pairs.aggregate([([], "count_all")]).to_pylist():
+            self._pairs[found["gold"], found["label"]] += found["count_all"]
+        if len(self._pairs) > MOST_LABELS * MOST_LABELS:
+            raise InputError(
+                f"The column {self._gold!r} has too many values to be labels.",
+                "Name the column of true labels.",
+            )
+        right = pc.equal(true, given).to_numpy(zero_copy_only=False)
+        scores = np.full(len(places), np.nan)
+        if score is not None:
+            scores = score.take(taken).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            self._count(scores, right)
+        self._note_mistakes(first + places, true, given, scores, right, text, places)
+
+    def _count(self, scores: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> None:
+        real = ~np.isnan(scores)
+        bins = ((scores[real] - self._low) / self._width).astype(int).clip(0, _BINS - 1)
+        for row, weights in enumerate((None, right[real], scores[real])):
+            self._bins[row] += np.bincount(bins, weights, _BINS)
+
+    def _note_mistakes(
+        self,
+        rows: np.ndarray[Any, Any],
+        gold: pa.Array,
+        label: pa.Array,
+        scores: np.ndarray[Any, Any],
+        right: np.ndarray[Any, Any],
+        text: pa.Array | None,
+        places: np.ndarray[Any, Any],
+    ) -> None:
+        wrong = np.flatnonzero(~right)
+        order = np.lexsort((rows[wrong], -np.nan_to_num(scores[wrong], nan=-np.inf)))
+        for at in wrong[order[:MOST_MISTAKES]].tolist():
+            row, score = int(rows[at]), float(scores[at])
+            content = None if text is None else text[int(places[at])].as_py()
+            mistake = Mistake(
+                row,
+                gold[at].as_py(),
+                label[at].as_py(),
+                None if math.isnan(score) else score,
+                None if content is None else str(content)[:_TEXT_CHARACTERS],
+            )
+            entry = (-math.inf if math.isnan(score) else score, -row, mistake)
+            if len(self._mistakes) < MOST_MISTAKES:
+                heapq.heappush(self._mistakes, entry)
+            else:
+                heapq.heappushpop(self._mistakes, entry)
+
+    def found(self) -> Evaluation:
+        """Return what the rows tell. Raises InputError if none of them has a true label."""
+        if not self._rows:
+            raise InputError(
+                f"No row has a value in the column {self._gold!r}.",
+                "Name the column of true labels.",
+            )
+        qualities = self._qualities()
+        known = [each.f1.value for each in qualities if each.f1.value is not None]
+        right = sum(rows for (gold, label), rows in self._pairs.items() if gold == label)
+        calibration = self._calibration()
+        total = sum(each.rows for each in calibration)
+        error = sum(
+            each.rows * abs(each.score - (each.accuracy.value or 0.0)) for each in calibration
+        )
+        return Evaluation(
+            self._gold,
+            self._rows,
+            self._without_gold,
+            self._unlabelled,
+            accuracy=Share.of(right, self._rows - self._unlabelled),
+            macro_f1=sum(known) / len(known) if known else None,
+            labels=qualities,
+            confusion=[
+                (gold, label, rows)
+                for (gold, label), rows in sorted(
+                    self._pairs.items(), key=lambda pair: (-pair[1], pair[0])
+                )
+            ],
+            thresholds=self._thresholds(),
+            calibration=calibration,
+            calibration_error=float(error / total) if total else None,
+            mistakes=[mistake for _, _, mistake in sorted(self._mistakes, reverse=True)],
+            notes=self._notes(),
+        )
+
+    def _qualities(self) -> list[LabelQuality]:
+        true: Counter[str] = Counter()
+        given: Counter[str] = Counter()
+        for (gold, label), rows in self._pairs.items():
+            true[gold] += rows
+            given[label] += rows
+        found = []
+        for name in sorted({*true, *given}, key=lambda name: (-true[name], name)):
+            right = self._pairs[name, name]
+            either = true[name] + given[name] - right
+            precision, recall = Share.of(right, given[name]), Share.of(right, true[name])
+            f1 = Share.of(right, either).as_f1()
+            found.append(LabelQuality(name, true[name], given[name], precision, recall, f1))
+        return found
+
+    def _thresholds(self) -> list[AtThreshold]:
+        rows, right = (self._bins[i][::-1].cumsum()[::-1] for i in (0, 1))
+        if not rows[0]:
+            return []
+        found = []
+        for threshold in THRESHOLDS:
+            at = math.ceil(round((threshold - self._low) / self._width, 6))
+            kept = int(rows[at]) if at < _BINS else 0
+            accuracy = Share.of(int(right[at]) if kept else 0, kept)
+            found.append(AtThreshold(threshold, float(kept / rows[0]), accuracy))
+        return found
+
+    def _calibration(self) -> list[Calibration]:
+        found = []
+        step = _BINS // CALIBRATION_BINS
+        for start in range(0, _BINS, step):
+            rows, right, scores = self._bins[:, start : start + step].sum(axis=1)
+            if rows:
+                low, high = (self._low + at * self._width for at in (start, start + step))
+                accuracy = Share.of(int(right), int(rows))
+                found.append(Calibration(low, high, int(rows), float(scores / rows), accuracy))
+        return found
+
+    def _notes(self) -> list[str]:
+        """Say what looks like another way of writing labels, which no figure here would tell."""
+        notes = []
+        if unknown := sorted(set(self._map) - self._seen):
+            notes.append(f"The label map names labels that no row has: {listed(unknown)}.")
+        true = {gold for gold, _ in self._pairs}
+        given = {label for _, label in self._pairs}
+        if true and given and not true & given:
+            alike = {name.casefold() for name in true} & {name.casefold() for name in given}
+            why = "They differ in case" if alike else "The model may call them otherwise"
+            notes.append(
+                f"No label is among the true ones. {why}: true are {listed(sorted(true))}; given "
+                f"are {listed(sorted(given))}. Name what each stands for with a label map, such as "
+                f"{min(given)}={min(true)}."
+            )
+        return notes
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.string())
+
+
+def _mapped(labels: pa.Array, names: Mapping[str, str]) -> pa.Array:
+    encoded = labels.dictionary_encode()
+    values = [names.get(value, value) for value in encoded.dictionary.to_pylist()]
+    return pa.array(values, pa.string()).take(encoded.indices)
+
+
+def bounds_of(scores: Iterable[pa.Array]) -> tuple[float, float]:
+    """Return the least and the greatest score, or 0 and 1 if there is none."""
+    low, high = math.inf, -math.inf
+    for column in scores:
+        found = pc.min_max(column).as_py()
+        if found["min"] is not None:
+            low, high = min(low, found["min"]), max(high, found["max"])
+    return (low, high) if low <= high and math.isfinite(high - low) else (0.0, 1.0)
