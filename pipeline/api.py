@@ -76,15 +76,12 @@ class RunResult:
 
     def errors_by_cause(self) -> dict[str, int]:
         """Count the rows with an error by what their error says, the most frequent first."""
-        import pyarrow.dataset as ds
-
-        failed = ds.dataset(self.output.absolute(), format="parquet").scanner(
-            columns=[self.error_column], filter=ds.field(self.error_column).is_valid()
-        )
         causes: Counter[str] = Counter()
-        for batch in failed.to_batches():
-            for found in batch.column(0).value_counts().to_pylist():
-                causes[found["values"]] += found["counts"]
+        for file in LocalStore(self.output).output.files():
+            with pq.ParquetFile(file.open()) as opened:
+                for batch in opened.iter_batches(columns=[self.error_column]):
+                    for found in batch.column(0).drop_null().value_counts().to_pylist():
+                        causes[found["values"]] += found["counts"]
         return dict(causes.most_common())
 
     def report(self, page: str | Path | None = None) -> Path:

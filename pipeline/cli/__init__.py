@@ -17,6 +17,7 @@ from pipeline.wording import speak_to
 
 _COMMANDS = {
     "run": "Label a table: the job.",
+    "try": "Label a text, and show its label.",
     "probe": "Try the endpoint with a few requests, and suggest a fix for each problem.",
     "plan": "Estimate what a run would send, how long it takes and what it costs.",
     "status": "Show how far a run is.",
@@ -25,6 +26,10 @@ _COMMANDS = {
     "serve": "Serve the embedded models over HTTP, with faults on demand.",
     "completion": "Print a shell completion script for bash, zsh or fish.",
 }
+
+
+# Where a command is that cannot have the name of its module.
+_HOMES = {"try": ("trying", "try_")}
 
 
 class _LazyGroup(click.Group):
@@ -36,8 +41,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"pipeline.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        home, name = _HOMES.get(cmd_name, (cmd_name, cmd_name))
+        command: click.Command = getattr(importlib.import_module(f"pipeline.cli.{home}"), name)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -61,6 +66,7 @@ def main(**_: Any) -> None:
 
     \b
     Try it without an account:
+      classify try "I love it" --endpoint local
       classify run reviews.csv --text review --endpoint local -o labelled.parquet
     \b
     A job, step by step; with a model of the Hugging Face Hub, HF_TOKEN holds your token:

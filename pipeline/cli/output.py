@@ -70,6 +70,16 @@ class WaitPrinter:
             say(f"waiting: {self._wait.announcement(now)}", err=True)
 
 
+def shares(found: dict[str, int]) -> str:
+    """Word counts by name with their shares, the largest first."""
+    total = sum(found.values())
+    ordered = sorted(found.items(), key=lambda entry: -entry[1])[:MOST_COUNTS]
+    words = [f"{name or EMPTY_LABEL} {count:,} ({count / total:.0%})" for name, count in ordered]
+    if (rest := len(found) - len(ordered)) > 0:
+        words.append(counted(rest, "other"))
+    return ", ".join(words)
+
+
 def counts(found: dict[str, int]) -> str:
     """Word counts by name, the largest first; the smallest of many are summed up."""
     ordered = sorted(found.items(), key=lambda entry: -entry[1])

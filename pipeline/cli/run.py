@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.output import failing, print_json, say
+from pipeline.cli.output import counts, failing, print_json, say, shares
 from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
+from pipeline.cli.trying import MOST_ROWS, show_first
+from pipeline.config import takes
+from pipeline.errors import SettingsError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
 from pipeline.system import process
+from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.api import RunResult
+    from pipeline.config import RunConfig
+
+# Of what failed, so many causes.
+MOST_CAUSES = 3
+# What stands for the output if rows are only shown.
+_SHOWN = {"output": "(shown)"}
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -51,7 +64,7 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     The output is the same table with `label`, `score` and `error` appended. If the run is stopped
     or killed, the same command continues it; once complete, it does nothing. Each flag is also a
     key of the YAML file and an environment variable (--batch-size: batch_size,
-    CLASSIFY_BATCH_SIZE).
+    CLASSIFY_BATCH_SIZE). With --limit and no -o, the first rows are labelled and shown.
 
     \b
     Exit codes: 0 complete; 2 wrong usage, settings or input; 3 complete with errors, or more
@@ -62,8 +75,12 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     progress = progress_for(sys.stderr, log_format)
     with failing(as_json=as_json, progress=progress), closing(progress):
         again = earlier_run(given)
-        config = load_config(given)
+        config = load_config(given, _SHOWN if given["limit"] else None)
         process.fit(config.concurrency)
+        if str(config.output) == _SHOWN["output"]:
+            _check_shown(config)
+            show_first(config)
+            return
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 
@@ -73,13 +90,43 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     if as_json:
         print_json(result.summary)
     else:
-        say(str(result))
-        if result.summary["plan"] is not None:
-            say("\n".join(_side_by_side(result.summary)))
-        if result.summary["errors"]:
-            column = config.error_column
-            say(f"The column {column!r} says why, row by row.")
+        say("\n".join(_outcome(result, config)))
     sys.exit(result.exit_code)
+
+
+def _check_shown(config: RunConfig) -> None:
+    """Refuse to show more rows than anybody reads."""
+    if config.limit is None or config.limit > MOST_ROWS:
+        raise SettingsError(
+            f"{setting('output')}: required with more than {MOST_ROWS:,} rows, which are not "
+            "shown.",
+            f"Give {takes('output').words}.",
+        )
+
+
+def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
+    """Yield the lines that a run ends with: what came of it, and what to look at next."""
+    found = result.summary
+    yield str(result)
+    if found["plan"] is not None:
+        yield from _side_by_side(found)
+    if found["labels"]:
+        yield f"Labels: {shares(found['labels'])}"
+    if found["errors"]:
+        with suppress(OSError, ValueError, KeyError):  # it may have been moved by now
+            causes = list(result.errors_by_cause().items())
+            yield f"Errors: {counts(dict(causes[:MOST_CAUSES]))}"
+        yield (
+            f"  The column {config.error_column!r} says why, row by row; --retry-failed asks again "
+            "for these rows."
+        )
+    if result.exit_code:
+        allowed = config.allowed_errors(found["rows"]) or 0
+        yield (
+            f"The exit code is {result.exit_code}: {counted(found['errors'], 'row')} with an "
+            f"error, and --max-errors allows {allowed:,}."
+        )
+    yield f"Next: classify report {shlex.quote(found['output'])}"
 
 
 def _side_by_side(summary: dict[str, Any]) -> Iterator[str]:

@@ -70,6 +70,24 @@ def probe(
     return asyncio.run(_probe(config, asked or plain, emit, most_requests, from_input=bool(asked)))
 
 
+def first_table(config: RunConfig) -> pa.Table:
+    """Return the first rows of the input: a chunk, or fewer if there are no more in their file.
+
+    Raises UsageError for an input that cannot be read so far.
+    """
+    first = first_rows(
+        config.input,
+        max_rows=stream.chunk_rows(config),
+        max_bytes=stream.CHUNK_BYTES,
+        delimiter=config.delimiter,
+        encoding=config.encoding,
+        escape=config.csv_escape,
+        output=config.output,
+    )
+    check_columns(first.schema, config)
+    return first
+
+
 def first_texts(
     config: RunConfig, tables: Iterable[pa.Table] | None = None, enough: int = 1
 ) -> list[Item]:
@@ -79,17 +97,7 @@ def first_texts(
     UsageError for an input that cannot be read so far.
     """
     if tables is None:
-        first = first_rows(
-            config.input,
-            max_rows=stream.chunk_rows(config),
-            max_bytes=stream.CHUNK_BYTES,
-            delimiter=config.delimiter,
-            encoding=config.encoding,
-            escape=config.csv_escape,
-            output=config.output,
-        )
-        check_columns(first.schema, config)
-        tables = [first]
+        tables = [first_table(config)]
     items: list[Item] = []
     held_bytes = 0
     for table in tables:

@@ -130,7 +130,9 @@ def test_plain_lines_where_stderr_is_no_terminal(cli, server, source):
     assert "going on" in ended.stderr
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", ended.stderr)
     assert re.fullmatch(
-        r"out\.parquet: 100 rows, 100 labelled, 0 with errors; 6 requests in [\d.]+ s\n",
+        r"out\.parquet: 100 rows, 100 labelled, 0 with errors; 6 requests in [\d.]+ s\n"
+        r"Labels: neutral 43 \(43%\), positive 34 \(34%\), negative 23 \(23%\)\n"
+        r"Next: classify report out\.parquet\n",
         ended.stdout,
     )
 
@@ -286,7 +288,7 @@ def test_the_help_of_every_command_has_examples_that_it_takes(command):
 def test_the_help_names_the_steps_of_a_job_in_their_order():
     told = CliRunner().invoke(main, ["--help"]).stdout
     steps = re.findall(r"^ +classify (\w+) .*labelled.parquet", told, re.MULTILINE)
-    assert steps[1:] == ["probe", "plan", "run", "status", "report"]
+    assert steps[1:] == ["probe", "plan", "run", "status", "report", "evaluate"]
 
 
 def test_the_help_waits_for_nothing_heavy():

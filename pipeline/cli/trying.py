@@ -1,0 +1,97 @@
+"""`classify try`, and `classify run` without an output: labels on the screen, nothing kept."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.output import failing, say
+from pipeline.cli.settings import load_config, setting_options
+from pipeline.errors import SettingsError
+from pipeline.system import process
+from pipeline.wording import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from pipeline.config import RunConfig
+
+# What is shown and not kept is for people to read.
+MOST_ROWS = 1_000
+_NOWHERE = {"input": "(no input)", "output": "try.parquet"}
+_LEAST_TEXT = 20
+
+
+@click.command("try", context_settings={"max_content_width": 100})
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@setting_options
+def try_(texts: tuple[str, ...], **given: Any) -> None:
+    """Label each TEXT and show the result. Nothing is kept.
+
+    \b
+    Examples:
+      classify try "I love it" "It broke after a week" --endpoint local
+      classify try "I love it" --model org/name --top-k all
+
+    \b
+    Exit codes: those of `classify run`.
+    """
+    process.end_at_once()
+    with failing():
+        config = load_config({**given, "limit": None}, _NOWHERE)
+        if config.text_pair is not None:
+            raise SettingsError(
+                f"{setting('text_pair')}: a TEXT of `classify try` has no pair.",
+                "Use `classify run --limit` with a table of pairs.",
+            )
+        import pyarrow as pa
+
+        show(config, pa.table({config.text: pa.array(texts, pa.string())}))
+
+
+def show_first(config: RunConfig) -> None:
+    """Label the first rows of the input, `limit` of them, and show the result."""
+    assert config.limit is not None
+    from pipeline.probing import first_table
+
+    show(config, first_table(config).slice(0, config.limit))
+
+
+def show(config: RunConfig, table: pa.Table) -> None:
+    """Label a table and show the result."""
+    from pipeline import api
+
+    names = [name for name in (config.text, config.text_pair) if name is not None]
+    settings = {
+        name: getattr(config, name)
+        for name in type(config).model_fields
+        if name not in ("input", "output", "limit")
+    }
+    labelled = api.classify(table.select(names), settings, progress=False)
+    say("\n".join(_lines(labelled.to_pylist(), config)))
+
+
+def _lines(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[str]:
+    """Yield a line a row: label, score and text; with several labels, a line a label."""
+    found = []
+    for row in rows:
+        texts = [row[name] for name in (config.text, config.text_pair) if name is not None]
+        text = " | ".join(" ".join(str(text).split()) for text in texts)
+        if row[config.error_column] is not None:
+            found.append(("error", "", f"{row[config.error_column]}: {text}"))
+            continue
+        predictions = row.get(config.predictions_column) if config.wants_predictions else None
+        for label in predictions or [
+            {"label": row[config.label_column], "score": row[config.score_column]}
+        ]:
+            found.append((label["label"], f"{label['score']:.3f}", text))
+            text = ""
+    width = max(len(label) for label, _, _ in found) if found else 0
+    room = max(_LEAST_TEXT, shutil.get_terminal_size().columns - width - 9)
+    for label, score, text in found:
+        short = text if len(text) <= room else f"{text[: room - 1]}…"
+        yield f"{label:<{width}}  {score:>5}  {short}".rstrip()
