@@ -98,6 +98,7 @@ def run(
     overwrite: bool = False,
     retry_failed: bool = False,
     ask_again: bool = False,
+    update: bool = False,
 {parameters}
 ) -> RunResult:
     """Label a table of files, as `classify run` does; the same call continues.
@@ -114,6 +115,8 @@ def run(
         overwrite: Replace a complete output.
         retry_failed: Ask again for the rows with an error, and for nothing else.
         ask_again: Discard stored answers, too.
+        update: Label an input that has changed since: replace a complete output, and ask only for
+            texts that it does not have.
 {arguments}
 
     Returns:
@@ -133,6 +136,7 @@ def run(
         overwrite=overwrite,
         retry_failed=retry_failed,
         ask_again=ask_again,
+        update=update,
     )
 '''
 

@@ -127,6 +127,7 @@ def run(
     overwrite: bool = False,
     retry_failed: bool = False,
     ask_again: bool = False,
+    update: bool = False,
 ) -> RunResult:
     """Label a table of files; see `library`, and for the rest `EarlierRun`."""
     with _shown(progress) as shown:
@@ -137,6 +138,7 @@ def run(
             overwrite=overwrite,
             retry_failed=retry_failed,
             ask_again=ask_again,
+            update=update,
         )
         return RunResult(_blocking(job, execute), config.error_column)
 

@@ -278,6 +278,7 @@ def run(
     overwrite: bool = False,
     retry_failed: bool = False,
     ask_again: bool = False,
+    update: bool = False,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -333,6 +334,8 @@ def run(
         overwrite: Replace a complete output.
         retry_failed: Ask again for the rows with an error, and for nothing else.
         ask_again: Discard stored answers, too.
+        update: Label an input that has changed since: replace a complete output, and ask only for
+            texts that it does not have.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
@@ -403,4 +406,5 @@ def run(
         overwrite=overwrite,
         retry_failed=retry_failed,
         ask_again=ask_again,
+        update=update,
     )

@@ -376,6 +376,7 @@ def label(server):
         overwrite: bool = False,
         retry_failed: bool = False,
         ask_again: bool = False,
+        update: bool = False,
         observers: tuple[Any, ...] = (),
         **settings: Any,
     ) -> dict[str, Any]:
@@ -394,6 +395,7 @@ def label(server):
             overwrite=overwrite,
             retry_failed=retry_failed,
             ask_again=ask_again,
+            update=update,
             observers=observers,
         ).summary
 

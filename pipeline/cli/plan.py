@@ -32,6 +32,7 @@ PROBE_REQUESTS = 30
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
 @click.option("--ask-again", is_flag=True, help="Plan for `classify run --ask-again`.")
 @click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
+@click.option("--update", is_flag=True, help="Plan for `classify run --update`.")
 @click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
 @click.option("--price-per-request", metavar="X", type=float, help="Price of one request.")
 @click.option(

@@ -42,6 +42,12 @@ _SHOWN = {"output": "(shown)"}
 )
 @click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
 @click.option(
+    "--update",
+    is_flag=True,
+    help="Label an input that has changed: replace a complete output, and ask only for texts that "
+    "it does not have.",
+)
+@click.option(
     "--retry-failed", is_flag=True, help="Send the rows of the output that carry an error again."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")

@@ -56,7 +56,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-_EARLIER_RUN = ("restart", "ask_again", "overwrite", "retry_failed")
+_EARLIER_RUN = ("restart", "ask_again", "overwrite", "retry_failed", "update")
 
 
 def earlier_run(given: dict[str, Any]) -> dict[str, bool]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
-from pipeline.producer import FileSource, InputTable, SourceFile, open_source
+from pipeline.job.renewing import check_update, take_over
+from pipeline.job.replacing import check_only_input_is_lost
+from pipeline.producer import FileSource, InputTable, open_source
 from pipeline.responses import check_store
 from pipeline.rows import NOBODY_TOLD, Revision, check_columns
 from pipeline.store import RunRecord
@@ -35,25 +37,29 @@ class EarlierRun(TypedDict, total=False):
 
     `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
     too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
-    error, and for nothing else; an unfinished run is continued as without it.
+    error, and for nothing else; an unfinished run is continued as without it. `update` does what is
+    needed where the input has changed: it replaces a complete output, with the answers of that.
     """
 
     restart: bool
     overwrite: bool
     retry_failed: bool
     ask_again: bool
+    update: bool
 
 
 @dataclass(frozen=True)
 class Fresh:
     """A run begins; whatever is recorded is thrown away, but the answers only if they are not kept.
 
-    They are keyed by all that decides them, so what was paid for is not paid for twice.
+    They are keyed by all that decides them, so what was paid for is not paid for twice. With
+    `takes_over` those of the output that is replaced are kept, too.
     """
 
     source: Source
     keeps_answers: bool
     state: None = None
+    takes_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ def decide(
     replaced.
     """
     overwrite, ask_again = earlier.get("overwrite", False), earlier.get("ask_again", False)
+    update = earlier.get("update", False)
+    if update:
+        check_update(config, store)
     restart = ask_again or earlier.get("restart", False)
     retry_failed = earlier.get("retry_failed", False)
     found = store.load(restart=restart, overwrite=overwrite)
@@ -142,8 +151,13 @@ def decide(
     if retries or (found is not None and found.retry_of is not None):
         opened = _decide_retry(config, store, found, place)
     else:
-        opened = _decide_run(config, store, found, place, table, overwrite=overwrite)
+        opened = _decide_run(config, store, found, place, table, overwrite=overwrite, update=update)
     return replace(opened, keeps_answers=False) if ask_again else opened
+
+
+def _is_same_job(config: RunConfig, found: RunState, table: InputTable) -> bool:
+    """Return True if only the input differs from what was recorded."""
+    return not _differences(found, config) and bool(_differences(found, config, table))
 
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
@@ -154,6 +168,9 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
         case Fresh(source):
             settings, table = config.result_settings(), source.input.to_json()
             record = RunRecord(f"classify-pipeline {__version__}", settings, table)
+            if found.takes_over:
+                # Before anything is begun: after a kill, the output is still recorded as complete.
+                take_over(config, store, stores(config, store, None)[0])
             store.begin(record, keep_answers=found.keeps_answers)
         case Continue():
             return store.repair()
@@ -204,8 +221,9 @@ def _decide_run(
     table: Source | None,
     *,
     overwrite: bool,
+    update: bool,
 ) -> Opening:
-    source, state = table, found
+    source, state, takes_over = table, found, False
     if (
         source is None
         and found is not None
@@ -217,10 +235,18 @@ def _decide_run(
         source = FileSource(_recorded_input(found))
     else:
         source = source or _open_input(config, found)
+        if update and found is not None and _is_same_job(config, found, source.input):
+            # What is unfinished is begun again: its answers count, its parts are of another table.
+            found = None if found.complete is None else found
+            takes_over = found is not None and store.output.exists()
+            overwrite = True
+        elif update and found is None and store.log.entries.exists():
+            overwrite = True  # a kill came while another update began
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
         check_columns(source.input.schema, config)
     if state is None:
-        return Fresh(source, keeps_answers=found is None or found.complete is None)
+        keeps = found is None or found.complete is None or takes_over
+        return Fresh(source, keeps, takes_over=takes_over)
     if state.complete is not None:
         return Complete(source, state)
     return Standing(source, state) if place == "standing" else Continue(source, state)
@@ -318,33 +344,6 @@ def _same_run(
         "Go back to those to continue it, throw it away with "
         f"{setting('restart', 'True')}, or choose another output.",
     )
-
-
-def check_only_input_is_lost(store: RunStore, table: InputTable) -> None:
-    """Refuse to replace more than was read, if the output takes the place of what was.
-
-    Raises OutputError for other files in its directory, InputError if the input was changed.
-    """
-    for file in table.files:
-        SourceFile(file.path).check_unchanged(file.signature)
-    store.output.check_holds_only([file.path for file in table.files])
-
-
-def check_before_publishing(config: RunConfig, store: RunStore, table: InputTable) -> None:
-    """Refuse to replace what came into the output's place since the run began.
-
-    Raises StoppedEarly for other files in a directory; what `check_only_input_is_lost` does if the
-    output takes the place of what was read.
-    """
-    if not store.output.exists():
-        return
-    if store.output.replaces(config.input) or store.log.run.retry_of is not None:
-        check_only_input_is_lost(store, table)
-        return
-    try:
-        store.output.check_replaceable()
-    except OutputError as error:
-        raise StoppedEarly(error.what, "Move it away, then continue the run.") from error
 
 
 def _differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:

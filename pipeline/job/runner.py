@@ -30,6 +30,7 @@ from pipeline.events import (
 )
 from pipeline.job import kept, opening, room, summary
 from pipeline.job.opening import Complete, Standing
+from pipeline.job.replacing import check_before_publishing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
 from pipeline.producer import InputTable
@@ -308,7 +309,7 @@ class Run:
                     store.log.add_part(self._empty_part())
                 store.log.set_assembled(store.draft_parts())
             failpoint("finish.identified")
-            opening.check_before_publishing(self._config, store, opened.source.input)
+            check_before_publishing(self._config, store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
         store.finish(summary.facts(self._config, store.log.run, "complete"))

@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import numpy as np
@@ -19,7 +21,8 @@ from pipeline.client import dialect_of, stated_dialect
 from pipeline.errors import StoppedEarly, UsageError
 from pipeline.events import AnswersPassedOver
 from pipeline.job import kept, opening, room, stream
-from pipeline.job.opening import Complete, Standing
+from pipeline.job.opening import Complete, Fresh, Standing
+from pipeline.job.renewing import take_over
 from pipeline.meanings import Money
 from pipeline.observers.words import duration, notice
 from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
@@ -28,6 +31,7 @@ from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
 from pipeline.store import LocalStore, open_ranges
+from pipeline.store.files import DiskFile
 from pipeline.store.lease import busy
 from pipeline.store.objects import writing
 
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.probing import Estimate, Probe
     from pipeline.rows.inputs import Prepared
     from pipeline.store import RunStore
+    from pipeline.store.objects import GrowingFile
 
 # How long one answer takes, from a small model nearby to a large one that is far away and busy.
 GUESSED_LATENCY_S = (0.1, 5.0)
@@ -204,6 +209,15 @@ class _Count:
             self._go_through(None)
             return
         answers, earlier = opening.stores(self.config, store, opened.state, keeps_answers=keeps)
+        if isinstance(opened, Fresh) and opened.takes_over:
+            with TemporaryDirectory(prefix="classify-") as scratch:
+                renewed = DiskFile(Path(scratch) / "answers")
+                take_over(self.config, store, renewed)
+                self._go_through_stores(answers, [*earlier, renewed])
+            return
+        self._go_through_stores(answers, earlier)
+
+    def _go_through_stores(self, answers: GrowingFile, earlier: Sequence[GrowingFile]) -> None:
         with closing(ResponseStores(answers, earlier, read_only=True)) as stores:
             self._go_through(stores)
             self.notices += [notice(AnswersPassedOver(why)) for why in stores.passed_over]

@@ -136,7 +136,7 @@ def test_each_night_sends_only_what_is_new(nights, server, right_answer):
 
 def test_without_the_two_switches_a_table_that_grew_is_refused(nights, server):
     """What the guide says they are for."""
-    bare = nights.at_home(crontab()[1]).replace(" --restart --overwrite", "")
+    bare = nights.at_home(crontab()[1]).replace(" --update", "")
     nights.comes_in("2026-03-01", texts(1, 10))
     assert nights.night(bare) == 0, nights.mail
     nights.comes_in("2026-03-02", texts(2, 10))
@@ -152,7 +152,7 @@ def test_the_crontab_is_one(nights):
     assert "%" not in command
     assert subprocess.run(["/bin/sh", "-n", "-c", command], check=False).returncode == 0
     config = RunConfig.load({}, file=ROOT / "configs" / "cron.yaml", environ={})
-    assert config.cache is not None
+    assert "--update" in command
     assert config.deadline is not None
     assert config.metrics_file is not None
 

@@ -1,0 +1,149 @@
+"""Tables that grow: `--update` asks only for what is new, and the output is complete each time."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
+
+TEXTS = [f"text {i}" for i in range(100)]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.parquet"
+
+
+@pytest.fixture
+def night(label, server, output, tmp_path):
+    """Label a table of these texts as the nightly command does; gives what was asked."""
+
+    def run(texts, *, pairs=None, script=lambda _: None, **settings):
+        columns = {"text": texts} if pairs is None else {"text": texts, "pair": pairs}
+        pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+        server.reset()
+        server.script = script
+        label(tmp_path / "in.parquet", output, update=True, **settings)
+        return sorted(server.texts)
+
+    return run
+
+
+def at_once(label, texts, tmp_path, **settings):
+    """The bytes of a run that never saw another table."""
+    pq.write_table(pa.table({"text": texts}), tmp_path / "all.parquet")
+    label(tmp_path / "all.parquet", tmp_path / "at_once.parquet", overwrite=True, **settings)
+    return (tmp_path / "at_once.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("top_k", [1, 2, "all"])
+def test_only_what_is_new_or_changed_is_asked(night, label, output, tmp_path, top_k):
+    """Rows that were added, changed, moved, repeated or removed; the bytes are those of one run."""
+    first = night(TEXTS, top_k=top_k)
+    assert first == sorted(TEXTS)
+    second = ["new", *TEXTS[50:], "changed", "text 60", None, "new"]
+    assert night(second, top_k=top_k) == ["changed", "new"]
+    assert output.read_bytes() == at_once(label, second, tmp_path, top_k=top_k)
+    # The third night has the answers of both.
+    assert night([*second, "third"], top_k=top_k) == ["third"]
+
+
+def test_a_directory_of_parts(label, server, tmp_path):
+    output = tmp_path / "out"
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "in.parquet")
+    label(tmp_path / "in.parquet", output, update=True)
+    pq.write_table(pa.table({"text": [*TEXTS, "new"]}), tmp_path / "in.parquet")
+    server.reset()
+    label(tmp_path / "in.parquet", output, update=True)
+    assert server.texts == ["new"]
+    assert pq.read_table(output).num_rows == 101
+
+
+def test_pairs(night, server):
+    night(["a", "b"], pairs=["x", "y"], text_pair="pair")
+    assert night(["b", "a", "b"], pairs=["y", "y", "x"], text_pair="pair") == ["a", "b"]
+    assert len(server.requests) == 1
+
+
+def test_the_same_table_again_does_nothing(night, output):
+    night(TEXTS)
+    before = output.stat().st_mtime_ns
+    assert night(TEXTS) == []
+    assert output.stat().st_mtime_ns == before
+
+
+def test_rows_with_an_error_are_asked_again(night, server):
+    def script(each):
+        return server.reply(400, {"error": "bad"}) if "bad" in each.texts else None
+
+    night(["good", "bad"], script=script, max_errors=1, batch_size=1)
+    assert night(["good", "bad", "new"]) == ["bad", "new"]
+
+
+def test_a_night_that_was_stopped_costs_nothing_again(night, label, server, output, tmp_path):
+    """The output stands meanwhile; the next night, with other data again, has all answers."""
+    night(TEXTS[:50])
+    standing = output.read_bytes()
+    with pytest.raises(StoppedEarly):
+        night(TEXTS, max_requests=3, batch_size=5, concurrency=1)
+    assert output.read_bytes() == standing
+    answered = set(server.answered_texts)
+    assert night([*TEXTS, "new"]) == sorted({*TEXTS[50:], "new"} - answered)
+    assert output.read_bytes() == at_once(label, [*TEXTS, "new"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["journal.synced", "begin.abandoned", "begin.cleared", "log.created"]
+)
+def test_a_kill_while_it_begins_costs_nothing(cli, server, tmp_path, output, night, failpoint):
+    night(TEXTS[:50])
+    pq.write_table(pa.table({"text": [*TEXTS[:50], "new"]}), tmp_path / "in.parquet")
+    command = ("run", "in.parquet", "-o", "out.parquet", "--endpoint", server.url, "--update")
+    server.reset()
+    killed = cli(*command, "--dialect", "hf", PIPELINE_FAILPOINT=failpoint)
+    assert killed.code == 137, killed.stderr
+    done = cli(*command, "--dialect", "hf")
+    assert done.code == 0, done.stderr
+    assert server.texts == ["new"]
+    assert pq.read_table(output).num_rows == 51
+
+
+def test_another_model_is_another_job(night, label, server, output):
+    night(TEXTS, model="one")
+    server.reset()
+    with pytest.raises(ResumeRefused, match=r"other settings[\s\S]*model: 'two', was 'one'"):
+        night([*TEXTS, "new"], model="two")
+    assert server.requests == []
+
+
+def test_a_model_that_has_moved_labels_all_rows_anew(night, server, output):
+    """No output mixes revisions: what was answered by the older one does not count."""
+
+    def told(digit):
+        return lambda _: server.reply(headers={"x-sha": digit * 40})
+
+    night(TEXTS, script=told("1"))
+    assert night([*TEXTS, "new"], script=told("1")) == ["new"]
+    assert set(night([*TEXTS, "newer"], script=told("2"))) == {*TEXTS, "newer"}
+
+
+def test_what_cannot_be_updated_is_refused(label, server, output, tmp_path):
+    pq.write_table(pa.table({"text": ["good"]}), tmp_path / "in.parquet")
+    with pytest.raises(SettingsError, match="`update=True`: needs `dedup`"):
+        label(tmp_path / "in.parquet", output, update=True, dedup=False)
+    with pytest.raises(SettingsError, match="the output is the input"):
+        label(tmp_path / "in.parquet", tmp_path / "in.parquet", update=True)
+    pq.write_table(pa.table({"text": ["else"]}), output)
+    with pytest.raises(OutputError, match="not from a run that is recorded"):
+        label(tmp_path / "in.parquet", output, update=True)
+    assert server.requests == []
+
+
+def test_a_plan_knows_what_the_output_has(cli, night, server, tmp_path, output):
+    night(TEXTS)
+    pq.write_table(pa.table({"text": [*TEXTS, "new"]}), tmp_path / "in.parquet")
+    settings = ("in.parquet", "-o", "out.parquet", "--endpoint", server.url, "--update", "--json")
+    planned = cli("plan", *settings)
+    assert planned.code == 0, planned.stderr
+    assert (planned.json["distinct_inputs"], planned.json["cache_hits"]) == (101, 100)
+    assert planned.json["requests"] == 1
