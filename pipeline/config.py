@@ -55,8 +55,8 @@ class RunConfig(BaseModel):
 
     input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
         described(
-            "files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst; local, or at an "
-            "address with s3://, gs://, abfs://, hf:// or https://",
+            "files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local, "
+            "or at an address with s3://, gs://, abfs://, hf:// or https://",
             "paths or addresses",
         )
     )
@@ -140,8 +140,10 @@ class RunConfig(BaseModel):
         None,
     )
     limit: Count | None = described("take the first rows only", COUNT, None)
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = described(
-        "what separates the cells of a CSV file", Takes("one character", "CHAR"), ","
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = described(
+        "what separates the cells of a CSV file; without, a comma, or a tab in .tsv",
+        Takes("one character", "CHAR"),
+        None,
     )
     encoding: Name = described(
         "encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark",

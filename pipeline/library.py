@@ -54,7 +54,7 @@ def classify(
     grace_s: float | str = 30.0,
     metrics_file: str | Path | None = None,
     limit: int | None = None,
-    delimiter: str = ",",
+    delimiter: str | None = None,
     encoding: str = "auto",
     csv_escape: str | None = None,
     label_column: str = "label",
@@ -118,7 +118,8 @@ def classify(
         metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
             collector. Takes a path that ends with .prom.
         limit: Take the first rows only. Takes a whole number from 1 to 10^12.
-        delimiter: What separates the cells of a CSV file. Takes one character.
+        delimiter: What separates the cells of a CSV file; without, a comma, or a tab in .tsv. Takes
+            one character.
         encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
             auto, or a codec name such as latin-1.
         csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
@@ -176,7 +177,7 @@ async def aclassify(
     grace_s: float | str = 30.0,
     metrics_file: str | Path | None = None,
     limit: int | None = None,
-    delimiter: str = ",",
+    delimiter: str | None = None,
     encoding: str = "auto",
     csv_escape: str | None = None,
     label_column: str = "label",
@@ -244,7 +245,8 @@ async def aclassify(
         metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
             collector. Takes a path that ends with .prom.
         limit: Take the first rows only. Takes a whole number from 1 to 10^12.
-        delimiter: What separates the cells of a CSV file. Takes one character.
+        delimiter: What separates the cells of a CSV file; without, a comma, or a tab in .tsv. Takes
+            one character.
         encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
             auto, or a codec name such as latin-1.
         csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
@@ -308,7 +310,7 @@ def run(
     grace_s: float | str = 30.0,
     metrics_file: str | Path | None = None,
     limit: int | None = None,
-    delimiter: str = ",",
+    delimiter: str | None = None,
     encoding: str = "auto",
     csv_escape: str | None = None,
     label_column: str = "label",
@@ -322,9 +324,9 @@ def run(
     Runs inside a running event loop too, in a thread of its own.
 
     Args:
-        input: Files, globs or directories of .csv, .parquet, .csv.gz, .csv.zst; local, or at an
-            address with s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which then has
-            all settings.
+        input: Files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local,
+            or at an address with s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which
+            then has all settings.
         output: A .parquet file, or a directory for a dataset of parts.
         text: The column to classify.
         progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
@@ -378,7 +380,8 @@ def run(
         metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
             collector. Takes a path that ends with .prom.
         limit: Take the first rows only. Takes a whole number from 1 to 10^12.
-        delimiter: What separates the cells of a CSV file. Takes one character.
+        delimiter: What separates the cells of a CSV file; without, a comma, or a tab in .tsv. Takes
+            one character.
         encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
             auto, or a codec name such as latin-1.
         csv_escape: Character that makes the next one of a CSV file plain text; a backslash in

@@ -49,9 +49,9 @@ def _columns(ctx: click.Context) -> list[str]:
     inputs = [*(ctx.params.get("input") or ()), *ctx.args]
     path = Path(next(iter(inputs), ""))
     try:
-        if path.suffix == ".csv":
+        if path.suffix in (".csv", ".tsv"):
             with path.open(newline="", encoding="utf-8-sig") as file:
-                delimiter = ctx.params.get("delimiter") or ","
+                delimiter = ctx.params.get("delimiter") or ("," if path.suffix == ".csv" else "\t")
                 return next(csv.reader(file, delimiter=delimiter), [])
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq

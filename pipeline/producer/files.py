@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from pipeline.producer.folders import Keys
 
-CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
+_COMMAS = (".csv", ".csv.gz", ".csv.zst")
+_TABS = (".tsv", ".tsv.gz", ".tsv.zst")
+CSV_SUFFIXES = (*_COMMAS, *_TABS)
 PARQUET_SUFFIX = ".parquet"
 SUFFIXES = (*CSV_SUFFIXES, PARQUET_SUFFIX)
 # A run keeps its parts there, which are Parquet files too.
@@ -182,6 +184,11 @@ def _check_names(paths: Sequence[str]) -> None:
 def is_csv(path: str) -> bool:
     """Return True if the name is that of a CSV file, compressed or not; case does not matter."""
     return path.lower().endswith(CSV_SUFFIXES)
+
+
+def delimiter_of(path: str) -> str:
+    """Return what separates the cells of a CSV file, as its name says."""
+    return "\t" if path.lower().endswith(_TABS) else ","
 
 
 def is_table_name(name: str) -> bool:

@@ -117,7 +117,7 @@ def open_source(
     inputs: Sequence[str],
     *,
     text_columns: Sequence[str] = (),
-    delimiter: str = ",",
+    delimiter: str | None = None,
     encoding: str = "auto",
     escape: str | None = None,
     limit: int | None = None,
@@ -126,10 +126,11 @@ def open_source(
 ) -> FileSource:
     """Find the files that `inputs` name, and settle what they are by reading all of them once.
 
-    `text_columns` of CSV files stay text. `limit` takes the first rows only; types and checksums
-    are still those of the whole input. `earlier`, the input of an interrupted run, is taken over
-    without reading if the file system says that every file is still the same; otherwise the caller
-    compares the two. Directories and globs pass over `output`, which may lie there.
+    `text_columns` of CSV files stay text. Without a `delimiter` it is a comma, or a tab in .tsv.
+    `limit` takes the first rows only; types and checksums are still those of the whole input.
+    `earlier`, the input of an interrupted run, is taken over without reading if the file system
+    says that every file is still the same; otherwise the caller compares the two. Directories and
+    globs pass over `output`, which may lie there.
 
     Raises InputError for files that are not one table, SettingsError for an impossible
     `delimiter`, `encoding`, `escape` or `limit`.
@@ -138,9 +139,12 @@ def open_source(
         raise SettingsError(
             f"{setting('limit')}: {limit} takes no rows.", "It must be at least 1, or be left out."
         )
-    csv_format = CsvFormat(delimiter, encoding, tuple(text_columns), escape)
+    csv_format = CsvFormat(
+        "," if delimiter is None else delimiter, encoding, tuple(text_columns), escape
+    )
     csv_files.check_format(csv_format)
     sources = files.find_files(inputs, output=output)
+    csv_format = _separated(csv_format, sources, delimiter)
     known = None if earlier is None else _still_valid(earlier, sources, csv_format)
     settled = known or _settle(sources, csv_format)
     return FileSource(replace(settled, rows=_limited(settled.files, limit)))
@@ -151,7 +155,7 @@ def first_rows(
     *,
     max_rows: int,
     max_bytes: int,
-    delimiter: str = ",",
+    delimiter: str | None = None,
     encoding: str = "auto",
     escape: str | None = None,
     output: Path | None = None,
@@ -160,10 +164,12 @@ def first_rows(
 
     They are of one file; of a CSV all columns are text. Raises as `open_source` does.
     """
-    csv_format = CsvFormat(delimiter, encoding, escape=escape)
+    csv_format = CsvFormat("," if delimiter is None else delimiter, encoding, escape=escape)
     csv_files.check_format(csv_format)
     table = pa.table({})
-    for source in files.find_files(inputs, output=output):
+    sources = files.find_files(inputs, output=output)
+    csv_format = _separated(csv_format, sources, delimiter)
+    for source in sources:
         if files.is_csv(source.path):
             schema = csv_files.read_schema(source, csv_format)
             batches = csv_files.read_batches(source, csv_format, schema, 0)
@@ -177,6 +183,26 @@ def first_rows(
             return chunk.table
         table = schema.empty_table()
     return table
+
+
+def _separated(
+    csv_format: CsvFormat, sources: Sequence[SourceFile], delimiter: str | None
+) -> CsvFormat:
+    """Return the format with the delimiter that is given, or else that of the names.
+
+    Raises InputError if the names say different ones.
+    """
+    if delimiter is not None:
+        return csv_format
+    first = sources[0].path
+    found = files.delimiter_of(first)
+    other = next((each.path for each in sources if files.delimiter_of(each.path) != found), None)
+    if other is not None:
+        raise InputError(
+            f"The input mixes commas and tabs: {first} and {other}.",
+            f"Run each kind by itself, or give {setting('delimiter')} for all of them.",
+        )
+    return replace(csv_format, delimiter=found)
 
 
 def _settle(sources: list[SourceFile], csv_format: CsvFormat) -> InputTable:
