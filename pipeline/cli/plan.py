@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.output import WaitPrinter, counts, failing, print_json, say
-from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
+from pipeline.cli.settings import (
+    SettingsCommand,
+    earlier_run,
+    load_config,
+    setting_options,
+    table_arguments,
+)
 from pipeline.errors import SettingsError
 from pipeline.observers.words import duration, size, span
 from pipeline.system import process
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 PROBE_REQUESTS = 30
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(cls=SettingsCommand, context_settings={"max_content_width": 100})
 @table_arguments()
 @click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
 @click.option("--ask-again", is_flag=True, help="Plan for `classify run --ask-again`.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.output import WaitPrinter, failing, print_json
-from pipeline.cli.settings import load_config, setting_options, table_arguments
+from pipeline.cli.settings import SettingsCommand, load_config, setting_options, table_arguments
 from pipeline.foreign import safe
 from pipeline.system import process
 from pipeline.wording import counted
@@ -29,7 +29,7 @@ _SUMS = {
 }
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(cls=SettingsCommand, context_settings={"max_content_width": 100})
 @table_arguments(output="Taken as `classify run` does; not touched.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 @setting_options

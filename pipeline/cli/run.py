@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.output import counts, failing, print_json, say, shares
-from pipeline.cli.settings import earlier_run, load_config, setting_options, table_arguments
+from pipeline.cli.settings import (
+    SettingsCommand,
+    earlier_run,
+    load_config,
+    setting_options,
+    table_arguments,
+)
 from pipeline.cli.trying import MOST_ROWS, show_first
 from pipeline.config import takes
 from pipeline.errors import SettingsError
@@ -32,7 +38,7 @@ MOST_CAUSES = 3
 _SHOWN = {"output": "(shown)"}
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(cls=SettingsCommand, context_settings={"max_content_width": 100})
 @table_arguments()
 @click.option(
     "--restart", is_flag=True, help="Discard an unfinished run, but for its answers; start over."

@@ -14,10 +14,47 @@ from pipeline.config import RunConfig, takes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# How the help groups the settings: first those that most jobs need.
+GROUPS = {
+    "Common settings": (
+        *("config_file", "text", "endpoint", "model", "rate", "concurrency", "batch_size"),
+        *("max_errors", "deadline", "limit"),
+    ),
+    "Endpoint": (
+        *("dialect", "top_k", "function_to_apply", "truncate", "exact_scores", "server_cache"),
+        *("bill_to", "token_file", "header_from", "allow_drift"),
+    ),
+    "Waits and limits": (
+        *("timeout_s", "max_loading_s", "max_outage_s", "max_requests", "grace_s"),
+    ),
+    "Columns": (
+        *("text_pair", "label_column", "score_column", "error_column", "predictions_column"),
+    ),
+    "Files": ("delimiter", "encoding", "csv_escape"),
+    "Answers and records": ("dedup", "cache", "metrics_file"),
+    "Workers": ("engine",),
+}
 # Given as an argument and as -o.
 _ELSEWHERE = {"input", "output"}
 # May be given several times.
 _REPEATED = {"endpoint", "header_from"}
+
+
+class SettingsCommand(click.Command):
+    """A command whose help shows its own options first, then the settings in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group."""
+        group_of = {key: group for group, keys in GROUPS.items() for key in keys}
+        groups: dict[str, list[tuple[str, str]]] = {"Options": [], **{name: [] for name in GROUPS}}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups[group_of.get(parameter.name or "", "Options")].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
 
 def table_arguments(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.output import failing, say
-from pipeline.cli.settings import load_config, setting_options
+from pipeline.cli.settings import SettingsCommand, load_config, setting_options
 from pipeline.errors import SettingsError
 from pipeline.system import process
 from pipeline.wording import setting
@@ -26,7 +26,7 @@ _NOWHERE = {"input": "(no input)", "output": "try.parquet"}
 _LEAST_TEXT = 20
 
 
-@click.command("try", context_settings={"max_content_width": 100})
+@click.command("try", cls=SettingsCommand, context_settings={"max_content_width": 100})
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @setting_options
 def try_(texts: tuple[str, ...], **given: Any) -> None:
