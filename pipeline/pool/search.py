@@ -33,7 +33,7 @@ FIRST_TEXTS, FIRST_REQUESTS = 32, 4
 # How many times as much a step must do to be kept: noise does a few per cent. Smaller batches cost
 # more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
 # Texts that are padded together have scores that differ in their last digits.
-GAINS = {"together": 1.15, "larger": 1.02, "more": 1.03, "smaller": 1.10, "fewer": 0.98}
+GAINS = {"together": 1.15, "larger": 1.02, "more": 1.02, "smaller": 1.10, "fewer": 0.98}
 # A larger batch has twice the texts. Where these do nearly twice as much (by this share), the cost
 # is that of a request, and the next step is to four times the texts.
 STEP, LARGE_STEP, NEARLY = 2, 4, 0.9
@@ -43,7 +43,7 @@ FEWEST_REQUESTS = 2
 # unless the result is clear: by so much less than it must be, or far more. By fewer answers if they
 # take long.
 WINDOW_S, ANSWERS = 0.75, 10
-CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.12, 1.35, 3
+CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.12, 1.25, 3
 LONG_S = 10.0
 # A request may take this part of its timeout, so that a slow moment ends none.
 TIMEOUT_SHARE = 0.25
