@@ -18,7 +18,7 @@ toolkit := transformers==4.51.3 starlette<1 uvicorn orjson pillow
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-lowest test-transformers test-servers bench bench-peers bench-servers install-servers lint docs images format pins clean
+.PHONY: help setup run test test-faults test-lowest test-transformers test-ray test-servers bench bench-peers bench-servers install-servers lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ $(SERVERS)/%/.installed: Makefile
 	rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' $(patsubst %,'%',$($*))
 	@touch $@
+
+test-ray: $(DEVELOP) ## install Ray, and run the tests that need it
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,ray]'
+	$(BIN)/python -m pytest -m ray tests/ray
 
 test-servers: $(DEVELOP) $(SERVERS)/infinity/.installed $(SERVERS)/mlflow/.installed ## install infinity and MLflow, and label tables with them
 	$(BIN)/python -m pytest -m servers

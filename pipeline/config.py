@@ -160,7 +160,19 @@ class RunConfig(BaseModel):
     score_column: Name = described("output column of the score", COLUMN, "score")
     error_column: Name = described("output column of the error", COLUMN, "error")
     predictions_column: Name = described("output column of all predictions", COLUMN, "predictions")
-    engine: Literal["local"] = described("where chunks are resolved", "local", "local")
+    engine: Literal["local", "processes", "ray"] = described(
+        "what sends the requests: this process, processes of this machine, or a Ray cluster",
+        "local, processes, ray",
+        "local",
+    )
+    workers: Count = described(
+        "processes or Ray actors that send the requests; they share concurrency and rate", COUNT, 1
+    )
+    ray_address: Name | None = described(
+        "address of a Ray cluster, host:port; without it the one that this machine is part of",
+        Takes("host:port or auto", "ADDRESS"),
+        None,
+    )
 
     # What decides the labels: a run continues only where these are what they were. `limit` is
     # among them since it decides which rows there are; how CSV is read is part of the plan. All
@@ -207,6 +219,7 @@ class RunConfig(BaseModel):
                 "stands for every row with that text.",
                 "Drop one of the two.",
             )
+        self._check_workers()
         names = [self.label_column, self.score_column, self.error_column]
         names += [self.predictions_column] if self.wants_predictions else []
         for name in names:
@@ -227,6 +240,36 @@ class RunConfig(BaseModel):
                 f"{setting('concurrency')}: {self.concurrency} is less than the "
                 f"{len(self.addresses)} addresses, which share it.",
                 f"Raise it to {len(self.addresses)} at least.",
+            )
+
+    def _check_workers(self) -> None:
+        if self.engine == "local" and self.workers > 1:
+            raise SettingsError(
+                f"{setting('workers')}: {self.workers} need an engine that has workers.",
+                f"Set {setting('engine', 'processes')} or {setting('engine', 'ray')}.",
+            )
+        if self.workers > self.concurrency:
+            raise SettingsError(
+                f"{setting('workers')}: {self.workers} are more than the requests in flight, of "
+                f"which {setting('concurrency')} allows {self.concurrency}.",
+                "Lower one or raise the other.",
+            )
+        if self.ray_address is not None and self.engine != "ray":
+            raise SettingsError(
+                f"{setting('ray_address')}: the engine is {self.engine}.",
+                f"Set {setting('engine', 'ray')}, or drop the address.",
+            )
+        if self.ray_address is not None and "://" in self.ray_address:
+            raise SettingsError(
+                f"{setting('ray_address')}: {self.ray_address} is not an address of a cluster.",
+                "Give host:port, and run the command on a machine of the cluster, or submit it "
+                "with `ray job submit`.",
+            )
+        if self.engine == "ray" and self.endpoint == "local":
+            raise SettingsError(
+                f"{setting('endpoint', 'local')}: other machines cannot reach an endpoint that is "
+                "embedded in this one.",
+                f"Set {setting('engine', 'processes')}, or give the URL of an endpoint.",
             )
 
     @property

@@ -151,7 +151,10 @@ class RevisionMoved(ClassifyError):
 
 
 class Cause(StrEnum):
-    """Why a request failed in a way that a retry may resolve; each has its own rule in `retry`."""
+    """Why a request failed in a way that a retry may resolve; each has its own rule in `patience`.
+
+    WORKER_LOST is no fault of the endpoint: what sent the request is gone.
+    """
 
     LOADING = "loading"
     THROTTLED = "throttled"
@@ -160,6 +163,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     CONNECTION = "connection lost"
     UNREADABLE = "unreadable answer"
+    WORKER_LOST = "worker lost"
 
 
 class Unreachable(StrEnum):

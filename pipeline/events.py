@@ -115,6 +115,32 @@ class Notice:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a worker does: requests in flight, and answers a second of late."""
+
+    name: str
+    in_flight: int
+    answers_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The workers that are at work, of `wanted` ones; told about once a second."""
+
+    wanted: int
+    at_work: Sequence[WorkerState]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost(Notice):
+    """A worker is lost, and another one takes its place; `unanswered` requests are sent again."""
+
+    worker: str
+    why: str
+    unanswered: int
+
+
 class NoBatches(StrEnum):
     """Why an endpoint is asked one text a request."""
 
@@ -255,7 +281,15 @@ class RunEnded:
 
 
 Event = (
-    RunStarted | Requests | ChunkLookedUp | Waiting | WaitEnded | PartCommitted | Notice | RunEnded
+    RunStarted
+    | Requests
+    | ChunkLookedUp
+    | Waiting
+    | WaitEnded
+    | PartCommitted
+    | Workers
+    | Notice
+    | RunEnded
 )
 Observer = Callable[[Event], None]
 

@@ -42,6 +42,11 @@ def keep_secret(value: str) -> None:
         _found = re.compile("|".join("".join(map(_forms, each)) for each in longest_first), flags)
 
 
+def secrets() -> list[str]:
+    """Return what was kept, for a process that works for this one."""
+    return list(_secrets)
+
+
 def redacted(text: str) -> str:
     """Return `text` without secrets, those included that are escaped or in another case."""
     if not _secrets or not _may_hold_one(text.encode("utf-8", "replace")):

@@ -61,7 +61,9 @@ def classify(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
-    engine: Literal["local"] = "local",
+    engine: Literal["local", "processes", "ray"] = "local",
+    workers: int = 1,
+    ray_address: str | None = None,
 ) -> Any:
     """Label a table in memory and return the same kind of table, with the result columns.
 
@@ -128,7 +130,12 @@ def classify(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
-        engine: Where chunks are resolved. Takes local.
+        engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
+            Takes local, processes, ray.
+        workers: Processes or Ray actors that send the requests; they share concurrency and rate.
+            Takes a whole number from 1 to 10^12.
+        ray_address: Address of a Ray cluster, host:port; without it the one that this machine is
+            part of. Takes host:port or auto.
 
     Returns:
         The table with the columns `label`, `score` and `error` appended.
@@ -184,7 +191,9 @@ async def aclassify(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
-    engine: Literal["local"] = "local",
+    engine: Literal["local", "processes", "ray"] = "local",
+    workers: int = 1,
+    ray_address: str | None = None,
 ) -> Any:
     """Label a table in memory and return the same kind of table, with the result columns.
 
@@ -255,7 +264,12 @@ async def aclassify(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
-        engine: Where chunks are resolved. Takes local.
+        engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
+            Takes local, processes, ray.
+        workers: Processes or Ray actors that send the requests; they share concurrency and rate.
+            Takes a whole number from 1 to 10^12.
+        ray_address: Address of a Ray cluster, host:port; without it the one that this machine is
+            part of. Takes host:port or auto.
 
     Returns:
         The table with the columns `label`, `score` and `error` appended.
@@ -317,7 +331,9 @@ def run(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
-    engine: Literal["local"] = "local",
+    engine: Literal["local", "processes", "ray"] = "local",
+    workers: int = 1,
+    ray_address: str | None = None,
 ) -> RunResult:
     """Label a table of files, as `classify run` does; the same call continues.
 
@@ -390,7 +406,12 @@ def run(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
-        engine: Where chunks are resolved. Takes local.
+        engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
+            Takes local, processes, ray.
+        workers: Processes or Ray actors that send the requests; they share concurrency and rate.
+            Takes a whole number from 1 to 10^12.
+        ray_address: Address of a Ray cluster, host:port; without it the one that this machine is
+            part of. Takes host:port or auto.
 
     Returns:
         What came of it; shows itself in a notebook, and is a table to polars and DuckDB.

@@ -74,7 +74,10 @@ def pytest_collection_modifyitems(config, items):
 
 @dataclass
 class Request:
-    """One request as the scripted server received it; `number` counts from 0."""
+    """One request as the scripted server received it; `number` counts from 0.
+
+    `port` is that of the other end, by which connections are told apart.
+    """
 
     number: int
     at: float
@@ -84,6 +87,7 @@ class Request:
     answered: bool = False
     answered_at: float | None = None
     in_list: bool = True
+    port: int = 0
 
 
 @dataclass
@@ -183,7 +187,7 @@ class ScriptedServer:
         with self._changed:
             request = Request(
                 len(self.requests), time.monotonic(), texts, parameters, dict(http.headers),
-                in_list=in_list,
+                in_list=in_list, port=http.transport.get_extra_info("peername")[1],
             )  # fmt: skip
             self.requests.append(request)
             self.in_flight += 1

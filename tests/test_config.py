@@ -90,7 +90,9 @@ EVERY = {
     "score_column": "b",
     "error_column": "c",
     "predictions_column": "d",
-    "engine": "local",
+    "engine": "ray",
+    "workers": 3,
+    "ray_address": "head:6379",
 }
 
 

@@ -32,7 +32,7 @@ GROUPS = {
     ),
     "Files": ("delimiter", "encoding", "csv_escape"),
     "Answers and records": ("dedup", "cache", "metrics_file"),
-    "Workers": ("engine",),
+    "Workers": ("engine", "workers", "ray_address"),
 }
 # Given as an argument and as -o.
 _ELSEWHERE = {"input", "output"}

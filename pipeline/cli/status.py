@@ -81,6 +81,12 @@ def _lines(found: Status, now: float) -> Iterator[str]:
             f"{found.requests_per_second:,.1f} requests/s, {found.rows_per_second:,.0f} rows/s "
             f"of late{left}"
         )
+    if found.workers is not None:
+        lost = f", {found.workers_lost:,} lost so far" if found.workers_lost else ""
+        yield f"{counted(len(found.workers), 'worker')}{lost}"
+        for each in found.workers:
+            per_s = each["answers_per_second"]
+            yield f"  {each['name']}: {each['in_flight']} in flight, {per_s:,.1f} answers/s"
     if found.waits is not None:
         about = found.waits.seconds
         hint = "" if about is None else f", which is to take about {duration(about)}"

@@ -20,11 +20,11 @@ from pipeline.errors import Cause, Retryable, SettingsError
 from pipeline.foreign import keep_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.client.dialects.base import Dialect
     from pipeline.client.target import Target
-    from pipeline.client.wire import Told
+    from pipeline.client.wire import Exchanges, Told
     from pipeline.config import RunConfig
     from pipeline.outcomes import Item, Outcome
 
@@ -51,12 +51,16 @@ class Reply(NamedTuple):
 class Client:
     """The connections of a run; `async with` opens and closes it.
 
-    `dialect` may change while the server is being met: see `introduction`.
+    `wire` makes what exchanges requests for answers, of a target and headers. `dialect` may change
+    while the server is being met: see `introduction`.
     """
 
-    def __init__(self, config: RunConfig, target: Target) -> None:
+    def __init__(
+        self, config: RunConfig, target: Target, wire: Callable[..., Exchanges] = Wire
+    ) -> None:
         self._config = config
         self._target = target
+        self._make_wire = wire
         self.dialect: Dialect = dialect_of(target.dialect, config)
         # Exactly this content type: a charset in lower case gets a 400 from the toolkit.
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -74,15 +78,25 @@ class Client:
             keep_secret(target.token)
             self._headers["Authorization"] = f"Bearer {target.token}"
         self._renewing = asyncio.Lock()
-        self._wire: Wire | None = None
+        self._wire: Exchanges | None = None
 
     async def __aenter__(self) -> Self:
-        self._wire = Wire(self._target, self._headers)
+        self._wire = self._make_wire(self._target, self._headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._wire is not None
         await self._wire.close()
+
+    @property
+    def ready(self) -> bool:
+        """True if a request can go out now."""
+        return self._wire is not None and self._wire.ready
+
+    async def until_ready(self) -> None:
+        """Wait until a request can go out, or the run is to stop."""
+        assert self._wire is not None
+        await self._wire.until_ready()
 
     @property
     def address(self) -> str:
@@ -121,7 +135,7 @@ class Client:
         try:
             status, headers, body = await self._exchange("GET", _parsed(url), timeout_s=timeout_s)
         except Retryable as failure:
-            if failure.cause is Cause.CONNECTION:
+            if failure.cause in (Cause.CONNECTION, Cause.WORKER_LOST):
                 raise
             return 0, b""
         if status == 429 or status >= 500:  # noqa: PLR2004

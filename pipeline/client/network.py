@@ -7,10 +7,13 @@ import ssl
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from socket import gethostname
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
+from pipeline.addresses import without_query
 from pipeline.errors import SettingsError
 from pipeline.foreign import keep_secret
 
@@ -22,6 +25,8 @@ CERTIFICATE_FIX = (
     "authority, set SSL_CERT_FILE to that authority's certificate file."
 )
 
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
 
 @dataclass(frozen=True)
 class Proxy:
@@ -32,6 +37,41 @@ class Proxy:
 
     def __str__(self) -> str:
         return f"{self.url.host}:{self.url.port} ({self.variable})"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an address is reached from this machine.
+
+    `certificates` is None for those that every program trusts here.
+    """
+
+    url: str
+    proxy: Proxy | None
+    certificates: ssl.SSLContext | None = field(repr=False)
+
+    @classmethod
+    def to(cls, address: str) -> Way:
+        """Return the way to an address. Raises SettingsError for a proxy or certificates."""
+        proxy = proxy_for(address)
+        encrypted = "https" in (urlsplit(address).scheme, proxy and proxy.url.scheme)
+        return cls(address, proxy, certificates() if encrypted else None)
+
+    @property
+    def is_private(self) -> bool:
+        """True if nobody in between can read what is sent."""
+        parts = urlsplit(self.url)
+        # Through a proxy, not even this machine is reached without leaving it.
+        return parts.scheme == "https" or (parts.hostname in _LOOPBACK and self.proxy is None)
+
+    def check_private(self) -> None:
+        """Raise SettingsError if anyone in between could read a token."""
+        if not self.is_private:
+            raise SettingsError(
+                f"{without_query(self.url)} is reached through the proxy {self.proxy} on "
+                f"{gethostname()}, and anyone in between could read the token.",
+                "Use an https address, or set NO_PROXY there.",
+            )
 
 
 def proxy_for(address: str) -> Proxy | None:

@@ -10,7 +10,7 @@ from yarl import URL
 
 from pipeline.addresses import check_address, check_model_id, plain_model_id
 from pipeline.client.dialects import REGISTRY
-from pipeline.client.network import certificates, proxy_for
+from pipeline.client.network import Way
 from pipeline.errors import SettingsError
 from pipeline.events import OldHost, TokenNotSent
 from pipeline.headers import values_of
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ROUTER = "https://router.huggingface.co/hf-inference/models/"
 OLD_HOST = "api-inference.huggingface.co"
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True)
@@ -68,23 +67,18 @@ class Target:
             return cls(embedded_url, stated_dialect(config, address))
         notice: OldHost | TokenNotSent | None
         url, notice = _url_of(address or config.addresses[0], config.model or "")
-        proxy = proxy_for(url)
-        parts = urlsplit(url)
-        # Through a proxy, not even this machine is reached without leaving it.
-        private = parts.scheme == "https" or (parts.hostname in _LOOPBACK and proxy is None)
+        way, host = Way.to(url), urlsplit(url).hostname
         headers = values_of(config.header_from)
-        if headers and not private:
+        if headers and not way.is_private:
             raise SettingsError(
-                f"{setting('header_from')}: {parts.hostname} is neither https nor this machine, "
+                f"{setting('header_from')}: {host} is neither https nor this machine, "
                 f"and anyone in between could read {', '.join(headers)}.",
                 "Use an https address.",
             )
-        if token and not private:
-            token, notice = None, TokenNotSent(parts.hostname or "")
-        encrypted = "https" in (parts.scheme, proxy and proxy.url.scheme)
-        trusted = certificates() if encrypted else None
+        if token and not way.is_private:
+            token, notice = None, TokenNotSent(host or "")
         dialect = stated_dialect(config, address)
-        return cls(url, dialect, token, notice, headers, proxy, trusted)
+        return cls(url, dialect, token, notice, headers, way.proxy, way.certificates)
 
 
 def _url_of(address: str, model: str) -> tuple[str, OldHost | None]:

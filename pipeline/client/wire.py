@@ -11,7 +11,7 @@ import errno
 import select
 import ssl
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
     from aiohttp.connector import Connection
 
-    from pipeline.client.network import Proxy
+    from pipeline.client.network import Proxy, Way
     from pipeline.client.target import Target
 
 # An answer of all labels to a large batch stays far below; what is larger is no answer.
@@ -49,6 +49,14 @@ _UNFORESEEN = (
     EOFError,
 )
 _PROXY_DENIES = (401, 403, 407)
+# The headers of an answer that anything here reads: those that a worker sends back to its run.
+_READ = (
+    "x-sha",
+    "retry-after",
+    "ratelimit",
+    "location",
+    "ms-azureml-model-error-statuscode",
+)
 # Interim answers: the answer itself is still to come. A 101 is none, and nobody asked for one.
 _INFORMATION = frozenset(range(100, 200)) - {101}
 
@@ -60,11 +68,16 @@ class Headers:
         self._received = received
 
     def get(self, name: str, default: str = "") -> str:
-        """Return the value of a header, whatever the case of its name."""
+        """Return the value of a header, whatever the case of its name; `_READ` must have it."""
+        assert name.lower() in _READ, name
         value = self._received.get(name)
         if value is None:
             return default
         return redacted(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+    def read(self) -> dict[str, str]:
+        """Return those that anything here reads."""
+        return {name: self.get(name) for name in _READ if name in self._received}
 
 
 class Told(NamedTuple):
@@ -73,6 +86,28 @@ class Told(NamedTuple):
     status: int
     headers: Headers
     body: bytes
+
+
+class Exchanges(Protocol):
+    """What a client needs of a wire; that of an engine with workers is another one."""
+
+    @property
+    def ready(self) -> bool:
+        """True if requests can go out; here they always can."""
+
+    async def until_ready(self) -> None:
+        """Wait for that."""
+
+    def exchange(
+        self, method: str, url: URL, body: bytes, headers: tuple[tuple[str, str], ...]
+    ) -> Awaitable[Told]:
+        """Send and receive."""
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these headers from now on."""
+
+    async def close(self) -> None:
+        """Close all connections."""
 
 
 class _Link:
@@ -113,7 +148,9 @@ class Wire:
     request (docs/decisions.md). `headers` go with each request.
     """
 
-    def __init__(self, target: Target, headers: Mapping[str, str]) -> None:
+    ready = True
+
+    def __init__(self, target: Target | Way, headers: Mapping[str, str]) -> None:
         self._target = target
         # The pool bounds the requests in flight. A limit here too would make an attempt wait for
         # a connection inside its own timeout.
@@ -137,6 +174,9 @@ class Wire:
             proxy=self._target.proxy.url if self._target.proxy else None,
             loop=asyncio.get_running_loop(),
         )
+
+    async def until_ready(self) -> None:
+        """Wait until requests can go out."""
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -1,8 +1,9 @@
 """Engines send inputs to the endpoint, and nothing else.
 
 Everything that must exist once stays with the run: rows, dedup, stored answers, the log and parts,
-max_errors, drift, the deadline. So an engine may be a pool in this process (`local`) or pools
-elsewhere; the setting `engine` chooses.
+max_errors, drift, the deadline, and the pool with its limits. What sends its requests is this
+process (`local`), or workers: processes of this machine, or actors of a Ray cluster. The setting
+`engine` chooses.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pipeline.config import RunConfig
+    from pipeline.engines.crew import Staff
     from pipeline.events import Observer
     from pipeline.outcomes import Arrived, Item, Provisional
     from pipeline.pool.demand import Demand
@@ -47,8 +49,18 @@ def open_engine(
     the reason. What ends the engine itself (a refusal, an outage) it asks of that `Stop`, too.
     `requests_sent` were sent by earlier passes of this run; they count towards `max_requests`.
     """
-    match config.engine:
-        case "local":
-            from pipeline.engines.local import local_engine
+    from pipeline.engines.local import pool_engine
 
-            return local_engine(config, emit, stop, requests_sent)
+    staff: Staff | None = None
+    match config.engine:
+        case "processes":
+            from pipeline.engines.processes import Processes
+
+            staff = Processes()
+        case "ray":
+            from pipeline.engines.ray_actors import Actors
+
+            staff = Actors(config.ray_address)
+        case _:
+            pass
+    return pool_engine(config, emit, stop, requests_sent, staff)

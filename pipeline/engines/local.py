@@ -1,4 +1,4 @@
-"""The local engine: a pool in this process."""
+"""A pool in this process, whose requests are sent from here or by the workers of a crew."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.client import Client, Target, dialect_of, find_token, stated_dialect
+from pipeline.client.wire import Wire
 from pipeline.pool import Pool
 from pipeline.system.clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from pipeline.config import RunConfig
+    from pipeline.engines.crew import RemoteWire, Staff
     from pipeline.events import Observer
     from pipeline.system.threads import Stop
 
@@ -54,15 +56,21 @@ async def open_targets(config: RunConfig, stack: AsyncExitStack, emit: Observer)
 
 
 @asynccontextmanager
-async def local_engine(
-    config: RunConfig, emit: Observer, stop: Stop, requests_sent: int
+async def pool_engine(
+    config: RunConfig, emit: Observer, stop: Stop, requests_sent: int, staff: Staff | None = None
 ) -> AsyncIterator[Pool]:
     """Run a pool here, with its client and, for the endpoint `local`, the embedded endpoint.
 
-    Raises SettingsError or ClassifyError if the endpoint cannot be asked at all.
+    With `staff`, which starts workers, these send its requests. Raises SettingsError or
+    ClassifyError if the endpoint cannot be asked at all, or no worker started.
     """
     async with AsyncExitStack() as stack:
         targets = await open_targets(config, stack, emit)
-        clients = [await stack.enter_async_context(Client(config, each)) for each in targets]
+        wire: Callable[..., Wire | RemoteWire] = Wire
+        if staff is not None:
+            from pipeline.engines.crew import Crew
+
+            wire = (await stack.enter_async_context(Crew(config, staff, emit, stop))).wire
+        clients = [await stack.enter_async_context(Client(config, each, wire)) for each in targets]
         pool = Pool(config, clients, Clock(), emit, stop, requests_sent=requests_sent)
         yield await stack.enter_async_context(pool)

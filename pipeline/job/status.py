@@ -81,6 +81,12 @@ class Status:
     requests_per_second: Annotated[PerSecond | None, "requests ended, over the last minute"] = None
     inputs_per_second: Annotated[PerSecond | None, "distinct inputs answered, likewise"] = None
     rows_per_second: Annotated[PerSecond | None, "rows, over the last minute or parts"] = None
+    workers: Annotated[
+        list[dict[str, Any]] | None,
+        "workers that send its requests, every 10 s: `name`, `in_flight`, `answers_per_second`; "
+        "null with the engine `local`",
+    ] = None
+    workers_lost: Annotated[int, "workers that were lost, of those events that are read"] = 0
     seconds_left: Annotated[Seconds | None, "time left at that speed; null if unknown"] = None
     message: Annotated[str | None, "why the last attempt stopped"] = None
     exit_code: Annotated[int | None, "of the last attempt; null if it was killed"] = None
@@ -178,9 +184,17 @@ def _working(facts: dict[str, Any], events: Sequence[LoggedEvent], now: float) -
         "doing": doing,
         "next": "Still running.",
         "waits": waits,
+        **_workers(events),
         **speeds,
         "seconds_left": round(left / speed, 1) if speed and left > 0 and waits is None else None,
     }
+
+
+def _workers(events: Sequence[LoggedEvent]) -> dict[str, Any]:
+    """Who sends the requests, as it was told last."""
+    told = [event["at_work"] for event in events if event["event"] == "Workers"]
+    lost = sum(event["event"] == "WorkerLost" for event in events)
+    return {"workers": told[-1] if told else None, "workers_lost": lost}
 
 
 def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:

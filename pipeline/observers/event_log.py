@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
-from pipeline.events import ChunkLookedUp, Requests, RunStarted
+from pipeline.events import ChunkLookedUp, Requests, RunStarted, Workers
 from pipeline.foreign import redacted_bytes
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LoggedEvent: TypeAlias = dict[str, Any]
 
 TICK_S = 1.0
+# How often it is told what each of the workers does, if they stay the same.
+WORKERS_S = 10.0
 
 
 class EventLog:
@@ -39,6 +41,8 @@ class EventLog:
         self._tick_at = time.time()
         self._began = False
         self._untold: list[Requests] = []
+        self._at_work: set[str] = set()
+        self._workers_at = 0.0
 
     def __call__(self, event: Event) -> None:
         """Log one event, or add it to the sum of this second."""
@@ -49,6 +53,12 @@ class EventLog:
                     self._tick()
             case ChunkLookedUp():
                 pass
+            case Workers():
+                # What each of them does changes all the time, and there may be many.
+                names = {each.name for each in event.at_work}
+                if names != self._at_work or time.time() - self._workers_at >= WORKERS_S:
+                    self._at_work, self._workers_at = names, time.time()
+                    self._write("Workers", asdict(event))
             case RunStarted():
                 self._tick()
                 # Else it could not be told from one after a kill.

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pipeline.events import ChunkLookedUp, PartCommitted, Requests, RunStarted
+from pipeline.events import (
+    ChunkLookedUp,
+    PartCommitted,
+    Requests,
+    RunStarted,
+    WorkerLost,
+    Workers,
+)
 
 if TYPE_CHECKING:
     from pipeline.events import Event
@@ -17,6 +24,8 @@ class Metrics:
     def __init__(self) -> None:
         self.requests = self.retries = self.in_flight = self.peak_in_flight = self.limit = 0
         self.rate: float | None = None
+        # Of an engine that has workers.
+        self.workers = self.wanted_workers = self.workers_lost = 0
         self.responses: Counter[str] = Counter()
         self._begin(0, 0)
 
@@ -46,6 +55,10 @@ class Metrics:
             case PartCommitted():
                 self.committed_rows += event.rows
                 self.errors += event.errors
+            case Workers():
+                self.workers, self.wanted_workers = len(event.at_work), event.wanted
+            case WorkerLost():
+                self.workers_lost += 1
             case RunStarted():
                 self._begin(event.rows, event.resumed_rows)
             case _:

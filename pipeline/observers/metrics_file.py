@@ -130,11 +130,16 @@ class MetricsFile:
         metrics, ended = self._metrics, self._ended
         rows_committed = metrics.resumed_rows + metrics.committed_rows
         rows_failed = self._resumed_errors + metrics.errors
+        workers = metrics.workers if metrics.wanted_workers else None
         counters: dict[str, tuple[str, float | None]] = {
             "retries": ("Requests that were not the first attempt.", metrics.retries),
             "inputs_distinct": ("Distinct inputs met.", metrics.distinct_inputs),
             "inputs_failed": ("Distinct inputs without a label.", metrics.failed_inputs),
             "cache_hits": ("Distinct inputs known before the run.", metrics.cache_hits),
+            "workers_lost": (
+                "Workers that were lost.",
+                metrics.workers_lost if metrics.wanted_workers else None,
+            ),
         }
         gauges: dict[str, tuple[str, float | None]] = {
             "running": ("1 during a run; it stays 1 where a run was killed.", self._running),
@@ -144,6 +149,7 @@ class MetricsFile:
             "in_flight_requests": ("Requests in flight.", metrics.in_flight),
             "in_flight_requests_limit": ("Requests that may be in flight.", metrics.limit),
             "rate_limit_requests_per_second": ("The rate in force, if any.", metrics.rate),
+            "workers": ("Workers that send the requests, if there are any.", workers),
             "start_timestamp_seconds": ("When the run began.", self._started_at),
             "exit_code": ("Exit code of the last run that has ended.", ended.get("exit_code")),
             _LAST_SUCCESS: ("When a run last ended with exit code 0.", ended.get(_LAST_SUCCESS)),

@@ -158,6 +158,7 @@ class Progress(ABC):
             "in_flight": metrics.in_flight,
             "concurrency_limit": metrics.limit,
             "rate_limit": None if metrics.rate is None else round(metrics.rate, 2),
+            "workers": metrics.workers if metrics.wanted_workers else None,
             "requests": metrics.requests,
             "retries": metrics.retries,
             "errors": max(metrics.errors, metrics.failed_inputs),
@@ -167,6 +168,7 @@ class Progress(ABC):
 
     def _words(self, state: dict[str, Any]) -> str:
         """Word what the run waits for, or else its speed, and the counts that are not 0."""
+        metrics = self._metrics
         if state["waiting"]:
             facts = [str(state["waiting"])]
         elif self._metrics.all_committed and not self._over:
@@ -176,6 +178,8 @@ class Progress(ABC):
             if state["seconds_left"]:
                 facts.append(f"{duration(state['seconds_left'])} left")
             facts.append(f"{state['in_flight']} of {state['concurrency_limit']} in flight")
+            if state["workers"] is not None:
+                facts.append(f"{state['workers']} of {counted(metrics.wanted_workers, 'worker')}")
             if (rate := state["rate_limit"]) is not None:
                 about = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"  # noqa: PLR2004
                 facts.append(f"at most {about} requests/s")

@@ -94,6 +94,9 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
             return f"{address} is left out, and the other addresses go on: {sentence(why)}"
         case events.AddressWorks(address):
             return f"{address} works again."
+        case events.WorkerLost(worker, why, unanswered):
+            again = f"; {counted(unanswered, 'request is', 'requests are')} sent again"
+            return f"{worker} is lost{again if unanswered else ''}: {sentence(why)}"
         case events.TextsTogether():
             return (
                 "The server now works on the texts of a request as one batch, which is faster: "

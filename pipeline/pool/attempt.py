@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pipeline.system.clock import Clock
     from pipeline.system.threads import Stop
 
+# So many times the worker of a request may be lost before it counts as a failure of the request.
+MOST_LOST = 10
+
 
 class StoppedError(Exception):
     """The pool is stopping: this worker gives up its batch."""
@@ -78,10 +81,19 @@ class Attempts:
         EndpointRefused for what the request came to, GateClosedError if the gate closed while it
         waited its turn, and StoppedError if the pool stopped meanwhile, also for `max_requests`.
         """
+        for lost in range(MOST_LOST):
+            try:
+                return await self._once(batch, probing, retry or lost > 0, together)
+            except Retryable as failure:
+                # The endpoint has nothing to do with it, so no limit, budget or gate hears of it.
+                if failure.cause is not Cause.WORKER_LOST or lost == MOST_LOST - 1:
+                    raise
+        raise AssertionError
+
+    async def _once(self, batch: Batch, probing: bool, retry: bool, together: bool) -> Reply:
         await self.limit.acquire()
         try:
-            if not await self.turnstile.pass_through(lambda: probing or self._gate.is_open):
-                raise GateClosedError
+            await self._turn(probing)
             if self._stop.reason is not None:
                 raise StoppedError
             self._count(retry=retry)
@@ -117,6 +129,20 @@ class Attempts:
         finally:
             self.limit.release()
 
+    async def _turn(self, probing: bool) -> None:
+        """Wait until somebody can send a request and the rate allows it, in that order.
+
+        Else requests that came through while nobody could would all go out together.
+        """
+        client = self._client
+        while True:
+            if not client.ready:
+                await client.until_ready()
+            if not await self.turnstile.pass_through(lambda: probing or self._gate.is_open):
+                raise GateClosedError
+            if client.ready or self._stop.reason is not None:
+                return
+
     def _count(self, *, retry: bool) -> None:
         most = self._quota.most
         if most is not None and self._quota.sent >= most:
@@ -136,7 +162,7 @@ class Attempts:
             return type(failure).__name__
         if failure.cause in (Cause.THROTTLED, Cause.OVERLOADED, Cause.TIMEOUT):
             self.limit.overloaded()
-        if self.search is not None:
+        if self.search is not None and failure.cause is not Cause.WORKER_LOST:
             self.search.disturbed(failure.cause, sent_at)
         if failure.cause is Cause.THROTTLED:
             self.turnstile.throttled()

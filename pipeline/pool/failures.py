@@ -18,6 +18,7 @@ MOST_FAILURES = {
     Cause.CONNECTION: 6,
     Cause.UNREADABLE: 4,
     Cause.TIMEOUT: 3,
+    Cause.WORKER_LOST: 1,  # it was asked many times by then
 }
 # Statuses of a server whose model failed: of an endpoint in trouble, or for one text only.
 CONTENT_STATUSES = (424, 500)

@@ -44,6 +44,9 @@ class RunAttempt:
     state: str | None = None
     exit_code: int | None = None
     message: str | None = None
+    workers: int = 0
+    workers_lost: int = 0
+    last_loss: str = ""
     open_waits: dict[str, PastWait] = field(default_factory=dict)
 
     @property
@@ -162,6 +165,7 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 current.message = event["message"]
         current.last = max(current.last, event["at"])
         _note_wait(event, current, history.waits)
+        _note_workers(event, current)
     if attempts:
         _cut_off_waits(attempts[-1])
     return first_line
@@ -201,6 +205,15 @@ def _note_wait(event: Event, attempt: RunAttempt, found: list[PastWait]) -> None
                 known.to_s = max(known.to_s, at + (event["seconds"] or 0.0))
         case "WaitEnded":
             waits.pop(event["reason"], None)
+
+
+def _note_workers(event: Event, attempt: RunAttempt) -> None:
+    match event["event"]:
+        case "Workers":
+            attempt.workers = max(attempt.workers, len(event["at_work"]))
+        case "WorkerLost":
+            attempt.workers_lost += 1
+            attempt.last_loss = f"{event['worker']}, {event['why']}"
 
 
 def _fill_spans(log: GrowingFile, first_line: int, history: History) -> None:

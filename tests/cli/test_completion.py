@@ -48,7 +48,7 @@ def test_flags_of_settings_and_their_words(offered, command):
     assert offered(command, "--dialect", "") == plain("auto", *DIALECTS)
     assert {"hf", "tei", "single"} < set(DIALECTS)
     assert offered(command, "--function-to-apply", "s") == plain("sigmoid", "softmax")
-    assert offered(command, "--engine", "") == plain("local")
+    assert offered(command, "--engine", "") == plain("local", "processes", "ray")
     assert offered(command, "--top-k", "a") == plain("all")
     assert offered(command, "--batch-size", "") == plain("auto")
     assert offered(command, "--endpoint", "l") == plain("local")

@@ -133,6 +133,23 @@ CASES = {
         ["--function-to-apply", "'tanh'", "softmax"],
     ),
     "unknown engine": (["good.csv", "--engine", "spark"], {}, ["engine", "'spark'", "local"]),
+    "workers of the engine that has none": (
+        ["good.csv", "--workers", "2"], {}, ["--workers", "--engine processes"],
+    ),
+    "more workers than requests": (
+        ["good.csv", "--engine", "processes", "--workers", "9", "--concurrency", "8"], {},
+        ["--workers", "--concurrency", "8"],
+    ),
+    "a cluster for another engine": (
+        ["good.csv", "--ray-address", "head:6379"], {}, ["--ray-address", "--engine ray"],
+    ),
+    "a cluster through its client port": (
+        ["good.csv", "--engine", "ray", "--ray-address", "ray://head:10001"], {},
+        ["ray://head:10001", "ray job submit"],
+    ),
+    "an embedded endpoint for a cluster": (
+        ["good.csv", "--engine", "ray", "--endpoint", "local"], {}, ["--endpoint", "processes"],
+    ),
     "cache without dedup": (
         ["good.csv", "--cache", "answers", "--no-dedup"], {}, ["cache", "dedup"],
     ),

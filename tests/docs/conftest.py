@@ -53,6 +53,7 @@ NEVER = {
     "make test": "these tests are what it runs",
     "python3 -m venv": "made the environment that runs these tests",
     "pip install": "made the environment that runs these tests",
+    "ray job submit": "needs a Ray cluster; tests/ray has one",
     "docker run": "needs an image and a GPU; a stand-in speaks as it does",
     "sudo": "needs root and systemd; tests/cli/test_nightly.py checks the units",
     "journalctl": "the same",

@@ -25,6 +25,7 @@ from pipeline.events import (
     TokenNotSent,
     Waiting,
     Why,
+    WorkerLost,
 )
 from pipeline.observers import EventLog
 from pipeline.observers.words import Wait, duration, notice
@@ -123,6 +124,10 @@ NOTICES = [
     (
         AddressLost("http://b", "It is down."),
         ["http://b is left out", "other addresses go on: It is down."],
+    ),
+    (
+        WorkerLost("worker 2 (process 7 on host)", "ended by signal 9", 3),
+        ["worker 2 (process 7 on host) is lost", "3 requests are sent again", "by signal 9."],
     ),
     (AddressWorks("http://b"), ["http://b works again."]),
     (RevisionChanged("two", "one"), ["revision is two, and was one", "`allow_drift`"]),

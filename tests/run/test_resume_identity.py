@@ -82,8 +82,11 @@ FREE = {
     "max_requests": 1_000,
     "grace_s": 7,
     "metrics_file": "classify.prom",
-    "engine": "local",
+    "engine": "processes",
+    "workers": 2,
 }
+# What they need beside them.
+BESIDE = {"workers": {"engine": "processes"}}
 # These say where answers are kept, so what was answered and not committed is asked again.
 OTHER_PLACE = {"dedup", "cache"}
 
@@ -97,7 +100,8 @@ def test_a_setting_that_changes_no_result_may_change(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("hf_token")
     stopped = stop_halfway()
-    summary = label(source, output, **{key: FREE[key]})
+    changed = {key: FREE[key], **BESIDE.get(key, {})}
+    summary = label(source, output, **changed)
     assert (summary["state"], summary["resumed_rows"]) == ("complete", stopped["labelled"])
     assert set(server.texts) == set(TEXTS)
     if key in OTHER_PLACE:
@@ -105,7 +109,7 @@ def test_a_setting_that_changes_no_result_may_change(
     else:
         assert not server.sent_twice()
     sent = len(server.requests)
-    assert label(source, output, **{key: FREE[key]})["state"] == "complete"
+    assert label(source, output, **changed)["state"] == "complete"
     assert len(server.requests) == sent
     label(source, tmp_path / "at_once.parquet")
     assert output.read_bytes() == (tmp_path / "at_once.parquet").read_bytes()
@@ -150,7 +154,7 @@ READING = {
 @pytest.mark.fault(11)
 def test_of_every_setting_it_is_decided_whether_it_changes_results():
     """A new setting belongs into RESULT_SETTINGS and CHANGED, or into FREE."""
-    decided = [*CHANGED, *READING, *FREE, "input", "output"]
+    decided = [*CHANGED, *READING, *FREE, "input", "output", "ray_address"]
     assert sorted(decided) == sorted(RunConfig.model_fields)
     assert sorted(RunConfig.RESULT_SETTINGS) == sorted(CHANGED)
 

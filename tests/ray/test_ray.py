@@ -1,0 +1,158 @@
+"""Runs with actors of a Ray cluster as workers: the same output, whatever becomes of a node."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import ray
+
+from pipeline.errors import SettingsError
+from pipeline.events import WorkerLost
+from tests.engines.conftest import Watch, digest, most_in_a_second
+from tests.ray.conftest import NODE, raylet_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def watch():
+    return Watch()
+
+
+@pytest.fixture
+def source(write_csv):
+    return write_csv("in.csv", [f"review number {i}" for i in range(3_000)])
+
+
+@pytest.fixture
+def run(cluster, label, source, tmp_path, watch):
+    """Label the table with actors."""
+
+    def work(output="out.parquet", workers=2, **settings):
+        settings = {"engine": "ray", "workers": workers, "batch_size": 8, **settings}
+        return label(source, tmp_path / output, observers=(watch,), **settings)
+
+    return work
+
+
+@pytest.fixture
+def later(server):
+    """Do something once the server has seen so many requests."""
+
+    def at(requests, do):
+        done = []
+
+        def script(request):
+            if request.number == requests and not done:
+                done.append(do())
+            return server.reply(delay_s=0.1)
+
+        server.script = script
+        return done
+
+    return at
+
+
+def test_the_output_has_the_same_bytes(run, label, source, tmp_path, watch):
+    label(source, tmp_path / "local.parquet", batch_size=8)
+    assert run()["state"] == "complete"
+    assert digest(tmp_path / "out.parquet") == digest(tmp_path / "local.parquet")
+
+
+def test_twice_the_actors_do_twice_as_much(run, server):
+    server.script = lambda _: server.reply(delay_s=0.3)
+    speed = {}
+    for workers in (1, 2):
+        server.requests.clear()
+        run(f"{workers}.parquet", workers=workers, concurrency=4 * workers)
+        # From when both have started, and the limit has risen.
+        at = [each.at for each in server.requests if each.at > server.requests[0].at + 3]
+        speed[workers] = len(at) / (at[-1] - at[0])
+    assert speed[2] / speed[1] >= 1.9
+
+
+def test_the_rate_is_that_of_the_run(run, server):
+    assert run(rate=60, workers=4)["state"] == "complete"
+    assert most_in_a_second([each.at for each in server.requests]) <= 60 * 1.05 + 2
+
+
+def test_the_actors_are_spread(run, cluster, later, actors_of):
+    counts = later(50, lambda: [len(actors_of(node)) for node in cluster.nodes])
+    run(workers=4)
+    assert counts == [[2, 2]]
+
+
+def test_a_killed_actor_is_replaced(run, later, watch, actors_of):
+    later(60, lambda: actors_of()[0].kill())  # noqa: PLW0108 - there is none yet
+    summary = run()
+    assert (summary["state"], summary["errors"]) == ("complete", 0)
+    (lost,) = [told for told in watch.notices if isinstance(told, WorkerLost)]
+    assert lost.unanswered > 0
+
+
+@pytest.mark.parametrize("with_actors", [False, True])
+def test_a_node_is_killed(run, cluster, later, watch, actors_of, with_actors):
+    """Its raylet alone, or all of it."""
+    node = cluster.nodes.pop()
+
+    def kill():
+        actors = actors_of(node) if with_actors else []
+        for process in (raylet_of(node), *actors):
+            process.kill()
+
+    later(60, kill)
+    summary = run(rate=20)
+    cluster.remove_node(node)
+    cluster.nodes.append(cluster.add_node(**NODE))
+    cluster.wait_for_nodes()
+    assert (summary["state"], summary["errors"]) == ("complete", 0)
+    assert summary["responses"].get("worker lost", 0) <= 32
+
+
+def test_a_frozen_node_is_dismissed_and_sends_nothing_when_it_wakes(
+    run, cluster, later, watch, actors_of, server
+):
+    node = cluster.nodes[-1]
+    ports, processes = set(), []
+
+    def freeze():
+        found = actors_of(node)
+        ports.update(each.laddr.port for actor in found for each in actor.net_connections())
+        processes.extend([raylet_of(node), *found])
+        for process in processes:
+            process.suspend()
+
+    def wake():
+        for process in processes:
+            if process.is_running():
+                process.resume()
+
+    def script(request):
+        if request.number == 60:
+            freeze()
+            frozen.append(time.monotonic())
+        if frozen and len(frozen) == 1 and time.monotonic() > frozen[0] + 14:
+            frozen.append(time.monotonic())
+            wake()
+        return server.reply(delay_s=0.1)
+
+    frozen = []
+    server.script = script
+    summary = run(rate=15, concurrency=8)
+    wake()
+    assert (summary["state"], summary["errors"]) == ("complete", 0)
+    lost = [told for told in watch.notices if isinstance(told, WorkerLost)]
+    assert "not heard of for 10 s" in lost[0].why
+    assert len(frozen) == 2
+    assert ports
+    # What was on its way when it froze came within the second.
+    late = [each for each in server.requests if each.port in ports and each.at > frozen[0] + 1]
+    assert late == []
+
+
+def test_no_cluster(label, source, tmp_path, server):
+    ray.shutdown()
+    with pytest.raises(SettingsError, match=r"a Ray cluster at 127\.0\.0\.1:1"):
+        label(source, tmp_path / "x.parquet", engine="ray", ray_address="127.0.0.1:1")
+    assert server.requests == []
