@@ -33,6 +33,8 @@ LONGEST_PATIENCE = 2_048
 # So many batches for each request in flight may overtake an input: the more, the closer their
 # inputs are in length, and the longer a chunk waits for its last one.
 OVERTAKING = 2
+# How much the last batch counts for what share each server takes.
+NEWEST = 0.1
 # A text that every model of every language takes.
 PLAIN = "Good."
 
@@ -234,6 +236,8 @@ class Batcher:
         self._windows: list[Window] = []
         self._stretches: deque[tuple[Job, int, int]] = deque()
         self._waiting_items = 0
+        # Which share of batches has gone to whom lately, by size.
+        self._shares: dict[BatchSize, float] = {}
         self._takers: deque[tuple[asyncio.Future[Batch | None], BatchSize]] = deque()
         self._flush_items = 0
         self.outstanding = 0
@@ -325,6 +329,9 @@ class Batcher:
     def _cut(self, wanted: BatchSize) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
         size = wanted.take(self._waiting_items)
+        for each in self._shares:
+            self._shares[each] *= 1 - NEWEST
+        self._shares[wanted] = self._shares.get(wanted, 0.0) + NEWEST
         batch = Batch(self._open_window(size).take(size, MAX_REQUEST_BYTES, None))
         while len(batch) < size and len(batch) < self._waiting_items and not self._windows[0]:
             window = self._open_window(size)
@@ -337,18 +344,26 @@ class Batcher:
             self._flush_items = max(0, self._flush_items - len(batch))
         return batch
 
+    @property
+    def _usual(self) -> int:
+        """How many inputs a batch has on average: several servers may each have another size."""
+        shares = self._shares
+        return round(
+            sum([share * each.now for each, share in shares.items()]) / sum(shares.values())
+        )
+
     def _open_window(self, size: int) -> Window:
         """Return the window that the next inputs are in."""
         if self._windows and not self._windows[0]:
             del self._windows[0]
         if not self._windows:
             self._windows.append(self._next_window(size))
-        self._windows[:1] = self._windows[0].split(size)
+        self._windows[:1] = self._windows[0].split(size, self._usual)
         return self._windows[0]
 
     def _next_window(self, size: int) -> Window:
         """Move the oldest inputs into a window of whole batches."""
-        most = self._most_overtaking * size
+        most = self._most_overtaking * max(size, self._usual)
         room = min(sum([b - a for _, a, b in self._stretches]), most)
         if room > size:
             room -= room % size  # what is left over waits with newer inputs, being the newest

@@ -69,12 +69,13 @@ class Window:
             order[: len(order) // size * size].reshape(-1, size).sort()
         self._order: list[int] = order.tolist()
 
-    def split(self, size: int) -> list[Window]:
+    def split(self, size: int, usual: int) -> list[Window]:
         """Return what is left as windows for smaller batches, the oldest inputs in the first one.
 
-        That overtakes nothing of the others, so each of them may do what is left to this one.
+        That overtakes nothing of the others, so each of them may do what is left to this one. Its
+        batches have `usual` inputs on average.
         """
-        most = self._by_length * size
+        most = self._by_length * max(size, usual)
         if size >= self._size or not 0 < most < len(self):
             return [self]
         order, windows = np.sort(self._order), []
