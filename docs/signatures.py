@@ -40,13 +40,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import api
-from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.api import RunResult
+    from pipeline.config import RunConfig
     from pipeline.events import Observer
 
 '''
@@ -127,7 +127,7 @@ def run(
             committed by then is kept.
     """
     __tracebackhide__ = True
-    config = input if isinstance(input, RunConfig) else RunConfig(**api.settings_of(locals()))
+    config = api.config_of(locals())
     return api.run(
         config,
         progress=progress,

@@ -183,6 +183,26 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: arguments[name] for name in RunConfig.model_fields if name in arguments}
 
 
+def config_of(arguments: Mapping[str, Any]) -> RunConfig:
+    """Return the RunConfig that `run` was given, or that of its settings. Raises SettingsError."""
+    settings = settings_of(arguments)
+    config = settings["input"]
+    if not isinstance(config, RunConfig):
+        return RunConfig(**settings)
+    fields = RunConfig.model_fields
+    beside = [
+        name
+        for name, value in settings.items()
+        if name != "input" and value != (None if name == "output" else fields[name].default)
+    ]
+    if beside:
+        raise SettingsError(
+            f"{setting(beside[0])}: given beside a RunConfig, which has all settings.",
+            "Give it to RunConfig.",
+        )
+    return config
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Have a function refuse a keyword that it does not have, in the words for settings.
 

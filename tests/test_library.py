@@ -88,6 +88,16 @@ def test_a_keyword_that_is_none_is_refused_with_the_nearest_one(server):
     assert server.requests == []
 
 
+def test_a_setting_beside_a_config_is_refused(server, write_csv, tmp_path):
+    config = cp.RunConfig(
+        input=str(write_csv("in.csv", ["good"])), output=tmp_path / "o.parquet", endpoint=server.url
+    )
+    with pytest.raises(SettingsError, match="`limit`: given beside a RunConfig"):
+        cp.run(config, limit=1)
+    assert server.requests == []
+    assert cp.run(config).exit_code == 0
+
+
 def test_types_are_checked(tmp_path):
     """A wrong keyword or value is an error of mypy, as it is in an editor."""
     (tmp_path / "use.py").write_text(

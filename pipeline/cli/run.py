@@ -27,7 +27,7 @@ from pipeline.system import process
 from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.api import RunResult
     from pipeline.config import RunConfig
@@ -51,7 +51,7 @@ _SHOWN = {"output": "(shown)"}
     "--update",
     is_flag=True,
     help="Label an input that has changed: replace a complete output, and ask only for texts that "
-    "it does not have.",
+    "it has no label for.",
 )
 @click.option(
     "--retry-failed", is_flag=True, help="Send the rows of the output that carry an error again."
@@ -90,9 +90,9 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
         config = load_config(given, _SHOWN if given["limit"] else None)
         process.fit(config.concurrency)
         if str(config.output) == _SHOWN["output"]:
-            _check_shown(config)
-            show_first(config)
-            return
+            flags = {"--json": as_json, **{f"--{name}": given for name, given in again.items()}}
+            _check_shown(config, [flag for flag, is_given in flags.items() if is_given])
+            sys.exit(show_first(config))
         # Loaded only now: wrong settings need no Arrow.
         from pipeline import api
 
@@ -106,8 +106,13 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
     sys.exit(result.exit_code)
 
 
-def _check_shown(config: RunConfig) -> None:
-    """Refuse to show more rows than anybody reads."""
+def _check_shown(config: RunConfig, flags: Sequence[str]) -> None:
+    """Refuse to show more rows than anybody reads, and what only a run with an output does."""
+    if flags:
+        raise SettingsError(
+            f"{setting('output')}: required with {flags[0].replace('_', '-')}.",
+            f"Give {takes('output').words}.",
+        )
     if config.limit is None or config.limit > MOST_ROWS:
         raise SettingsError(
             f"{setting('output')}: required with more than {MOST_ROWS:,} rows, which are not "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.output import failing, say
 from pipeline.cli.settings import SettingsCommand, load_config, setting_options
-from pipeline.errors import SettingsError
+from pipeline.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, SettingsError
 from pipeline.system import process
 from pipeline.wording import setting
 
@@ -50,29 +52,36 @@ def try_(texts: tuple[str, ...], **given: Any) -> None:
             )
         import pyarrow as pa
 
-        show(config, pa.table({config.text: pa.array(texts, pa.string())}))
+        code = show(config, pa.table({config.text: pa.array(texts, pa.string())}))
+    sys.exit(code)
 
 
-def show_first(config: RunConfig) -> None:
+def show_first(config: RunConfig) -> int:
     """Label the first rows of the input, `limit` of them, and show the result."""
     assert config.limit is not None
     from pipeline.probing import first_table
 
-    show(config, first_table(config).slice(0, config.limit))
+    return show(config, first_table(config).slice(0, config.limit))
 
 
-def show(config: RunConfig, table: pa.Table) -> None:
-    """Label a table and show the result."""
+def show(config: RunConfig, table: pa.Table) -> int:
+    """Label a table and show the result. Return the exit code."""
     from pipeline import api
 
     names = [name for name in (config.text, config.text_pair) if name is not None]
     settings = {
         name: getattr(config, name)
         for name in type(config).model_fields
-        if name not in ("input", "output", "limit")
+        # Nothing is kept, and nobody watches by numbers.
+        if name not in ("input", "output", "limit", "cache", "metrics_file", "max_errors")
     }
-    labelled = api.classify(table.select(names), settings, progress=False)
-    say("\n".join(_lines(labelled.to_pylist(), config)))
+    with tempfile.TemporaryDirectory(prefix="classify-") as scratch:
+        rows = api.classify(
+            table.select(names), settings, checkpoint=scratch, progress=False
+        ).to_pylist()
+    say("\n".join(_lines(rows, config)))
+    failed = sum(row[config.error_column] is not None for row in rows)
+    return EXIT_ROWS_FAILED if failed > (config.allowed_errors(len(rows)) or 0) else EXIT_COMPLETE
 
 
 def _lines(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[str]:
@@ -82,7 +91,8 @@ def _lines(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[str]:
         texts = [row[name] for name in (config.text, config.text_pair) if name is not None]
         text = " | ".join(" ".join(str(text).split()) for text in texts)
         if row[config.error_column] is not None:
-            found.append(("error", "", f"{row[config.error_column]}: {text}"))
+            reason = row[config.error_column]
+            found.append(("error", "", f"{reason}: {text}" if None not in texts else reason))
             continue
         predictions = row.get(config.predictions_column) if config.wants_predictions else None
         for label in predictions or [

@@ -59,6 +59,12 @@ def evaluate(
         return _evaluated(table, gold, label_map, label_column, score_column, text)
     except ClassifyError as error:
         raise error.with_traceback(None) from error.__cause__
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"The table cannot be measured: {why}.",
+            "True labels and labels must be text, numbers or categories, and scores numbers.",
+        ) from error
 
 
 class _Labelled(NamedTuple):

@@ -10,6 +10,7 @@ import heapq
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 # Of a normal distribution: 95% lie within so many standard deviations.
 _Z = 1.959964
 # Of scores between their bounds, which are 0 and 1 unless a model gives others.
-_BINS = 1_000
 CALIBRATION_BINS = 10
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 MOST_MISTAKES = 20
@@ -165,12 +165,14 @@ class Evaluator:
     ) -> None:
         self._gold = gold
         self._map = dict(label_map or {})
-        self._low, high = min(0.0, bounds[0]), max(1.0, bounds[1])
-        self._width = (high - self._low) / _BINS
+        low, high = min(0.0, bounds[0]), max(1.0, bounds[1])
+        self._edges = np.linspace(low, high, CALIBRATION_BINS + 1)
         self._pairs: Counter[tuple[str, str]] = Counter()
         self._seen: set[str] = set()
         # By bin: rows, those that are right, and the sum of scores.
-        self._bins = np.zeros((3, _BINS))
+        self._bins = np.zeros((3, CALIBRATION_BINS))
+        # By threshold: rows that have so high a score, and those that are right.
+        self._kept = np.zeros((2, len(THRESHOLDS)), int)
         self._rows = self._without_gold = self._unlabelled = self._first = 0
         self._mistakes: list[tuple[float, int, Mistake]] = []
 
@@ -208,10 +210,15 @@ class Evaluator:
         self._note_mistakes(first + places, true, given, scores, right, text, places)
 
     def _count(self, scores: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> None:
-        real = ~np.isnan(scores)
-        bins = ((scores[real] - self._low) / self._width).astype(int).clip(0, _BINS - 1)
-        for row, weights in enumerate((None, right[real], scores[real])):
-            self._bins[row] += np.bincount(bins, weights, _BINS)
+        real = np.isfinite(scores)
+        scores, right = scores[real], right[real]
+        bins = np.searchsorted(self._edges, scores, "right") - 1
+        bins = bins.clip(0, CALIBRATION_BINS - 1)
+        for row, weights in enumerate((None, right, scores)):
+            self._bins[row] += np.bincount(bins, weights, CALIBRATION_BINS)
+        for i, threshold in enumerate(THRESHOLDS):
+            kept = scores >= threshold
+            self._kept[:, i] += (kept.sum(), right[kept].sum())
 
     def _note_mistakes(
         self,
@@ -293,26 +300,21 @@ class Evaluator:
         return found
 
     def _thresholds(self) -> list[AtThreshold]:
-        rows, right = (self._bins[i][::-1].cumsum()[::-1] for i in (0, 1))
-        if not rows[0]:
+        scored = int(self._bins[0].sum())
+        if not scored:
             return []
-        found = []
-        for threshold in THRESHOLDS:
-            at = math.ceil(round((threshold - self._low) / self._width, 6))
-            kept = int(rows[at]) if at < _BINS else 0
-            accuracy = Share.of(int(right[at]) if kept else 0, kept)
-            found.append(AtThreshold(threshold, float(kept / rows[0]), accuracy))
-        return found
+        return [
+            AtThreshold(threshold, rows / scored, Share.of(right, rows))
+            for threshold, rows, right in zip(THRESHOLDS, *self._kept.tolist(), strict=True)
+        ]
 
     def _calibration(self) -> list[Calibration]:
         found = []
-        step = _BINS // CALIBRATION_BINS
-        for start in range(0, _BINS, step):
-            rows, right, scores = self._bins[:, start : start + step].sum(axis=1)
+        borders = pairwise(self._edges.tolist())
+        for (low, high), rows, right, scores in zip(borders, *self._bins.tolist(), strict=True):
             if rows:
-                low, high = (self._low + at * self._width for at in (start, start + step))
                 accuracy = Share.of(int(right), int(rows))
-                found.append(Calibration(low, high, int(rows), float(scores / rows), accuracy))
+                found.append(Calibration(low, high, int(rows), scores / rows, accuracy))
         return found
 
     def _notes(self) -> list[str]:
@@ -324,11 +326,11 @@ class Evaluator:
         given = {label for _, label in self._pairs}
         if true and given and not true & given:
             alike = {name.casefold() for name in true} & {name.casefold() for name in given}
-            why = "They differ in case" if alike else "The model may call them otherwise"
+            why = "Some differ only in case" if alike else "The model may call them otherwise"
             notes.append(
-                f"No label is among the true ones. {why}: true are {listed(sorted(true))}; given "
-                f"are {listed(sorted(given))}. Name what each stands for with a label map, such as "
-                f"{min(given)}={min(true)}."
+                f"None of the model's labels is a true label. {why}: true are "
+                f"{listed(sorted(true))}; given are {listed(sorted(given))}. Name what each stands "
+                f"for with a label map, such as {min(given)}={min(true)}."
             )
         return notes
 

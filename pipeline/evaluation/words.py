@@ -43,7 +43,10 @@ def summary(found: Evaluation) -> list[str]:
         shown.append(f"{counted(found.without_gold, 'row')} without a true label: not counted.")
     if found.calibration_error is not None:
         points = 100 * found.calibration_error
-        shown.append(f"Scores are {points:.1f} points off the share that is right, on average.")
+        shown.append(
+            f"Calibration error: {points:.1f} percentage points (mean gap between score and "
+            "accuracy)."
+        )
     return [*shown, *found.notes]
 
 

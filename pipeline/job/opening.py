@@ -52,13 +52,22 @@ class EarlierRun(TypedDict, total=False):
 class Fresh:
     """A run begins; whatever is recorded is thrown away, but the answers only if they are not kept.
 
-    They are keyed by all that decides them, so what was paid for is not paid for twice. With
-    `takes_over` those of the output that is replaced are kept, too.
+    They are keyed by all that decides them, so what was paid for is not paid for twice.
     """
 
     source: Source
     keeps_answers: bool
     state: None = None
+
+
+@dataclass(frozen=True)
+class Renew(Fresh):
+    """A run begins on a table that has changed; `was` is recorded of the one before.
+
+    With `takes_over` the answers of the output that is replaced are kept, too.
+    """
+
+    was: RunState | None = None
     takes_over: bool = False
 
 
@@ -91,7 +100,7 @@ class Retry(_Recorded):
 # by a kill between the renames that replace a directory; or not known, or not there.
 Place = Literal["standing", "between renames", "elsewhere"]
 
-Opening = Fresh | Continue | Standing | Complete | Retry
+Opening = Fresh | Renew | Continue | Standing | Complete | Retry
 
 
 def check(config: RunConfig, store: RunStore) -> None:
@@ -139,7 +148,7 @@ def decide(
     overwrite, ask_again = earlier.get("overwrite", False), earlier.get("ask_again", False)
     update = earlier.get("update", False)
     if update:
-        check_update(config, store)
+        check_update(config, store, **earlier)
     restart = ask_again or earlier.get("restart", False)
     retry_failed = earlier.get("retry_failed", False)
     found = store.load(restart=restart, overwrite=overwrite)
@@ -147,6 +156,11 @@ def decide(
     if restart and found is not None and found.complete is None and place != "standing":
         found = found.retry_of
         place = _place(config, store, found)
+    if update and found is not None and found.retry_of is not None:
+        raise ResumeRefused(
+            f"{store.place} holds an unfinished retry of rows with an error.",
+            f"Finish it with {setting('retry_failed', 'True')}, then update.",
+        )
     retries = retry_failed and (found is None or found.complete is not None)
     if retries or (found is not None and found.retry_of is not None):
         opened = _decide_retry(config, store, found, place)
@@ -165,13 +179,14 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
     if isinstance(found, Fresh | Continue | Retry):  # an output is to take its place
         store.output.check_rename()
     match found:
-        case Fresh(source):
-            settings, table = config.result_settings(), source.input.to_json()
-            record = RunRecord(f"classify-pipeline {__version__}", settings, table)
+        case Renew(source, was=was):
+            assert was is not None
             if found.takes_over:
                 # Before anything is begun: after a kill, the output is still recorded as complete.
-                take_over(config, store, stores(config, store, None)[0])
-            store.begin(record, keep_answers=found.keeps_answers)
+                take_over(config, store, was, stores(config, store, None)[0])
+            store.renew(_record(config, source), was.caches)
+        case Fresh(source):
+            store.begin(_record(config, source), keep_answers=found.keeps_answers)
         case Continue():
             return store.repair()
         case Standing():
@@ -187,6 +202,11 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
                 found.source.accept_links()
                 store.log.begin_retry()
     return 0
+
+
+def _record(config: RunConfig, source: Source) -> RunRecord:
+    settings, table = config.result_settings(), source.input.to_json()
+    return RunRecord(f"classify-pipeline {__version__}", settings, table)
 
 
 def _place(config: RunConfig, store: RunStore, found: RunState | None) -> Place:
@@ -223,30 +243,29 @@ def _decide_run(
     overwrite: bool,
     update: bool,
 ) -> Opening:
-    source, state, takes_over = table, found, False
+    source, state = table, found
+    ends = update and found is not None and found.complete is None
     if (
         source is None
         and found is not None
         and place != "elsewhere"
-        and store.output.replaces(config.input)
+        and (ends or store.output.replaces(config.input))
         and found.run.settings == config.result_settings()
     ):
-        # This very run has replaced the input by its output.
+        # This very run has replaced the input by its output, or is to end before another begins.
         source = FileSource(_recorded_input(found))
     else:
         source = source or _open_input(config, found)
         if update and found is not None and _is_same_job(config, found, source.input):
-            # What is unfinished is begun again: its answers count, its parts are of another table.
-            found = None if found.complete is None else found
-            takes_over = found is not None and store.output.exists()
-            overwrite = True
-        elif update and found is None and store.log.entries.exists():
-            overwrite = True  # a kill came while another update began
+            check_columns(source.input.schema, config)
+            if store.output.exists():
+                store.output.check_replaceable()
+            takes_over = found.complete is not None and store.output.exists()
+            return Renew(source, keeps_answers=True, was=found, takes_over=takes_over)
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
         check_columns(source.input.schema, config)
     if state is None:
-        keeps = found is None or found.complete is None or takes_over
-        return Fresh(source, keeps, takes_over=takes_over)
+        return Fresh(source, keeps_answers=found is None or found.complete is None)
     if state.complete is not None:
         return Complete(source, state)
     return Standing(source, state) if place == "standing" else Continue(source, state)

@@ -7,13 +7,13 @@ with the same settings, which its run has recorded, and says which revision of t
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import SettingsError
+from pipeline.errors import ResumeRefused, SettingsError
 from pipeline.responses import ResponseStore
 from pipeline.rows import keys_of, prepare
 from pipeline.store.objects import reading
@@ -24,15 +24,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.config import RunConfig
+    from pipeline.job.opening import EarlierRun
     from pipeline.outcomes import Answer
-    from pipeline.store import RunStore
+    from pipeline.store import RunState, RunStore
     from pipeline.store.objects import GrowingFile
 
 BATCH_ROWS = 32_768
 
 
-def check_update(config: RunConfig, store: RunStore) -> None:
+def check_update(config: RunConfig, store: RunStore, **earlier: Unpack[EarlierRun]) -> None:
     """Refuse what cannot take answers from the output. Raises SettingsError."""
+    for other in ("ask_again", "retry_failed"):
+        if earlier.get(other):
+            raise SettingsError(
+                f"{setting('update', 'True')} does not go together with {setting(other, 'True')}.",
+                "Drop one of the two.",
+            )
     if not config.dedup:
         raise SettingsError(
             f"{setting('update', 'True')}: needs {setting('dedup')}, which is false: an answer of "
@@ -47,15 +54,31 @@ def check_update(config: RunConfig, store: RunStore) -> None:
         )
 
 
-def take_over(config: RunConfig, store: RunStore, answers: GrowingFile) -> None:
-    """Store the answers of the output; harmless if some of them are stored already.
+def take_over(config: RunConfig, store: RunStore, was: RunState, answers: GrowingFile) -> None:
+    """Store the answers of the output that a run has made; those that are stored already are not.
 
-    Raises StoppedEarly if the output cannot be read, or the answers not be stored.
+    Raises ResumeRefused if the output is another one by now, or mixes revisions of the model;
+    StoppedEarly if it cannot be read, or the answers cannot be stored.
     """
+    fix = f"Label the whole input again with {setting('overwrite', 'True')}."
+    if store.output.identity() != was.assembled:
+        raise ResumeRefused(
+            f"{config.output} is not what the run wrote that {store.place} records, so its answers "
+            "are not known.",
+            f"Put it back. {fix}",
+        )
+    if was.mixed and not config.allow_drift:
+        raise ResumeRefused(
+            f"{config.output} has labels of several revisions of the model.",
+            f"Accept that with {setting('allow_drift', 'True')}. {fix}",
+        )
     with closing(ResponseStore(answers)) as stored:
         for keys, found, revision in _answers(config, store):
             stop_point()
-            stored.put([(keys, found, revision)])
+            known = stored.get(keys)
+            new = [place for place in range(len(keys)) if place not in known]
+            if new:
+                stored.put([([keys[i] for i in new], [found[i] for i in new], revision)])
 
 
 def _answers(

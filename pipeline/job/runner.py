@@ -288,6 +288,8 @@ class Run:
                 try:
                     await stream.flow()
                 finally:
+                    if drift.mixed:
+                        await in_thread(log.set_mixed)
                     if drift.revision.told:
                         await in_thread(partial(log.set_revision, drift.revision.name))
 

@@ -21,7 +21,7 @@ from pipeline.client import dialect_of, stated_dialect
 from pipeline.errors import StoppedEarly, UsageError
 from pipeline.events import AnswersPassedOver
 from pipeline.job import kept, opening, room, stream
-from pipeline.job.opening import Complete, Fresh, Standing
+from pipeline.job.opening import Complete, Renew, Standing
 from pipeline.job.renewing import take_over
 from pipeline.meanings import Money
 from pipeline.observers.words import duration, notice
@@ -209,10 +209,10 @@ class _Count:
             self._go_through(None)
             return
         answers, earlier = opening.stores(self.config, store, opened.state, keeps_answers=keeps)
-        if isinstance(opened, Fresh) and opened.takes_over:
-            with TemporaryDirectory(prefix="classify-") as scratch:
+        if isinstance(opened, Renew) and opened.takes_over and opened.was is not None:
+            with TemporaryDirectory(prefix="classify-", dir=self._spill) as scratch:
                 renewed = DiskFile(Path(scratch) / "answers")
-                take_over(self.config, store, renewed)
+                take_over(self.config, store, opened.was, renewed)
                 self._go_through_stores(answers, [*earlier, renewed])
             return
         self._go_through_stores(answers, earlier)

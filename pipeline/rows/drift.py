@@ -34,6 +34,8 @@ class DriftGuard:
 
     def __init__(self, recorded: Revision, emit: Observer, *, allow_drift: bool) -> None:
         self.revision = recorded
+        # True once answers of another revision were accepted.
+        self.mixed = False
         self._emit = emit
         self._allow_drift = allow_drift
 
@@ -49,6 +51,7 @@ class DriftGuard:
         if was.name is not None and told != was.name:
             change = f"The model's revision is {told}, and was {was.name}"
             if self._allow_drift:
+                self.mixed = True
                 self._emit(RevisionChanged(told, was.name))
             elif not was.told:
                 raise RevisionMoved(told, was.name)

@@ -4,6 +4,7 @@ run            what this run is: settings, the input                   a snapsho
 abandoned      the run before is thrown away                           a snapshot
 cache          a shared response store that an attempt wrote to
 revision       the model's revision, as the endpoint first told it
+mixed          answers of several revisions were accepted
 range          one committed part: a range of rows, in no order
 forgotten      the parts that begin at these rows are damaged, and done again
 again          no part counts: the endpoint told another revision than stored answers
@@ -95,6 +96,7 @@ class RunState:
         complete: the facts that were recorded when the output was put in place; None before.
         retry_of: the complete run whose rows with an error are asked again.
         newest_revision: that of the part which was recorded last, of those that have one.
+        mixed: True if answers of several revisions were accepted, as `allow_drift` has it.
 
     """
 
@@ -106,6 +108,7 @@ class RunState:
     complete: dict[str, Any] | None = None
     retry_of: RunState | None = None
     newest_revision: str | None = None
+    mixed: bool = False
 
     @property
     def rows(self) -> int:
@@ -152,7 +155,7 @@ class RunState:
 
     def retrying(self) -> RunState:
         """Return the state of a retry that begins: all rows of the output are gone through."""
-        return RunState(self.run, retry_of=self)
+        return RunState(self.run, retry_of=self, mixed=self.mixed)
 
 
 class RunLog:
@@ -220,6 +223,11 @@ class RunLog:
         if told := self._told(revision):
             self._append(*told)
 
+    def set_mixed(self) -> None:
+        """Record that answers of several revisions were accepted."""
+        if not self.run.mixed:
+            self._append({"kind": "mixed", "mixed": True})
+
     def add_part(self, part: PartRecord, revision: str | None = None) -> None:
         """Record a part that is durable, and the revision that the endpoint told, if any."""
         parts = self.run.parts
@@ -242,9 +250,9 @@ class RunLog:
 
     def set_complete(self, facts: dict[str, Any]) -> None:
         """Record that the output stands."""
-        run, assembled = asdict(self.run.run), self.run.assembled
-        record = {"kind": "complete", "run": run, "assembled": assembled, "facts": facts}
-        self._append(record, snapshot=True)
+        state = self.run
+        record = {"run": asdict(state.run), "assembled": state.assembled, "facts": facts}
+        self._append({"kind": "complete", **record, "mixed": state.mixed}, snapshot=True)
 
     def _told(self, revision: str | None) -> list[dict[str, Any]]:
         if revision is None or self.run.revision is not None:
@@ -283,14 +291,15 @@ def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState
             return None
         case "complete":
             run, assembled, complete = _run(facts["run"]), facts["assembled"], facts["facts"]
-            return RunState(run, assembled=assembled, complete=complete)
+            mixed = facts.get("mixed", False)
+            return RunState(run, assembled=assembled, complete=complete, mixed=mixed)
     if state is None:
         raise _another_version("unknown")
     match kind:
         case "cache":
             return replace(state, caches=(*state.caches, facts["path"]))
-        case "revision":
-            return replace(state, revision=facts["revision"])
+        case "revision" | "mixed":
+            return replace(state, **facts)
         case "forgotten":
             damaged = set(facts["first_rows"])
             left = tuple(part for part in state.parts if part.first_row not in damaged)

@@ -36,6 +36,7 @@ from pipeline.system.threads import stop_point
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.store.objects import GrowingFile, Lease, Objects, Output
@@ -138,6 +139,16 @@ class RunStore:
             self.clear(keep_answers=keep_answers)
             failpoint("begin.cleared")
         self.log.begin(run)
+        self.log.entries.shorten()
+
+    def renew(self, run: RunRecord, caches: Sequence[str]) -> None:
+        """Begin a run on another table, in one step: its answers, and those of `caches`, count."""
+        self.log.begin(run)
+        failpoint("renew.begun")
+        for cache in caches:
+            self.log.add_cache(cache)
+        for name in self._parts():  # of an unfinished run; after a kill, `repair` removes them
+            self._objects.delete(name)
         self.log.entries.shorten()
 
     def repair(self) -> int:

@@ -28,6 +28,7 @@ NAMES = frozenset(
         "parts.orphan removed",
         "begin.abandoned",
         "begin.cleared",
+        "renew.begun",
         "draft.begun",
         "draft.part taken",
         "assembly.begun",

@@ -134,7 +134,7 @@ def test_each_night_sends_only_what_is_new(nights, server, right_answer):
     assert nights.labelled() == labelled
 
 
-def test_without_the_two_switches_a_table_that_grew_is_refused(nights, server):
+def test_without_the_switch_a_table_that_grew_is_refused(nights, server):
     """What the guide says they are for."""
     bare = nights.at_home(crontab()[1]).replace(" --update", "")
     nights.comes_in("2026-03-01", texts(1, 10))

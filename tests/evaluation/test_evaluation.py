@@ -18,14 +18,14 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 import classify_pipeline as cp
 from pipeline.errors import InputError
 from pipeline.evaluation import quality
-from pipeline.evaluation.quality import Share
+from pipeline.evaluation.quality import THRESHOLDS, Share
 
 LABELS = ["bad", "fine", "good"]
 ROWS = st.lists(
     st.tuples(
         st.sampled_from(LABELS),
         st.sampled_from([*LABELS, "other"]),
-        st.floats(0, 1, width=32).map(float),
+        st.floats(0, 1) | st.sampled_from(THRESHOLDS),
     ),
     min_size=1,
     max_size=60,
@@ -62,10 +62,7 @@ def test_figures_are_those_of_scikit_learn(rows):
             assert pairs.get((true, given_label), 0) == matrix[i, j]
     right = np.array(gold) == np.array(label)
     for at in found.thresholds:
-        # Scores are counted in bins of a thousandth.
-        kept = np.floor(np.array(scores) * 1000 + 1e-9).clip(0, 999) >= np.ceil(
-            at.threshold * 1000 - 1e-6
-        )
+        kept = np.array(scores) >= at.threshold
         assert at.coverage == pytest.approx(kept.mean())
         if kept.any():
             assert at.accuracy.value == pytest.approx(right[kept].mean())
@@ -144,6 +141,21 @@ def test_scores_that_are_no_probabilities():
     found = cp.evaluate(table(rows), "gold")
     assert found.calibration[0].low == pytest.approx(-2)
     assert found.calibration[-1].high == pytest.approx(7.5)
+    assert [at.coverage for at in found.thresholds] == [pytest.approx(2 / 3)] * 8
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"gold": [["a"], ["b"]]},
+        {"gold": [object(), "b"]},
+        {"score": ["high", "low"]},
+    ],
+)
+def test_columns_of_other_kinds_are_refused(columns):
+    frame = table([("good", "good", 0.9), ("bad", "good", 0.8)])
+    with pytest.raises(InputError, match=r"cannot be measured|cannot be read|holds"):
+        cp.evaluate(frame.assign(**columns), "gold")
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -93,7 +93,7 @@ def test_a_night_that_was_stopped_costs_nothing_again(night, label, server, outp
 
 
 @pytest.mark.parametrize(
-    "failpoint", ["journal.synced", "begin.abandoned", "begin.cleared", "log.created"]
+    "failpoint", ["journal.synced", "log.written", "log.created", "renew.begun"]
 )
 def test_a_kill_while_it_begins_costs_nothing(cli, server, tmp_path, output, night, failpoint):
     night(TEXTS[:50])
@@ -131,12 +131,86 @@ def test_what_cannot_be_updated_is_refused(label, server, output, tmp_path):
     pq.write_table(pa.table({"text": ["good"]}), tmp_path / "in.parquet")
     with pytest.raises(SettingsError, match="`update=True`: needs `dedup`"):
         label(tmp_path / "in.parquet", output, update=True, dedup=False)
+    for other in ("ask_again", "retry_failed"):
+        with pytest.raises(SettingsError, match=f"does not go together with `{other}=True`"):
+            label(tmp_path / "in.parquet", output, update=True, **{other: True})
     with pytest.raises(SettingsError, match="the output is the input"):
         label(tmp_path / "in.parquet", tmp_path / "in.parquet", update=True)
     pq.write_table(pa.table({"text": ["else"]}), output)
     with pytest.raises(OutputError, match="not from a run that is recorded"):
         label(tmp_path / "in.parquet", output, update=True)
     assert server.requests == []
+
+
+def test_an_output_that_is_another_one_by_now_is_refused(night, server, output, tmp_path):
+    """Whatever lies there: its labels are not known to be the model's."""
+    night(TEXTS)
+    labelled = pq.read_table(output)
+    changed = labelled.set_column(1, "label", pa.array(["mine"] * 100))
+    strange = pa.table({"text": TEXTS})
+    for other in (changed, strange):
+        pq.write_table(other, output)
+        with pytest.raises(ResumeRefused, match="is not what the run wrote"):
+            night([*TEXTS, "new"])
+        assert server.requests == []
+    output.write_bytes(b"junk")
+    with pytest.raises(ResumeRefused, match="is not what the run wrote"):
+        night([*TEXTS, "new"])
+
+
+def test_an_output_of_several_revisions_is_not_taken_for_one(night, server):
+    """Unless that is accepted again."""
+
+    def drifting(each):
+        return server.reply(headers={"x-sha": ("1" if "text 0" in each.texts else "2") * 40})
+
+    settings = {"allow_drift": True, "batch_size": 50, "concurrency": 1}
+    night(TEXTS, script=drifting, **settings)
+    assert len(server.requests) == 2
+    with pytest.raises(ResumeRefused, match="labels of several revisions"):
+        night([*TEXTS, "new"], script=drifting)
+    assert server.requests == []
+    assert night([*TEXTS, "new"], script=drifting, **settings) == ["new"]
+
+
+def test_answers_of_a_cache_are_not_lost_with_the_setting(night, server, tmp_path):
+    """A night with a cache is stopped, the next one has none."""
+    night(TEXTS[:50])
+    settings = {"max_requests": 3, "batch_size": 5, "concurrency": 1}
+    with pytest.raises(StoppedEarly):
+        night(TEXTS, cache=tmp_path / "answers.store", **settings)
+    answered = set(server.answered_texts)
+    assert len(answered) == 15
+    assert night([*TEXTS, "new"]) == sorted({*TEXTS[50:], "new"} - answered)
+
+
+def test_a_directory_between_its_renames_is_put_in_place_first(cli, server, tmp_path):
+    """The kill comes after the old one was moved aside; neither is lost."""
+    command = ("run", "in.parquet", "-o", "out", "--endpoint", server.url, "--dialect", "hf")
+    for texts, failpoint in ((TEXTS, ""), ([*TEXTS, "new"], "output.moved aside")):
+        pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+        cli(*command, "--update", PIPELINE_FAILPOINT=failpoint)
+    assert not (tmp_path / "out").exists()
+    pq.write_table(pa.table({"text": [*TEXTS, "new", "newer"]}), tmp_path / "in.parquet")
+    server.reset()
+    done = cli(*command, "--update", "--max-requests", "1")
+    assert done.code == 0, done.stderr
+    assert pq.read_table(tmp_path / "out").num_rows == 101
+    assert cli(*command, "--update").code == 0
+    assert server.texts == ["newer"]
+    assert pq.read_table(tmp_path / "out").num_rows == 102
+
+
+def test_an_unfinished_retry_is_finished_first(label, night, server, output, tmp_path):
+    def script(each):
+        return server.reply(400, {"error": "bad"}) if "bad" in each.texts else None
+
+    night(["good", "bad"], script=script, max_errors=1, batch_size=1)
+    server.script = lambda _: server.reply(503, {"error": "down"})
+    with pytest.raises(StoppedEarly):
+        label(tmp_path / "in.parquet", output, retry_failed=True, max_outage_s=0.1, max_errors=1)
+    with pytest.raises(ResumeRefused, match="unfinished retry"):
+        night(["good", "bad", "new"], max_errors=1)
 
 
 def test_a_plan_knows_what_the_output_has(cli, night, server, tmp_path, output):
