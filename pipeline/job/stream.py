@@ -173,6 +173,7 @@ class Stream:
             while True:
                 await self.demand.hungry()
                 await self._room()
+                self.stop.check()
                 chunk = await in_thread(lambda: next(chunks, None), self.stop, self.threads)
                 if chunk is None:
                     break
@@ -257,8 +258,11 @@ class Stream:
         return held_bytes >= HELD_BYTES
 
     async def _room(self) -> None:
-        """Wait until there is room for another chunk, or a part needs it to become whole."""
-        while self._is_full and not self._lacks_a_chunk:
+        """Wait until there is room for another chunk, or a part needs it to become whole.
+
+        After a stop what is held fails, and is held to the end: there never would be room.
+        """
+        while self._is_full and not self._lacks_a_chunk and self.stop.reason is None:
             self._tell()
             self._released.clear()
             await self._released.wait()

@@ -11,6 +11,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
+from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -238,7 +240,9 @@ class Batcher:
         self._waiting_items = 0
         # Which share of batches has gone to whom lately, by size.
         self._shares: dict[BatchSize, float] = {}
-        self._takers: deque[tuple[asyncio.Future[Batch | None], BatchSize]] = deque()
+        # Those who wait for a batch, by what they take; each has its number in the line of all.
+        self._takers: dict[BatchSize, deque[tuple[int, asyncio.Future[Batch | None]]]] = {}
+        self._numbers = count()
         self._flush_items = 0
         self.outstanding = 0
         self._closed = False
@@ -270,10 +274,10 @@ class Batcher:
 
         Each server has a `size` of its own. Each batch that is taken is ended with `finished`.
         """
-        if not self._takers and (batch := self.take_now(size)) is not None:
+        if not any(self._takers.values()) and (batch := self.take_now(size)) is not None:
             return batch
         taker: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
-        self._takers.append((taker, size))
+        self._takers.setdefault(size, deque()).append((next(self._numbers), taker))
         self._hand_out()
         try:
             return await taker
@@ -299,7 +303,7 @@ class Batcher:
     def finished(self) -> None:
         """Say that a batch that was taken has all its outcomes."""
         self.outstanding -= 1
-        if self._takers and self._waiting_items:
+        if self._waiting_items:
             self._hand_out()  # smaller batches may be asked for by now
 
     def is_due(self, size: BatchSize) -> bool:
@@ -317,14 +321,19 @@ class Batcher:
         return windows_bytes + sum([int(job.sizes[a:b].sum()) for job, a, b in self._stretches])
 
     def _hand_out(self) -> None:
-        for _ in range(len(self._takers)):
-            taker, size = self._takers.popleft()
-            if taker.done():
-                continue
-            if (batch := self.take_now(size)) is not None or self._closed:
-                taker.set_result(batch)
-            else:
-                self._takers.append((taker, size))
+        """Give batches to those who have waited longest, of those who take what is there.
+
+        It takes no longer the more of them wait: there may be thousands.
+        """
+        while served := [
+            (takers[0][0], size)
+            for size, takers in self._takers.items()
+            if takers and (self._closed or self.is_due(size))
+        ]:
+            _, size = min(served, key=itemgetter(0))
+            _, taker = self._takers[size].popleft()
+            if not taker.done():
+                taker.set_result(self.take_now(size))
 
     def _cut(self, wanted: BatchSize) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""

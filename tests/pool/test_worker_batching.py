@@ -436,3 +436,51 @@ async def test_a_batch_that_a_cancelled_taker_was_given_is_the_next():
     assert batches == [["bbbb", "dddd"], ["a", "c"]]
     assert batcher.outstanding == 2
     assert not batcher.waiting
+
+
+class CountedSize(BatchSize):
+    """A size that counts how often it is looked at."""
+
+    looks = 0
+
+    @property
+    def now(self):
+        self.looks += 1
+        return self._now
+
+    @now.setter
+    def now(self, size):
+        self._now = size
+
+
+async def looks_of(takers):
+    """How often the size is looked at while so many wait and inputs come one by one."""
+    batcher, size = Batcher(4), CountedSize(64)
+    waiting = [asyncio.create_task(batcher.take(size)) for _ in range(takers)]
+    await asyncio.sleep(0)
+    size.looks = 0
+    for i in range(100):
+        batcher.put(job_of([f"{i}"]))
+    looks = size.looks
+    assert batcher.outstanding == 1
+    batcher.close()
+    assert sum(batch is not None for batch in await asyncio.gather(*waiting)) == 2
+    return looks
+
+
+async def test_inputs_cost_no_more_where_thousands_wait_for_them():
+    """A pool that asks faster than its input comes has all its workers waiting for batches."""
+    few, many = await looks_of(10), await looks_of(1_000)
+    assert 100 <= many <= few
+
+
+async def test_servers_are_served_in_the_order_in_which_their_workers_came():
+    batcher, large, small = Batcher(4), BatchSize(2), BatchSize(1)
+    sizes = [large, small, small, large]
+    takers = [asyncio.create_task(batcher.take(size)) for size in sizes]
+    await asyncio.sleep(0)
+    batcher.put(job_of(["a"]))
+    assert (await takers[1]).items == ["a"]
+    batcher.put(job_of(["b", "c", "d", "e", "f"]))
+    batches = [(await takers[i]).items for i in (0, 2, 3)]
+    assert batches == [["b", "c"], ["d"], ["e", "f"]]
