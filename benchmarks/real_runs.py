@@ -6,15 +6,11 @@ simulation is given that, and nothing of the runs that it predicts.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import world
-from measuring import HERE, Server, classify
+from measuring import Server, classify, serving
 from simulation import ROW_TEXT_BYTES, Driver, Setup, simulate
 from virtual import constants
 from world import Replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from simulation import Seen
 
 # Where a rate is taken, as shares of all rows.
@@ -85,22 +79,6 @@ CASES = (
 KILLED = Case(4, 8, 32, 0.1, 60_000, killed=True)
 
 
-@contextmanager
-def _serving(latency_s: float) -> Iterator[Server]:
-    node = shutil.which("node")
-    if node is None:
-        sys.exit("The endpoint needs node, which is not installed.")
-    command = [node, str(HERE / "server.mjs"), "--latency-ms", f"{1000 * latency_s:g}"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Server(json.loads(process.stdout.readline())["url"])
-        finally:
-            process.stdin.close()
-            process.wait()
-
-
 class _Watch(threading.Thread):
     """Asks an endpoint what it has seen, ten times a second; `seen` has times and texts."""
 
@@ -146,7 +124,7 @@ def measured(case: Case, engine: str, *, code: Path | None = None) -> Outcome:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CLASSIFY_")}
         if code is not None:
             environment["PYTHONPATH"] = str(code)
-        with _serving(case.latency_s) as server:
+        with serving(latency_ms=round(1000 * case.latency_s)) as server:
             command += ["--endpoint", server.url]
             watch = _Watch(server)
             watch.start()

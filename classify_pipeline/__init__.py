@@ -6,6 +6,7 @@
 
 - classify: label a table in memory; the same kind of table comes back
 - aclassify: the same beside other work of the event loop
+- evaluate: measure labels against a column of true ones
 - run: label files, as the command `classify run` does
 - RunResult: what `run` returns
 

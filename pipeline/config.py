@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import addresses
+from pipeline.config_checks import check_together
 from pipeline.config_file import read_config_file
 from pipeline.config_values import (
     COLUMN,
@@ -194,83 +195,7 @@ class RunConfig(BaseModel):
             super().__init__(**settings)
         except ValidationError as error:
             raise _not_allowed(error, settings) from None
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.endpoint == "hf" and self.model is None:
-            raise SettingsError(
-                f"{setting('model')}: required with the endpoint `hf`.",
-                f"Name one ({setting('model', 'org/name')}), or try without an account: "
-                f"{setting('endpoint', 'local')} and {setting('model', 'sentiment')}.",
-            )
-        if self.endpoint == "hf" and self.model is not None:
-            addresses.check_model_id(self.model)
-        for address in self.addresses:
-            addresses.check_address(address)
-        if self.is_list:
-            self._check_list()
-        if self.bill_to is not None and not (self.bill_to.isascii() and self.bill_to.isprintable()):
-            raise SettingsError(
-                f"{setting('bill_to')}: {self.bill_to!r} is not allowed.", "It takes a plain name."
-            )
-        if self.cache is not None and not self.dedup:
-            raise SettingsError(
-                f"{setting('cache')}: needs {setting('dedup')}, which is false: a cached answer "
-                "stands for every row with that text.",
-                "Drop one of the two.",
-            )
-        self._check_workers()
-        names = [self.label_column, self.score_column, self.error_column]
-        names += [self.predictions_column] if self.wants_predictions else []
-        for name in names:
-            if names.count(name) > 1:
-                raise SettingsError(
-                    f"{name!r} names two output columns.", "Give each its own name."
-                )
-
-    def _check_list(self) -> None:
-        if self.model is None:
-            raise SettingsError(
-                f"{setting('model')}: required with a list of addresses, since it is what stored "
-                "answers are known by: addresses may come and go.",
-                f"Name the model that they serve: {setting('model', 'org/name')}.",
-            )
-        if self.concurrency < len(self.addresses):
-            raise SettingsError(
-                f"{setting('concurrency')}: {self.concurrency} is less than the "
-                f"{len(self.addresses)} addresses, which share it.",
-                f"Raise it to {len(self.addresses)} at least.",
-            )
-
-    def _check_workers(self) -> None:
-        if self.engine == "local" and self.workers > 1:
-            raise SettingsError(
-                f"{setting('workers')}: {self.workers} need an engine that has workers.",
-                f"Set {setting('engine', 'processes')} or {setting('engine', 'ray')}.",
-            )
-        if self.workers > self.concurrency:
-            raise SettingsError(
-                f"{setting('workers')}: {self.workers} are more than the requests in flight, of "
-                f"which {setting('concurrency')} allows {self.concurrency}.",
-                "Lower one or raise the other.",
-            )
-        if self.ray_address is not None and self.engine != "ray":
-            raise SettingsError(
-                f"{setting('ray_address')}: the engine is {self.engine}.",
-                f"Set {setting('engine', 'ray')}, or drop the address.",
-            )
-        if self.ray_address is not None and "://" in self.ray_address:
-            raise SettingsError(
-                f"{setting('ray_address')}: {self.ray_address} is not an address of a cluster.",
-                "Give host:port, and run the command on a machine of the cluster, or submit it "
-                "with `ray job submit`.",
-            )
-        if self.engine == "ray" and self.endpoint == "local":
-            raise SettingsError(
-                f"{setting('endpoint', 'local')}: other machines cannot reach an endpoint that is "
-                "embedded in this one.",
-                f"Set {setting('engine', 'processes')}, or give the URL of an endpoint.",
-            )
+        check_together(self)
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def _connected(address: str | None) -> Any:
             f"{setting('engine', 'ray')}: Ray is not installed. {with_extra('ray')}",
         ) from None
     if not ray.is_initialized():
-        # It warns of that SIGTERM.
+        # Outside the main thread it cannot take over SIGTERM, and warns of that.
         logger = logging.getLogger("ray._private.worker")
         before = logger.level
         logger.setLevel(logging.ERROR)

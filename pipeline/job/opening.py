@@ -7,7 +7,7 @@ only tells it.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
@@ -37,8 +37,8 @@ class EarlierRun(TypedDict, total=False):
 
     `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
     too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
-    error, and for nothing else; an unfinished run is continued as without it. `update` does what is
-    needed where the input has changed: it replaces a complete output, with the answers of that.
+    error, and for nothing else; an unfinished run is continued as without it. `update` labels an
+    input that has changed: it replaces a complete output and reuses its answers.
     """
 
     restart: bool
@@ -67,8 +67,8 @@ class Renew(Fresh):
     With `takes_over` the answers of the output that is replaced are kept, too.
     """
 
-    was: RunState | None = None
-    takes_over: bool = False
+    was: RunState = field(kw_only=True)
+    takes_over: bool = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def decide(
 
 def _is_same_job(config: RunConfig, found: RunState, table: InputTable) -> bool:
     """Return True if only the input differs from what was recorded."""
-    return not _differences(found, config) and bool(_differences(found, config, table))
+    return not _differences(found, config) and bool(table.differences(_recorded_input(found)))
 
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
@@ -180,7 +180,6 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
         store.output.check_rename()
     match found:
         case Renew(source, was=was):
-            assert was is not None
             if found.takes_over:
                 # Before anything is begun: after a kill, the output is still recorded as complete.
                 take_over(config, store, was, stores(config, store, None)[0])

@@ -209,7 +209,7 @@ class _Count:
             self._go_through(None)
             return
         answers, earlier = opening.stores(self.config, store, opened.state, keeps_answers=keeps)
-        if isinstance(opened, Renew) and opened.takes_over and opened.was is not None:
+        if isinstance(opened, Renew) and opened.takes_over:
             with TemporaryDirectory(prefix="classify-", dir=self._spill) as scratch:
                 renewed = DiskFile(Path(scratch) / "answers")
                 take_over(self.config, store, opened.was, renewed)

@@ -14,6 +14,7 @@
     gate        closed while a model is loading or an endpoint is down: one probe goes on
     attempt     one request: a permit, a token, a time limit, and what it came to
     search      the batch size, the concurrency and the form of requests by which most is done
+    sample      what the search measures: answers under one setting
     turnstile, concurrency, budget, alarm    the limits that an attempt goes through
     tally       what attempts came to, told once a tick so that observers cost nothing a request
 

@@ -47,8 +47,8 @@ class AdaptiveLimit:
         self.in_flight = 0
         # How many of these were in flight when the limit was used to the full.
         self._full = 0
-        # The most that were in flight within the last round trip.
-        self._peak, self._peak_at = 0, float("-inf")
+        # The most that were in flight within the last round trip, and when.
+        self._peak = (0, float("-inf"))
         self._waiters: deque[asyncio.Future[None]] = deque()
         # Workers that may take a batch, and those that wait until they may.
         self._let_in: set[asyncio.Task[Any] | None] = set()
@@ -56,13 +56,10 @@ class AdaptiveLimit:
         self._slow_start = True
         # What a search found; it judges by throughput, so latency is no evidence then.
         self._aim: int | None = None
-        self._queueing = False
+        self._latency = Latency(clock)
         self._ceiling = float("inf")
         self._round_trip_s = 0.0
         self._decreased_at = float("-inf")
-        self._unloaded_s = float("inf")
-        self._window_began = clock.now()
-        self._window_s: list[float] = []
 
     @property
     def limit(self) -> int:
@@ -129,16 +126,18 @@ class AdaptiveLimit:
         if self.in_flight >= int(self._limit):
             self._full = self.in_flight
         now = self._clock.now()
-        if self.in_flight >= self._peak or now - self._peak_at > self._round_trip_s:
-            self._peak, self._peak_at = self.in_flight, now
+        peak, at = self._peak
+        if self.in_flight >= peak or now - at > self._round_trip_s:
+            self._peak = self.in_flight, now
 
     def succeeded(self, seconds: float) -> None:
         """Learn from a good answer that took so long."""
         # Answers that come together all count, though the first leaves the limit not full.
-        used_up = self._full > 0 and not self._queueing
+        used_up = self._full > 0 and not self._latency.tells_of_a_queue
         self._round_trip_s = 0.9 * (self._round_trip_s or seconds) + 0.1 * seconds
-        if self._aim is None:
-            self._judge_latency(seconds)
+        if self._aim is None and self._latency.finds_a_queue(seconds, self._limit):
+            self._slow_start = False
+            self._limit = max(self._latency.enough, self._limit * LATENCY_DECREASE)
         if used_up and self._limit < self._most:
             self._limit = min(self._limit + self._gain(), self._most)
             self._hand_over()
@@ -150,7 +149,7 @@ class AdaptiveLimit:
         if now - self._decreased_at >= self._round_trip_s:
             self._decreased_at = now
             # Of the answers that come together this may be the last, with nothing in flight.
-            self._ceiling = min(self._limit, self._peak)
+            self._ceiling = min(self._limit, self._peak[0])
             self._limit = max(1.0, self._ceiling * DECREASE)
 
     def _gain(self) -> float:
@@ -166,24 +165,6 @@ class AdaptiveLimit:
         near = int(self._limit) + 1 >= self._ceiling
         return (NEAR_CEILING if near else 1.0) / self._limit
 
-    def _judge_latency(self, seconds: float) -> None:
-        self._window_s.append(seconds)
-        if len(self._window_s) < WINDOW:
-            return
-        now = self._clock.now()
-        # Quartile and median: a few fast answers (a server's cache) or slow ones are no queue.
-        ordered_s = sorted(self._window_s)
-        quartile_s, median_s = ordered_s[WINDOW // 4], ordered_s[WINDOW // 2]
-        throughput = WINDOW / max(now - self._window_began, 1e-9)
-        self._unloaded_s = min(self._unloaded_s * FADE, quartile_s)
-        enough = max(2 * throughput * self._unloaded_s, QUEUE_FLOOR)
-        self._queueing = median_s > LATENCY_RATIO * self._unloaded_s and self._limit > enough
-        if self._queueing:
-            self._slow_start = False
-            self._limit = max(enough, self._limit * LATENCY_DECREASE)
-        self._window_s.clear()
-        self._window_began = now
-
     def _hand_over(self) -> None:
         while self._waiters and self.in_flight < int(self._limit):
             waiter = self._waiters.popleft()
@@ -195,3 +176,37 @@ class AdaptiveLimit:
             if not waiter.done():
                 self._let_in.add(task)
                 waiter.set_result(None)
+
+
+class Latency:
+    """Whether answers take so long that requests must be queueing at the server.
+
+    By the last whole window of answers: `tells_of_a_queue`, and then `enough` requests in flight
+    would keep the server busy.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.tells_of_a_queue = False
+        self.enough = QUEUE_FLOOR
+        self._unloaded_s = float("inf")
+        self._window_began = clock.now()
+        self._window_s: list[float] = []
+
+    def finds_a_queue(self, seconds: float, limit: float) -> bool:
+        """Add an answer that took so long. Return True if it completes a window that tells so."""
+        self._window_s.append(seconds)
+        if len(self._window_s) < WINDOW:
+            return False
+        now = self._clock.now()
+        # Quartile and median: a few fast answers (a server's cache) or slow ones are no queue.
+        ordered_s = sorted(self._window_s)
+        quartile_s, median_s = ordered_s[WINDOW // 4], ordered_s[WINDOW // 2]
+        throughput = WINDOW / max(now - self._window_began, 1e-9)
+        self._unloaded_s = min(self._unloaded_s * FADE, quartile_s)
+        self.enough = max(2 * throughput * self._unloaded_s, QUEUE_FLOOR)
+        slow = median_s > LATENCY_RATIO * self._unloaded_s
+        self.tells_of_a_queue = slow and limit > self.enough
+        self._window_s.clear()
+        self._window_began = now
+        return self.tells_of_a_queue

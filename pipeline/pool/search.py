@@ -5,13 +5,10 @@ text, pad a batch to its longest text, gather the texts of many requests, count 
 against a limit, and be shared with others. So one setting after another is tried, in steps of two,
 and kept if it does clearly more (hill climbing).
 
-What a setting does is measured by Little's law: requests in flight, times texts a request, over the
-time that a request takes. Only requests count that were sent after the first answer to one that was
-sent under this setting: what is answered before tells of the setting before. Texts differ in
-length, and so do the batches that a setting happens to get, larger ones more than smaller ones; how
-much a longer text costs is the slope of a regression over all measurements, and what is compared is
-corrected for it (analysis of covariance). A server that pads works on a batch by its longest text,
-others by the mean of all: the one counts that explains more of the times.
+What a setting does is measured by a `sample`. Only requests count that were sent after the first
+answer to one that was sent under this setting: what is answered before tells of the setting before.
+What is compared is corrected for the lengths of texts (analysis of covariance): larger batches
+differ in these, too.
 """
 
 from __future__ import annotations
@@ -21,11 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import Cause
 from pipeline.pool.batching import MAX_REQUEST_BYTES
+from pipeline.pool.sample import Sample, Slope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from pipeline.pool.lengths import Load
+    from pipeline.pool.sample import Measured
     from pipeline.system.clock import Clock
 
 # Where the search begins: a size that every server takes, and few requests.
@@ -101,16 +100,6 @@ class Bounds:
         return max(1, min(self._requests, self._permits // texts))
 
 
-class Measured(NamedTuple):
-    """The server's time for a text, with all that goes on at once, and how long texts were.
-
-    `lengths` are the mean length of texts, and of the longest in their batches.
-    """
-
-    text_s: float
-    lengths: tuple[float, float]
-
-
 class Search:
     """Hears of every request, and says with what setting to go on.
 
@@ -141,7 +130,7 @@ class Search:
         self._step: str | None = None  # what is tried
         self._times = STEP  # how many times as many texts a larger batch has
         self._slope = Slope()
-        self._window = Window(clock.now())
+        self._sample = Sample(clock.now())
         self._changes, self._again_s = 0, AGAIN_S
         self._set(self.best)
 
@@ -157,30 +146,30 @@ class Search:
 
     def sent(self) -> None:
         """Hear that a request was sent."""
-        self._window.pass_time(self._clock.now(), +1)
+        self._sample.pass_time(self._clock.now(), +1)
 
     def ended(self) -> None:
         """Hear that a request ended, whatever it came to."""
-        self._window.pass_time(self._clock.now(), -1)
+        self._sample.pass_time(self._clock.now(), -1)
 
     def answered(self, load: Load, seconds: float) -> None:
         """Hear of a good answer, and how long it took."""
         if 4 * load.texts < 3 * self.now.texts and 6 * load.size_bytes < MAX_REQUEST_BYTES:
             return  # a part of a batch, or the last one
-        window, now = self._window, self._clock.now()
-        window.saw(load)
-        if not window.takes(now - seconds, now):
+        sample, now = self._sample, self._clock.now()
+        sample.saw(load)
+        if not sample.takes(now - seconds, now):
             return
-        window.add(load.texts, seconds)
-        passed_s = now - window.counts_from
-        wanted = max(ANSWERS * window.times, self.now.requests)
-        least_s = WATCH_S if self.settled else WINDOW_S * window.times
+        sample.add(load.texts, seconds)
+        passed_s = now - sample.counts_from
+        wanted = max(ANSWERS * sample.times, self.now.requests)
+        least_s = WATCH_S if self.settled else WINDOW_S * sample.times
         if passed_s < LONG_S:
-            enough = passed_s >= least_s and window.answers >= wanted
+            enough = passed_s >= least_s and sample.answers >= wanted
         else:
-            enough = window.answers >= wanted // 3
+            enough = sample.answers >= wanted // 3
         if enough:
-            self._judge(window.measured(passed_s, self._slope))
+            self._judge(sample.measured(passed_s, self._slope))
 
     def refused(self, texts: int) -> None:
         """Hear that so many texts were refused together, though not in halves."""
@@ -208,7 +197,7 @@ class Search:
         if self._step in _ASK_MORE.get(cause, ()):
             self._go_on(helped=False)
         else:
-            self._window.begin(self._clock.now())
+            self._sample.begin(self._clock.now())
 
     def _begin_anew(self, texts: int) -> None:
         requests = min(self.best.requests, self._bounds.requests(texts))
@@ -218,13 +207,13 @@ class Search:
 
     def _set(self, setting: Setting) -> None:
         self.now, self._set_at = setting, self._clock.now()
-        self._window.begin(self._set_at)
+        self._sample.begin(self._set_at)
         if self._measured is None:
-            self._window.times = CLOSER
+            self._sample.times = CLOSER
         if self._measured is None or self._step == "together":
             # Requests that are sent all at once, as the first ones are, find a short queue; the
             # first that tells, sent to find out what comes of it, finds others behind it.
-            self._window.turns = 2
+            self._sample.turns = 2
         self._apply(setting, self.best)
 
     def _judge(self, found: Measured) -> None:
@@ -235,8 +224,8 @@ class Search:
         gain = self._gain(self._measured, found)
         if self._step is None:
             self._watch(found, max(gain, 1 / gain))
-        elif GAINS[self._step] - CLEARLY_LESS < gain < CLEARLY_MORE and self._window.times == 1:
-            self._window.times = CLOSER
+        elif GAINS[self._step] - CLEARLY_LESS < gain < CLEARLY_MORE and self._sample.times == 1:
+            self._sample.times = CLOSER
         else:
             if helped := gain >= GAINS[self._step]:
                 nearly_all = NEARLY * self.now.texts / self.best.texts
@@ -260,7 +249,7 @@ class Search:
             self._again_s = AGAIN_S if changed else min(2 * self._again_s, LONGEST_AGAIN_S)
             self._search()
         else:
-            self._window.begin(self._clock.now())
+            self._sample.begin(self._clock.now())
 
     def _search(self) -> None:
         self._changes, self._times = 0, STEP
@@ -297,7 +286,7 @@ class Search:
             case _:
                 requests = max(requests // 2, min(FEWEST_REQUESTS, requests))
         times = {"larger": self._times, "more": 2}.get(step, 0)
-        slow = times * self._window.request_s > self._longest_s
+        slow = times * self._sample.request_s > self._longest_s
         if slow or self.best == (texts, requests, together):
             self._go_on(helped=False)
         else:
@@ -323,98 +312,3 @@ def _course(*, fixed: bool) -> Generator[str, bool | None, None]:
     for step, opposite in (("smaller", "larger"), ("fewer", "more")):
         while opposite not in helped and (yield step):
             pass
-
-
-class Window:
-    """The answers by which one setting is measured; `times` is how many times the usual number."""
-
-    def __init__(self, now: float) -> None:
-        self._in_flight = 0
-        self._seen_at = now
-        self.request_s = 0.0  # of the last window that was measured
-        self._latest: list[Load] = []
-        self.begin(now)
-
-    def begin(self, now: float) -> None:
-        """Begin with the requests that are sent from now on."""
-        self.turns, self.counts_from = 1, now
-        self._area = self._seconds = self._y = 0.0
-        self._mean, self._longest = Moments(), Moments()
-        self._texts = self.answers = 0
-        self.times = 1
-
-    def pass_time(self, now: float, more: int) -> None:
-        """Integrate the number of requests in flight until now, and change it."""
-        self._area += self._in_flight * (now - self._seen_at)
-        self._seen_at = now
-        self._in_flight += more
-
-    def takes(self, began_at: float, now: float) -> bool:
-        """Return True if a request that began then counts.
-
-        The first one only ends a turn, before which the count does not begin.
-        """
-        if self.turns and began_at >= self.counts_from:
-            self.turns -= 1
-            self.counts_from, self._area = now, 0.0
-            return False
-        return not self.turns and began_at >= self.counts_from
-
-    def saw(self, load: Load) -> None:
-        """Note an answer that has ended, whether or not it counts."""
-        self._latest.append(load)
-        del self._latest[: -1 - self._in_flight]
-
-    def add(self, texts: int, seconds: float) -> None:
-        """Add the answer that was seen last."""
-        # A request waits for those before it, too, so their texts count for its time.
-        latest = self._latest
-        count, y = sum([each.texts for each in latest]), seconds / texts
-        self._mean.add(sum([each.length for each in latest]) / count, y)
-        self._longest.add(sum([each.texts * each.longest for each in latest]) / count, y)
-        self._y += y
-        self._texts += texts
-        self._seconds += seconds
-        self.answers += 1
-
-    def measured(self, passed_s: float, slope: Slope) -> Measured:
-        """Return what was measured, and let the slope learn from it."""
-        in_flight, count = self._area / passed_s, self.answers
-        both = self._mean, self._longest
-        for learned, seen in zip((slope.mean, slope.longest), both, strict=True):
-            learned.xx += seen.xx - seen.x * seen.x / count
-            learned.xy += (seen.xy - seen.x * self._y / count) / in_flight
-        self.request_s = self._seconds / count
-        lengths = self._mean.x / count, self._longest.x / count
-        return Measured(self._seconds / self._texts / in_flight, lengths)
-
-
-class Moments:
-    """The sums of a regression of times `y` on lengths `x`."""
-
-    __slots__ = ("x", "xx", "xy")
-
-    def __init__(self) -> None:
-        self.x = self.xx = self.xy = 0.0
-
-    def add(self, x: float, y: float) -> None:
-        """Add a pair."""
-        self.x += x
-        self.xx += x * x
-        self.xy += x * y
-
-
-class Slope:
-    """How much of a text's time goes with its length, by all measurements."""
-
-    def __init__(self) -> None:
-        # Within each measurement, of times by the mean length and by the longest.
-        self.mean, self.longest = Moments(), Moments()
-
-    def longer_s(self, before: tuple[float, float], found: tuple[float, float]) -> float:
-        """Return how many seconds more a text takes that is so much longer."""
-        _, slope, i = max(
-            (each.xy * each.xy / each.xx, each.xy / each.xx, i) if each.xx > 0 else (0.0, 0.0, i)
-            for i, each in enumerate((self.mean, self.longest))
-        )
-        return max(0.0, slope) * (found[i] - before[i])

@@ -304,29 +304,26 @@ async def test_latency_alone_never_lowers_below_the_floor(kit):
     assert min(limits) >= int(QUEUE_FLOOR) - 1
 
 
-async def test_an_overload_among_answers_that_come_together_lowers_the_limit_by_a_step(kit):
-    """The last one of a burst finds nothing else in flight, but sixteen were."""
+@pytest.mark.parametrize(
+    ("aim", "burst", "then"),
+    [
+        pytest.param(16, 16, 11, id="the limit was used to the full"),
+        pytest.param(64, 10, 7, id="what was in flight counts, not what might have been"),
+    ],
+)
+async def test_an_overload_among_answers_that_come_together_lowers_the_limit_by_a_step(
+    kit, aim, burst, then
+):
+    """The last one of a burst finds nothing else in flight, but others were."""
     limit = AdaptiveLimit(64, kit.LoopClock())
-    limit.aim(16)
-    for _ in range(16):
+    limit.aim(aim)
+    for _ in range(burst):
         await limit.acquire()
     await asyncio.sleep(0.1)
-    for _ in range(15):
+    for _ in range(burst - 1):
         limit.succeeded(0.1)
         limit.release()
     limit.overloaded()
+    assert limit.limit == then
     limit.release()
-    assert limit.limit == 11
-
-
-async def test_an_overload_counts_what_was_in_flight_and_not_what_might_have_been(kit):
-    limit = AdaptiveLimit(64, kit.LoopClock())
-    limit.aim(64)
-    for _ in range(10):
-        await limit.acquire()
-    await asyncio.sleep(0.1)
-    for _ in range(9):
-        limit.succeeded(0.1)
-        limit.release()
-    limit.overloaded()
-    assert limit.limit == 7
+    assert limit.limit == then

@@ -1,0 +1,92 @@
+"""Which settings go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline import addresses
+from pipeline.errors import SettingsError
+from pipeline.wording import setting
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+
+def check_together(config: RunConfig) -> None:
+    """Refuse settings that are possible alone but not together. Raises SettingsError."""
+    if config.endpoint == "hf" and config.model is None:
+        raise SettingsError(
+            f"{setting('model')}: required with the endpoint `hf`.",
+            f"Name one ({setting('model', 'org/name')}), or try without an account: "
+            f"{setting('endpoint', 'local')} and {setting('model', 'sentiment')}.",
+        )
+    if config.endpoint == "hf" and config.model is not None:
+        addresses.check_model_id(config.model)
+    for address in config.addresses:
+        addresses.check_address(address)
+    if config.is_list:
+        _check_list(config)
+    if config.bill_to is not None and not (
+        config.bill_to.isascii() and config.bill_to.isprintable()
+    ):
+        raise SettingsError(
+            f"{setting('bill_to')}: {config.bill_to!r} is not allowed.", "It takes a plain name."
+        )
+    if config.cache is not None and not config.dedup:
+        raise SettingsError(
+            f"{setting('cache')}: needs {setting('dedup')}, which is false: a cached answer "
+            "stands for every row with that text.",
+            "Drop one of the two.",
+        )
+    _check_workers(config)
+    names = [config.label_column, config.score_column, config.error_column]
+    names += [config.predictions_column] if config.wants_predictions else []
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"{name!r} names two output columns.", "Give each its own name.")
+
+
+def _check_list(config: RunConfig) -> None:
+    if config.model is None:
+        raise SettingsError(
+            f"{setting('model')}: required with a list of addresses, since it is what stored "
+            "answers are known by: addresses may come and go.",
+            f"Name the model that they serve: {setting('model', 'org/name')}.",
+        )
+    if config.concurrency < len(config.addresses):
+        raise SettingsError(
+            f"{setting('concurrency')}: {config.concurrency} is less than the "
+            f"{len(config.addresses)} addresses, which share it.",
+            f"Raise it to {len(config.addresses)} at least.",
+        )
+
+
+def _check_workers(config: RunConfig) -> None:
+    if config.engine == "local" and config.workers > 1:
+        raise SettingsError(
+            f"{setting('workers')}: {config.workers} need an engine that has workers.",
+            f"Set {setting('engine', 'processes')} or {setting('engine', 'ray')}.",
+        )
+    if config.workers > config.concurrency:
+        raise SettingsError(
+            f"{setting('workers')}: {config.workers} are more than the requests in flight, of "
+            f"which {setting('concurrency')} allows {config.concurrency}.",
+            "Lower one or raise the other.",
+        )
+    if config.ray_address is not None and config.engine != "ray":
+        raise SettingsError(
+            f"{setting('ray_address')}: the engine is {config.engine}.",
+            f"Set {setting('engine', 'ray')}, or drop the address.",
+        )
+    if config.ray_address is not None and "://" in config.ray_address:
+        raise SettingsError(
+            f"{setting('ray_address')}: {config.ray_address} is not an address of a cluster.",
+            "Give host:port, and run the command on a machine of the cluster, or submit it "
+            "with `ray job submit`.",
+        )
+    if config.engine == "ray" and config.endpoint == "local":
+        raise SettingsError(
+            f"{setting('endpoint', 'local')}: other machines cannot reach an endpoint that is "
+            "embedded in this one.",
+            f"Set {setting('engine', 'processes')}, or give the URL of an endpoint.",
+        )
