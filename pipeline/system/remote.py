@@ -60,8 +60,8 @@ def facts(address: str) -> Facts:
     if address.startswith(_HUB):
         return _facts_on_hub(address)
     place, key = parts_of(address)
-    with _as_os_error(address):
-        found = _store(place).head(key)
+    with as_os_error(address):
+        found = store_at(place).head(key)
     return Facts(found["size"], found["last_modified"], found["e_tag"])
 
 
@@ -71,8 +71,8 @@ def listed(address: str) -> list[str]:
         with _of_hub(address):
             return [f"{_HUB}{path}" for path in sorted(_hub().find(address, refresh=True))]
     place, prefix = parts_of(address)
-    with _as_os_error(address):
-        found = [each["path"] for batch in _store(place).list(prefix or None) for each in batch]
+    with as_os_error(address):
+        found = [each["path"] for batch in store_at(place).list(prefix or None) for each in batch]
     return [f"{place}/{key}" for key in sorted(found)]
 
 
@@ -85,8 +85,8 @@ def open_object(address: str) -> RemoteFile:
     options = {} if found.etag is None else {"if_match": found.etag}
 
     def read(start: int, end: int) -> Any:
-        with _as_os_error(address):
-            got = _store(place).get(key, options={**options, "range": (start, end)})
+        with as_os_error(address):
+            got = store_at(place).get(key, options={**options, "range": (start, end)})
             if got.meta["e_tag"] != found.etag:  # many web servers ignore the condition
                 raise ChangedError(f"{address} changed while it was being read")
             return got.bytes()
@@ -140,7 +140,8 @@ class RemoteFile(io.RawIOBase):
 
 
 @lru_cache(64)
-def _store(place: str) -> Any:
+def store_at(place: str) -> Any:
+    """Return obstore's store of a bucket or host. Raises SettingsError without obstore."""
     try:
         from obstore.store import from_url
     except ImportError as error:
@@ -212,7 +213,7 @@ def _of_hub(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _as_os_error(address: str) -> Iterator[None]:
+def as_os_error(address: str) -> Iterator[None]:
     """Turn what obstore raises into an OSError."""
     from obstore import exceptions
 

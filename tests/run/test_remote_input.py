@@ -38,7 +38,7 @@ def s3_server():
 def bucket(s3_server, monkeypatch):
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    remote._store.cache_clear()
+    remote.store_at.cache_clear()
     return s3_server.bucket()
 
 
@@ -53,7 +53,7 @@ def certificate(tmp_path_factory):
 @pytest.fixture
 def web(certificate, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    remote._store.cache_clear()
+    remote.store_at.cache_clear()
     server = WebServer(str(certificate))
     yield server
     server.close()
@@ -181,7 +181,7 @@ def test_an_address_that_is_none_is_refused(bucket, label, tmp_path, address):
 
 def test_without_obstore_it_says_what_to_install(label, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    remote._store.cache_clear()
+    remote.store_at.cache_clear()
     with pytest.raises(SettingsError, match=r"needs obstore.*\[cloud\]"):
         label("s3://bucket/a.csv", tmp_path / "out.parquet")
 
