@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from pathlib import Path  # noqa: TC003  (pydantic reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from pipeline.config_values import (
     DIALECTS,
     DURATION,
     PATH,
+    PLACE,
     SWITCH,
     Count,
     DialectName,
@@ -31,6 +32,7 @@ from pipeline.config_values import (
     MaxErrors,
     Name,
     PerSecond,
+    Place,
     PromFile,
     Seconds,
     Takes,
@@ -60,7 +62,17 @@ class RunConfig(BaseModel):
             "paths or addresses",
         )
     )
-    output: Path = described("a .parquet file, or a directory for a dataset of parts", PATH)
+    output: Place = described(
+        "a .parquet file, or a directory for a dataset of parts; local, or at an address with "
+        "s3://, gs://, abfs:// or hf://",
+        PLACE,
+    )
+    run_dir: Place | None = described(
+        "directory that keeps the state of the run, local or at an address with s3://, gs:// or "
+        "abfs://; OUTPUT.run if none is given, required for an output on the Hub",
+        PLACE,
+        None,
+    )
     text: Name = described("column to classify", COLUMN, "text")
     text_pair: Name | None = described("second column, for models that take pairs", COLUMN, None)
     endpoint: Endpoints = described(
@@ -226,6 +238,11 @@ class RunConfig(BaseModel):
                 f"{len(self.addresses)} addresses, which share it.",
                 f"Raise it to {len(self.addresses)} at least.",
             )
+
+    @property
+    def output_path(self) -> Path | None:
+        """The output, unless it is at an address."""
+        return self.output if isinstance(self.output, Path) else None
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
 from pipeline.store.ownership import METRICS_MARK, may_replace
 from pipeline.system import means
+from pipeline.system.remote import is_address
 from pipeline.version import __version__
 from pipeline.wording import setting
 
@@ -176,7 +177,7 @@ def _place(config: RunConfig, store: RunStore, found: RunState | None) -> Place:
     """Find out where the output is that the recorded run assembled, if that decides anything."""
     if found is None or found.assembled is None:
         return "elsewhere"
-    if not store.output.exists():
+    if not store.output.exists() or store.output.is_torn():
         return "between renames" if found.complete is None else "elsewhere"
     if found.complete is not None and not store.output.replaces(config.input):
         return "elsewhere"  # or a large output would be read for nothing
@@ -192,7 +193,7 @@ def _open_input(config: RunConfig, found: RunState | None) -> Source:
         escape=config.csv_escape,
         limit=config.limit,
         earlier=_recorded_input(found) if found else None,
-        output=config.output,
+        output=config.output_path,
     )
 
 
@@ -253,10 +254,9 @@ def _decide_retry(
     if found.complete is None and place != "elsewhere":  # only its end is missing
         recorded = FileSource(_recorded_input(found))
         return (Standing if place == "standing" else Continue)(recorded, found)
-    if store.output.path is not None and store.output.exists():
-        source = open_source([str(store.output.path)])
-        identity = [[file.size_bytes, file.sha256] for file in source.input.files]
-        if identity == found.retried_identity:
+    if store.output.name is not None and store.output.exists():
+        source = open_source([store.output.name])
+        if _is_of(store, source, found):
             check_only_input_is_lost(store, source.input)
             if found.complete is None:
                 return Continue(source, found)
@@ -266,6 +266,14 @@ def _decide_retry(
         "rows with an error are not known.",
         f"Put it back, or label the input again with {again}.",
     )
+
+
+def _is_of(store: RunStore, source: FileSource, found: RunState) -> bool:
+    """Return True if the source is the output that was recorded."""
+    if is_address(str(store.output.name)):  # ETags tell of a change, and nothing of the content
+        return store.output.identity() == found.retried_identity
+    identity = [[file.size_bytes, file.sha256] for file in source.input.files]
+    return identity == found.retried_identity
 
 
 def _same_run(
@@ -338,7 +346,8 @@ def check_before_publishing(config: RunConfig, store: RunStore, table: InputTabl
     """
     if not store.output.exists():
         return
-    if store.output.replaces(config.input) or store.log.run.retry_of is not None:
+    is_input = store.output.replaces(config.input) or store.log.run.retry_of is not None
+    if is_input and not store.output.is_torn():
         check_only_input_is_lost(store, table)
         return
     try:

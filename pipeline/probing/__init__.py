@@ -86,7 +86,7 @@ def first_texts(
             delimiter=config.delimiter,
             encoding=config.encoding,
             escape=config.csv_escape,
-            output=config.output,
+            output=config.output_path,
         )
         check_columns(first.schema, config)
         tables = [first]

@@ -41,6 +41,7 @@ ROWS = {
     25: ("Parquet and notebook", "stable schema, or a clear error"),
     27: ("records missing, doubled, out of order", "refused with the place, nothing deleted"),
     28: ("hostile headers, bodies, bytes; the token echoed", "typed errors, no token, no escapes"),
+    32: ("object storage that misbehaves", "nothing lost, nothing double"),
 }
 
 
