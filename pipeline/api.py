@@ -28,7 +28,7 @@ from pipeline.job.status import status_of
 from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
 from pipeline.producer import TableSource
 from pipeline.rows import check_columns, result_fields
-from pipeline.store import LocalStore
+from pipeline.store import LocalStore, output_at, place_of
 from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
 from pipeline.wording import as_call, counted, setting, shown
@@ -59,9 +59,9 @@ class RunResult:
         return int(self.summary["exit_code"])
 
     @property
-    def output(self) -> Path:
-        """The labelled table."""
-        return Path(self.summary["output"])
+    def output(self) -> Path | str:
+        """The labelled table: its path, or its address."""
+        return place_of(self.summary["output"])
 
     def to_arrow(self) -> pa.Table:
         """Read the labelled table into memory, as a pyarrow Table."""
@@ -77,9 +77,9 @@ class RunResult:
     def errors_by_cause(self) -> dict[str, int]:
         """Count the rows with an error by what their error says, the most frequent first."""
         causes: Counter[str] = Counter()
-        for file in LocalStore(self.output).output.files():
-            with pq.ParquetFile(file.open()) as opened:
-                for batch in opened.iter_batches(columns=[self.error_column]):
+        for file in output_at(self.output).files():
+            with file.open() as opened, pq.ParquetFile(opened) as table:
+                for batch in table.iter_batches(columns=[self.error_column]):
                     for found in batch.column(0).drop_null().value_counts().to_pylist():
                         causes[found["values"]] += found["counts"]
         return dict(causes.most_common())
@@ -113,9 +113,15 @@ class RunResult:
         return result_html(self.summary, causes)
 
 
-def _read(output: Path, schema: pa.Schema | None = None) -> pa.Table:
-    # A relative path such as `exp:1/out.parquet` would be taken for a URI.
-    return pq.read_table(output.absolute(), schema=schema, partitioning=None)
+def _read(output: Path | str, schema: pa.Schema | None = None) -> pa.Table:
+    if isinstance(output, Path):
+        # A relative path such as `exp:1/out.parquet` would be taken for a URI.
+        return pq.read_table(output.absolute(), schema=schema, partitioning=None)
+    tables = []
+    for file in output_at(output).files():
+        with file.open() as opened:
+            tables.append(pq.read_table(opened, schema=schema, partitioning=None))
+    return pa.concat_tables(tables)
 
 
 def run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from pathlib import Path  # noqa: TC003  (pydantic reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ from pipeline.config_values import (
     DIALECTS,
     DURATION,
     PATH,
+    PLACE,
     SWITCH,
     Count,
     DialectName,
@@ -32,6 +33,7 @@ from pipeline.config_values import (
     MaxErrors,
     Name,
     PerSecond,
+    Place,
     PromFile,
     Seconds,
     Takes,
@@ -61,7 +63,17 @@ class RunConfig(BaseModel):
             "paths or addresses",
         )
     )
-    output: Path = described("a .parquet file, or a directory for a dataset of parts", PATH)
+    output: Place = described(
+        "a .parquet file, or a directory for a dataset of parts; local, or at an address with "
+        "s3://, gs://, abfs:// or hf://",
+        PLACE,
+    )
+    run_dir: Place | None = described(
+        "directory that keeps the state of the run, local or at an address with s3://, gs:// or "
+        "abfs://; OUTPUT.run if none is given, required for an output on the Hub",
+        PLACE,
+        None,
+    )
     text: Name = described("column to classify", COLUMN, "text")
     text_pair: Name | None = described("second column, for models that take pairs", COLUMN, None)
     endpoint: Endpoints = described(
@@ -196,6 +208,11 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             raise _not_allowed(error, settings) from None
         check_together(self)
+
+    @property
+    def output_path(self) -> Path | None:
+        """The output, unless it is at an address."""
+        return self.output if isinstance(self.output, Path) else None
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from pipeline import headers
+from pipeline.system.remote import is_address
 
 # Each is a module of this directory, known here by its name alone.
 DIALECTS = tuple(
@@ -40,6 +41,11 @@ def described(meaning: str, takes: Takes | str, default: Any = ..., **constraint
     """Declare a setting: what it means and which values it takes."""
     extra: Any = {"takes": Takes(takes) if isinstance(takes, str) else takes}
     return Field(default, description=meaning, json_schema_extra=extra, **constraints)
+
+
+def _place(value: Any) -> Any:
+    """Keep an address as it is: as a path it would lose a slash."""
+    return value if isinstance(value, str) and is_address(value) else Path(value)
 
 
 def _no_bool(value: Any) -> Any:
@@ -105,6 +111,7 @@ Endpoints = Annotated[
     BeforeValidator(_one_or_several),
 ]
 HeaderPlaces = Annotated[dict[str, str] | None, BeforeValidator(headers.parsed)]
+Place = Annotated[Path | str, BeforeValidator(_place)]
 PromFile = Annotated[Path, AfterValidator(_prom_file)]
 MaxErrors = Annotated[
     Annotated[int, Field(ge=0, le=_MOST)] | Annotated[str, Field(pattern="%$")],
@@ -115,4 +122,5 @@ COUNT = Takes("a whole number from 1 to 10^12", "N")
 DURATION = Takes("seconds above 0, 10^9 at most, or a duration such as 90s, 30m, 7h", "SECONDS")
 COLUMN = Takes("a column name", "COLUMN")
 PATH = Takes("a path", "PATH")
+PLACE = Takes("a path or an address", "PATH")
 SWITCH = "true or false"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import logging
 import re
 import ssl
 import threading
+from base64 import b64decode
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
@@ -48,6 +50,10 @@ def certificate_of(address: str) -> bytes:
     return made.public_bytes(pem) + private
 
 
+# All servers of a process have the same buckets.
+_numbers = itertools.count(1)
+
+
 class S3Server:
     """An S3 server; `methods` counts the requests by method."""
 
@@ -65,7 +71,6 @@ class S3Server:
         self._server._server.app = counting
         host, port = self._server.get_host_and_port()
         self.url = f"http://{host}:{port}"
-        self._buckets = 0
 
     def environment(self) -> dict[str, str]:
         """What a user of this server has in the environment."""
@@ -79,8 +84,7 @@ class S3Server:
 
     def bucket(self, name: str = "") -> Bucket:
         """Make a new one."""
-        self._buckets += 1
-        name = name or f"bucket-{self._buckets}"
+        name = name or f"bucket-{next(_numbers)}"
         client = boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -191,15 +195,19 @@ class WebServer:
 
 
 class Hub:
-    """As much of the Hub as reading a dataset needs; `files` are those of `owner/data`.
+    """As much of the Hub as reading and writing a dataset need; `files` are those of `owner/data`.
 
-    A commit is what the files are; `token` is needed if it is given.
+    A commit is what the files are; `token` is needed if it is given. `commits` has the paths that
+    each commit changed, and `on_commit` is called before one is looked at.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.token: str | None = None
         self.on_read: Callable[[], None] = lambda: None
+        self.on_commit: Callable[[], None] = lambda: None
+        self.commits: list[list[str]] = []
+        self.may_write = True
         self._commits: dict[str, dict[str, bytes]] = {}
         hub = self
 
@@ -251,6 +259,15 @@ class Hub:
                 self._say(handler, 200, [self._facts(*each) for each in files.items()])
             else:
                 self._say(handler, 404, {"error": "x"}, {"X-Error-Code": "EntryNotFound"})
+        elif path == "/api/datasets/owner/data/auth-check/write":
+            self._say(handler, 200 if self.may_write else 403, {})
+        elif path == "/api/datasets/owner/data/preupload/main":
+            names = [each["path"] for each in json.loads(asked)["files"]]
+            modes = [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in names]
+            self._say(handler, 200, {"files": modes})
+        elif path == "/api/datasets/owner/data/commit/main":
+            self.on_commit()
+            self._take_commit(handler, [json.loads(line) for line in asked.splitlines()])
         elif found := re.fullmatch(r"/datasets/owner/data/resolve/(\w+)/(.*)", path):
             self.on_read()
             body = self._at(found[1])[found[2]]
@@ -260,6 +277,22 @@ class Hub:
             self._say(handler, 206, piece, {"Content-Range": reach})
         else:
             self._say(handler, 404, {"error": "x"}, {"X-Error-Code": "RepoNotFound"})
+
+    def _take_commit(self, handler: Any, lines: list[dict[str, Any]]) -> None:
+        header = next(line["value"] for line in lines if line["key"] == "header")
+        if header.get("parentCommit") != self._commit():
+            self._say(handler, 412, {"error": "A commit has happened since"})
+            return
+        for line in lines:
+            if line["key"] == "file":
+                self.files[line["value"]["path"]] = b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                del self.files[line["value"]["path"]]
+        paths = [line["value"]["path"] for line in lines if line["key"] != "header"]
+        self.commits.append(sorted(paths))
+        url = f"{self.url}/datasets/owner/data/commit/{self._commit()}"
+        facts = {"success": True, "commitOid": self._commit(), "commitUrl": url}
+        self._say(handler, 200, {**facts, "hookOutput": "", "pullRequestUrl": None})
 
     def _at(self, revision: str) -> dict[str, bytes]:
         return self._commits.get(revision, self.files)

@@ -55,6 +55,7 @@ def test_other_variables_are_nobodys_settings():
 EVERY = {
     "input": ["a.csv", "b/*.parquet"],
     "output": "out.parquet",
+    "run_dir": "s3://bucket/run",
     "text": "review",
     "text_pair": "title",
     "endpoint": "https://x.example/predict?a=b",

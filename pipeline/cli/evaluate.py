@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.output import failing, print_json, say
+from pipeline.cli.settings import run_arguments
 from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pipeline.config_values import Place
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@run_arguments
 @click.option("--gold", metavar="COLUMN", required=True, help="The column of true labels.")
 @click.option(
     "--label-map",
@@ -28,7 +32,8 @@ from pipeline.errors import SettingsError
 @click.option("--text", metavar="COLUMN", help="What is shown of mistakes.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def evaluate(
-    output: Path,
+    output: Place,
+    run_dir: Place | None,
     gold: str,
     label_map: tuple[str, ...],
     *,
@@ -57,6 +62,7 @@ def evaluate(
         found = measure(
             output,
             gold,
+            run_dir=run_dir,
             label_map=dict(map(_pair, label_map)),
             label_column=label_column,
             score_column=score_column,

@@ -93,6 +93,7 @@ def plan(
         process.fit(config.concurrency)
         from pipeline.job import kept
         from pipeline.plan import forecast as planning
+        from pipeline.store import open_store
 
         found = planning.forecast(
             config,
@@ -101,7 +102,8 @@ def plan(
             **again,
         )
         if found.resumed_rows < found.rows:
-            notice = kept.keep(config.output, found.made_for, found.to_json())
+            store = open_store(config.output, config.run_dir)
+            notice = kept.keep(store, found.made_for, found.to_json())
             if notice is not None:
                 say(notice, err=True)
     if as_json:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.output import failing, say
+from pipeline.cli.settings import run_arguments
 from pipeline.system import process
+
+if TYPE_CHECKING:
+    from pipeline.config_values import Place
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@run_arguments
 @click.option(
     "-o",
     "--page",
@@ -19,7 +24,7 @@ from pipeline.system import process
     type=click.Path(path_type=Path),
     help="Where to write it.  [default: OUTPUT.html]",
 )
-def report(output: Path, page: Path | None) -> None:
+def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
     OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
@@ -39,5 +44,5 @@ def report(output: Path, page: Path | None) -> None:
         process.fit()
         from pipeline.report import write_report
 
-        written = write_report(output, page)
+        written = write_report(output, page, run_dir)
     say(f"The report is in {written}")

@@ -10,6 +10,7 @@ import click
 
 from pipeline.cli import complete
 from pipeline.config import RunConfig, takes
+from pipeline.system.remote import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ GROUPS = {
     "Columns": (
         *("text_pair", "label_column", "score_column", "error_column", "predictions_column"),
     ),
-    "Files": ("delimiter", "encoding", "csv_escape"),
+    "Files": ("run_dir", "delimiter", "encoding", "csv_escape"),
     "Answers and records": ("dedup", "cache", "metrics_file"),
     "Workers": ("engine", "workers", "ray_address"),
 }
@@ -65,6 +66,28 @@ def table_arguments(
     argument = click.argument("input", nargs=-1, metavar="[INPUT]...", **complete_file)
     option = click.option("-o", "--output", metavar="PATH", help=output, **complete_file)
     return lambda command: argument(option(command))
+
+
+class _Place(click.ParamType[Any]):
+    """A path, or an address, which as a path would lose a slash."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - of ParamType
+        return value if isinstance(value, str) and is_address(value) else Path(value)
+
+
+def run_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument OUTPUT of a command on a run, and where the state of that is."""
+    option = click.option(
+        "--run-dir",
+        metavar="PATH",
+        type=_Place(),
+        shell_complete=complete.files,
+        help="Where the state of the run is, as `classify run` was told.  [default: OUTPUT.run]",
+    )
+    argument = click.argument("output", type=_Place(), shell_complete=complete.files)
+    return argument(option(command))
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:

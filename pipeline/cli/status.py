@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.output import counts, failing, print_json, say
+from pipeline.cli.settings import run_arguments
 from pipeline.errors import OutputError
 from pipeline.observers.words import duration, stored
 from pipeline.wording import counted
@@ -17,13 +17,14 @@ from pipeline.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.config_values import Place
     from pipeline.job.status import Status
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@run_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
-def status(output: Path, *, as_json: bool) -> None:
+def status(output: Place, run_dir: Place | None, *, as_json: bool) -> None:
     """Show how far the run of OUTPUT is: running, stopped or complete.
 
     \b
@@ -40,18 +41,18 @@ def status(output: Path, *, as_json: bool) -> None:
     with failing(as_json=as_json):
         from pipeline.job.status import status_of
 
-        found = status_of(output)
+        found = status_of(output, run_dir)
         if found is None:
-            raise _nothing(output)
+            raise _nothing(output, run_dir or f"{output}.run")
     if as_json:
         print_json(asdict(found))
     else:
         say("\n".join(_lines(found, time.time())))
 
 
-def _nothing(output: Path) -> OutputError:
+def _nothing(output: Place, run_dir: Place) -> OutputError:
     nothing = OutputError(
-        f"No run is recorded in {output}.run.", "Give the path that `classify run` has as -o."
+        f"No run is recorded in {run_dir}.", "Give the path that `classify run` has as -o."
     )
     nothing.summary = {
         "state": "none",

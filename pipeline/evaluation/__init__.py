@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ClassifyError, InputError, OutputError
 from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
-from pipeline.store import LocalStore
+from pipeline.store import located, place_of
 from pipeline.tables import open_table, texts
 from pipeline.wording import alike, listed, setting
 
@@ -34,18 +34,20 @@ def evaluate(
     label_column: str | None = None,
     score_column: str | None = None,
     text: str | None = None,
+    run_dir: str | Path | None = None,
 ) -> Evaluation:
     """Measure labels against a column of true ones.
 
     Args:
-        table: A labelled table: the path of an output of a run, or a table in memory of any kind
-            that `classify` takes.
+        table: A labelled table: the path or address of an output of a run, or a table in memory of
+            any kind that `classify` takes.
         gold: The column of true labels; rows without one are not counted.
         label_map: The true name of each label that the model calls otherwise, such as
             `{"LABEL_0": "negative"}`.
         label_column: The column of labels. Left out, that of the run, or `label`.
         score_column: The column of scores. Left out, that of the run, or `score`, if there is one.
         text: The column that is shown with mistakes. Left out, that of the run, if it is known.
+        run_dir: Where the state of the run is, if it is not beside its output.
 
     Returns:
         Accuracy; precision, recall and F1 by label with intervals of 95%; confusion; accuracy by
@@ -56,7 +58,7 @@ def evaluate(
     """
     __tracebackhide__ = True
     try:
-        return _evaluated(table, gold, label_map, label_column, score_column, text)
+        return _evaluated(table, gold, label_map, label_column, score_column, text, run_dir)
     except ClassifyError as error:
         raise error.with_traceback(None) from error.__cause__
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
@@ -99,9 +101,10 @@ def _evaluated(
     label_column: str | None,
     score_column: str | None,
     text: str | None,
+    run_dir: str | Path | None,
 ) -> Evaluation:
     is_path = isinstance(table, str | Path)
-    labelled = _of_output(Path(table)) if is_path else _in_memory(table)
+    labelled = _of_output(place_of(table), run_dir) if is_path else _in_memory(table)
     labelled.needed("gold", gold)
     label = labelled.needed(
         "label_column", label_column or labelled.recorded.get("label_column", "label")
@@ -123,8 +126,8 @@ def _evaluated(
     return evaluator.found()
 
 
-def _of_output(path: Path) -> _Labelled:
-    store = LocalStore.located(path)
+def _of_output(path: Path | str, run_dir: str | Path | None) -> _Labelled:
+    store = located(path, None if run_dir is None else place_of(run_dir))
     state = store.load()
     settings = {} if state is None else state.run.settings
     kinds = ("label_column", "score_column", "text")

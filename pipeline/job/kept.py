@@ -14,11 +14,8 @@ import orjson
 
 from pipeline.errors import ClassifyError
 from pipeline.job import opening
-from pipeline.store import LocalStore
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.config import RunConfig
     from pipeline.job.opening import Opening
     from pipeline.store import RunStore
@@ -53,13 +50,13 @@ def basis(
     return dict(orjson.loads(orjson.dumps(made_for)))
 
 
-def keep(output: Path, made_for: dict[str, Any], numbers: dict[str, Any]) -> str | None:
-    """Leave the numbers of a plan for the run of `output`, under the lease of its store.
+def keep(store: RunStore, made_for: dict[str, Any], numbers: dict[str, Any]) -> str | None:
+    """Leave the numbers of a plan for the run, under the lease of its store.
 
     Return a notice if that fails, which is no reason to fail.
     """
-    store = LocalStore(output)
     try:
+        store.check()
         store.lease.acquire(create=True)
         try:
             store.put_plan({"made_for": made_for, "plan": {n: numbers[n] for n in NUMBERS}})

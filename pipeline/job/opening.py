@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
 from pipeline.job.renewing import check_update, take_over
-from pipeline.job.replacing import check_only_input_is_lost
+from pipeline.job.replacing import check_only_input_is_lost, is_of
 from pipeline.producer import FileSource, InputTable, open_source
 from pipeline.responses import check_store
 from pipeline.rows import NOBODY_TOLD, Revision, check_columns
@@ -212,7 +212,7 @@ def _place(config: RunConfig, store: RunStore, found: RunState | None) -> Place:
     """Find out where the output is that the recorded run assembled, if that decides anything."""
     if found is None or found.assembled is None:
         return "elsewhere"
-    if not store.output.exists():
+    if not store.output.exists() or store.output.is_torn():
         return "between renames" if found.complete is None else "elsewhere"
     if found.complete is not None and not store.output.replaces(config.input):
         return "elsewhere"  # or a large output would be read for nothing
@@ -228,7 +228,7 @@ def _open_input(config: RunConfig, found: RunState | None) -> Source:
         escape=config.csv_escape,
         limit=config.limit,
         earlier=_recorded_input(found) if found else None,
-        output=config.output,
+        output=config.output_path,
     )
 
 
@@ -297,10 +297,9 @@ def _decide_retry(
     if found.complete is None and place != "elsewhere":  # only its end is missing
         recorded = FileSource(_recorded_input(found))
         return (Standing if place == "standing" else Continue)(recorded, found)
-    if store.output.path is not None and store.output.exists():
-        source = open_source([str(store.output.path)])
-        identity = [[file.size_bytes, file.sha256] for file in source.input.files]
-        if identity == found.retried_identity:
+    if store.output.name is not None and store.output.exists():
+        source = open_source([store.output.name])
+        if is_of(store, source, found):
             check_only_input_is_lost(store, source.input)
             if found.complete is None:
                 return Continue(source, found)

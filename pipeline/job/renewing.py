@@ -90,7 +90,7 @@ def _answers(
     results = [config.label_column, config.score_column]
     if config.wants_predictions:
         results = [config.predictions_column]
-    with reading(store.output.path):
+    with reading(store.output.place):
         for file in store.output.files():
             with pq.ParquetFile(file.open()) as opened:
                 metadata = opened.schema_arrow.metadata or {}

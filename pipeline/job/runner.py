@@ -36,7 +36,7 @@ from pipeline.observers import EventLog, Metrics
 from pipeline.producer import InputTable
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
-from pipeline.store import LocalStore, open_ranges
+from pipeline.store import open_ranges, open_store
 from pipeline.system import means
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
@@ -85,7 +85,7 @@ class Run:
         observers: Sequence[Observer] = (),
     ) -> None:
         self._config = config
-        self._store = store or LocalStore(config.output)
+        self._store = store or open_store(config.output, config.run_dir)
         self._source = source
         self._metrics = Metrics()
         self._observers: list[Observer] = [self._metrics, *observers]
@@ -198,6 +198,7 @@ class Run:
         store = self._store
         decide = partial(opening.decide, self._config, store, self._source, **earlier)
         opening.check(self._config, store)
+        store.check()
         leased = store.lease.acquire(create=False)
         if leased:
             leaving.callback(store.lease.release)

@@ -18,7 +18,7 @@ from pipeline.meanings import PerSecond, Seconds
 from pipeline.observers.event_log import logged
 from pipeline.observers.words import clock
 from pipeline.responses import count_answers
-from pipeline.store import LocalStore
+from pipeline.store import located
 from pipeline.store.files import DiskFile
 from pipeline.store.objects import reading
 from pipeline.wording import counted
@@ -95,14 +95,17 @@ class Status:
     ] = field(default_factory=dict)
 
 
-def status_of(output: Path, *, now: float | None = None) -> Status | None:
+def status_of(
+    output: Path | str, run_dir: Path | str | None = None, *, now: float | None = None
+) -> Status | None:
     """Return how far the run of an output is; None if there is none.
 
-    A run directory may be given itself, such as the `checkpoint` of a notebook. `now` is seconds
-    since the epoch. Raises OutputError for a path without a name, ResumeRefused for a log that is
-    damaged or of another version, StoppedEarly if the disk cannot be read.
+    Both may be addresses. A run directory may be given itself, such as the `checkpoint` of a
+    notebook. `now` is seconds since the epoch. Raises OutputError for a path without a name,
+    ResumeRefused for a log that is damaged or of another version, StoppedEarly if the disk cannot
+    be read.
     """
-    return status_in(LocalStore.located(output), str(output), now=now)
+    return status_in(located(output, run_dir), str(output), now=now)
 
 
 def status_in(store: RunStore, output: str, *, now: float | None = None) -> Status | None:

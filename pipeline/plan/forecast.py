@@ -7,6 +7,7 @@ batches, made by the same code.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -30,9 +31,9 @@ from pipeline.probing import LEAST_BATCHES, first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
 from pipeline.rows import DriftGuard, keys_of, open_rows, prepare, recall
-from pipeline.store import LocalStore, open_ranges
+from pipeline.store import open_ranges, open_store
 from pipeline.store.files import DiskFile
-from pipeline.store.lease import busy
+from pipeline.store.holder import busy
 from pipeline.store.objects import writing
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def forecast(
     on this output, StoppedEarly for a cache that cannot be read. With `measure` also what the run
     would end with.
     """
-    store = LocalStore(config.output)
+    store = open_store(config.output, config.run_dir)
     opening.check(config, store)
     if (holder := store.lease.holder()) is not None:
         raise busy(store.place, holder)
@@ -180,7 +181,12 @@ class _Count:
         self._size = BatchSize(texts if probe is None else probe.texts_per_request)
         self._batcher = Batcher(OVERTAKING * config.concurrency)
         # Files without a name go where the run would write: there is room.
-        self._spill = next(path for path in config.output.absolute().parents if path.exists())
+        near = (
+            config.output
+            if isinstance(config.output, Path)
+            else Path(tempfile.gettempdir(), "seen")
+        )
+        self._spill = next(path for path in near.absolute().parents if path.exists())
         self._seen = Index(self._spill)
         self.rows = self.distinct = self.hits = self.asked = self.requests = 0
         self.unsendable: Counter[str] = Counter()

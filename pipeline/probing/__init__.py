@@ -82,7 +82,7 @@ def first_table(config: RunConfig) -> pa.Table:
         delimiter=config.delimiter,
         encoding=config.encoding,
         escape=config.csv_escape,
-        output=config.output,
+        output=config.output_path,
     )
     check_columns(first.schema, config)
     return first

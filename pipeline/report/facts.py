@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -13,10 +12,11 @@ from pipeline.errors import OutputError
 from pipeline.job.status import status_in
 from pipeline.report.history import History, read_history
 from pipeline.report.rows import Columns, LabelledRows, scan
-from pipeline.store import LocalStore
+from pipeline.store import located
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pipeline.job.status import Status
     from pipeline.store import ByteSource, RunState, RunStore
@@ -59,18 +59,18 @@ class Facts:
         return self.status.committed_rows / seconds if seconds else None
 
 
-def gather(output: Path) -> Facts:
+def gather(output: Path | str, run_dir: Path | str | None = None) -> Facts:
     """Read what there is of the run of an output, or of a run directory.
 
     Raises OutputError if there is no run or its rows cannot be read, ResumeRefused for a damaged
     log, StoppedEarly for a disk that cannot be read.
     """
-    store = LocalStore.located(output)
+    store = located(output, run_dir)
     for _ in range(_ATTEMPTS):
         status = status_in(store, str(output))
         if status is None:
             raise OutputError(
-                f"No run is recorded in {output}.run, so there is nothing to report.",
+                f"No run is recorded in {store.place}, so there is nothing to report.",
                 "Give the path that `classify run` has as -o.",
             )
         with suppress(FileNotFoundError):
@@ -133,4 +133,4 @@ def _scanned(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
 
 def _place(files: Sequence[ByteSource]) -> str:
     first = files[0].name
-    return first if len(files) == 1 else str(Path(first).parent)
+    return first if len(files) == 1 else first.rpartition("/")[0]

@@ -35,16 +35,21 @@ _MARK = b"""<!doctype html>
 _SUFFIXES = (".html", ".htm")
 
 
-def write_report(output: Path, page: Path | None = None) -> Path:
+def write_report(
+    output: Path | str, page: Path | None = None, run_dir: Path | str | None = None
+) -> Path:
     """Write the report on the run of `output`, to `OUTPUT.html` by default, and return its path.
 
-    `output` may also be a run directory, such as the checkpoint of a notebook. The page appears by
-    one rename. Raises UsageError if the extra `report` is not installed, there is no run, its rows
-    cannot be read, or the page cannot be written.
+    That of an output at an address is in the current directory. `output` may also be a run
+    directory, such as the checkpoint of a notebook. The page appears by one rename. Raises
+    UsageError if the extra `report` is not installed, there is no run, its rows cannot be read, or
+    the page cannot be written.
     """
     _check_installed()
-    facts = gather(output)
-    page = page or output.with_name(output.name + ".html")
+    facts = gather(output, run_dir)
+    if page is None:
+        path = Path(output)
+        page = path.with_name(path.name + ".html") if path == output else Path(path.name + ".html")
     if page.suffix.lower() not in _SUFFIXES:
         raise OutputError(f"{page}: the report is a page.", "Give a path that ends with .html.")
     if page.is_dir():
@@ -54,7 +59,7 @@ def write_report(output: Path, page: Path | None = None) -> Path:
             f"{page} is not replaced, since it is not a report.",
             "Move it away, or give another path.",
         )
-    content = _render(facts, Path(output))
+    content = _render(facts, output)
     assert content.startswith(_MARK), "the report would not be known as one"
     try:
         replace_file(page, content)
@@ -75,7 +80,7 @@ def _check_installed() -> None:
         ) from error
 
 
-def _render(facts: Facts, output: Path) -> bytes:
+def _render(facts: Facts, output: Path | str) -> bytes:
     from markupsafe import Markup
 
     files = resources.files("pipeline.report")
@@ -85,7 +90,7 @@ def _render(facts: Facts, output: Path) -> bytes:
     page = _environment().get_template("page.html.jinja")
     rendered = page.render(
         facts=facts,
-        output=output,
+        name=Path(output).name,
         bins=[f"{low:g} to {high:g}" for low, high in pairwise(found.edges)] if found else [],
         places={label.name: i for i, label in enumerate(found.labels)} if found else {},
         charts=charts,

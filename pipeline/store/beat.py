@@ -1,105 +1,163 @@
-"""The lease where the file system has no locks: its owner beats, and whoever wants it watches.
+"""The lease where a storage has no locks: its owner beats, and whoever wants it watches.
 
-The file of the lease then also tells its `owner`, a nonce, and a `beat`, a number that the owner
-raises every BEAT_S. Somebody else takes the lease once the file has stayed as it is for WATCH_S, by
-the watcher's own clock; no clocks are compared. That decides only who may try: an owner that was
-frozen for longer, and writes once more, is fenced by the log.
+The lease is the object `lease/00000003.json` of the highest number. It tells who its owner is, a
+nonce of that, and a `beat`, a number that the owner raises every BEAT_S. Somebody else takes the
+lease by creating the next number, which only one can do, once the object has stayed as it is for
+WATCH_S by the watcher's own clock; no clocks are compared. An owner that was killed on this machine
+is not waited for.
+
+That decides only who may try: an owner that was frozen for longer, and writes once more, is fenced
+by the log.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import StoppedEarly
+from pipeline.store.holder import Holder, busy
+from pipeline.store.objects import claim
 from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pipeline.store.objects import Objects
 
 BEAT_S = 5.0
 WATCH_S = 30.0
 
+FOLDER = "lease/"
 _LOOKS_PER_BEAT = 10
-# One write within a block replaces all of what was there.
-FILE_BYTES = 500
+_NAME = re.compile(r"lease/(\d{8,})\.json")
 
 
-def write(descriptor: int, facts: dict[str, Any]) -> None:
-    """Replace the content of a lease's file. Raises OSError."""
-    os.pwrite(descriptor, json.dumps(facts).encode().ljust(FILE_BYTES), 0)
-    os.fsync(descriptor)
+class BeatLease:
+    """A lease on any kind of storage; `why` it is not a lock, for the message of a held one."""
 
+    is_lock = False
 
-def stays(path: Path, content: bytes, seconds: float) -> bool:
-    """Watch the file of a lease. Return False as soon as its content is another one.
+    def __init__(self, objects: Objects, why: str = "") -> None:
+        self._objects = objects
+        self.why = why
+        self._number = self._beat = 0
+        self._facts: dict[str, Any] = {}
+        self._dead: bytes | None = None  # what stayed as it was for as long as it was watched
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    Raises OSError, and what ends this at a `stop_point`.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        stop_point()
-        time.sleep(min(BEAT_S, seconds) / _LOOKS_PER_BEAT)
-        # Opened again each time: over a network that is what asks for the newest content.
-        if path.read_bytes() != content:
+    def acquire(self, *, create: bool) -> bool:
+        numbers = self._numbers()
+        if not (numbers or create):
             return False
-    return True
-
-
-def is_owned(content: bytes) -> bool:
-    """Return True if the file of a lease names an owner that beats, or did until it was killed."""
-    with suppress(ValueError, RecursionError):
-        found = json.loads(content)
-        return isinstance(found, dict) and found.get("owner") is not None
-    return False
-
-
-class Beat:
-    """The beat of one owner; `facts` is what the file tells beside it."""
-
-    def __init__(self, path: Path, descriptor: int, facts: dict[str, Any]) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._facts = {**facts, "owner": secrets.token_hex(8)}
-        self._number = 0
+        head = max(numbers, default=0)
+        if head and (told := self._living(head)) is not None:
+            raise busy(self._objects.place, told, self.why)
+        self._number, self._beat = head + 1, 0
+        owner = secrets.token_hex(8)
+        self._facts = {**vars(Holder.here()), "owner": owner, "machine": _machine()}
+        name = _name(self._number)
+        if not claim(self._objects, name, self._content()):
+            other = Holder.parsed(self._objects.get(name) or b"")
+            raise busy(self._objects.place, other or Holder(), self.why)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="lease-beat", daemon=True)
-
-    def begin(self) -> bool:
-        """Take a lease that nobody holds. Return False if somebody else took it at the same time.
-
-        Raises OSError.
-        """
-        self._write()
-        content = self._path.read_bytes()
-        # Of two that take it at once, the one that writes last has it.
-        if not self._is_own(content) or not stays(self._path, content, BEAT_S):
-            return False
         self._thread.start()
+        with suppress(StoppedEarly):  # they count for nothing
+            self._objects.delete(*map(_name, numbers))
         return True
 
-    def end(self) -> None:
-        """Beat no more, and say that nobody holds the lease."""
+    def release(self) -> None:
+        if self._thread is None:
+            return
         self._ended.set()
         self._thread.join()
-        with suppress(OSError):
-            if self._is_own(self._path.read_bytes()):
-                write(self._descriptor, {**self._facts, "owner": None})
+        self._thread = None
+        with suppress(StoppedEarly):
+            if max(self._numbers(), default=0) == self._number:
+                self._facts["owner"] = None
+                self._objects.put(_name(self._number), self._content())
+
+    def holder(self) -> Holder | None:
+        head = max(self._numbers(), default=0)
+        return self._living(head) if head else None
 
     def _go_on(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with suppress(OSError):  # the log tells of a disk that is gone
-                if not self._is_own(self._path.read_bytes()):
+            with suppress(StoppedEarly):  # the log tells of a storage that is gone
+                if max(self._numbers(), default=0) != self._number:
                     return
-                self._write()
+                self._beat += 1
+                self._objects.put(_name(self._number), self._content())
 
-    def _write(self) -> None:
-        self._number += 1
-        write(self._descriptor, {**self._facts, "beat": self._number})
+    def _content(self) -> bytes:
+        return json.dumps({**self._facts, "beat": self._beat}).encode()
 
-    def _is_own(self, content: bytes) -> bool:
-        return str(self._facts["owner"]).encode() in content
+    def _living(self, number: int) -> Holder | None:
+        """Return who holds a lease, None if it was given back, or its owner beats no more."""
+        name = _name(number)
+        first = content = self._objects.get(name)
+        end = time.monotonic() + WATCH_S
+        while content is not None and content != self._dead and _is_owned(content):
+            if content != first:
+                return Holder.parsed(content) or Holder()
+            if _is_gone(content) or time.monotonic() >= end:
+                self._dead = content
+                break
+            stop_point()
+            time.sleep(min(BEAT_S, WATCH_S) / _LOOKS_PER_BEAT)
+            content = self._objects.get(name)
+        return None
+
+    def _numbers(self) -> list[int]:
+        found = map(_NAME.fullmatch, self._objects.list(FOLDER))
+        return [int(match[1]) for match in found if match]
+
+
+def _is_owned(content: bytes) -> bool:
+    return _told(content).get("owner") is not None
+
+
+def _told(content: bytes) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        found = json.loads(content)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _is_gone(content: bytes) -> bool:
+    """Return True if the owner was a process of this machine, and there is none of its number."""
+    told = _told(content)
+    pid, machine = told.get("pid"), told.get("machine")
+    if machine is None or machine != _machine() or type(pid) is not int:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _machine() -> str | None:
+    """Return what tells where the numbers of processes mean the same; None if nobody knows.
+
+    That is the boot of the kernel, and the namespace: containers may share names of hosts.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except (OSError, ValueError):
+        return None
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}{number:08d}.json"

@@ -97,15 +97,19 @@ class DiskObjects:
             found = shutil.disk_usage(place)
         return found.free if found.total else None  # some file systems do not count
 
-    def delete(self, name: str) -> None:
-        path = self._root / name
-        if not name.endswith("/"):
-            with writing(path):
-                path.unlink(missing_ok=True)
-            path = path.parent
-        if path != self._root:
-            with suppress(OSError):
-                path.rmdir()  # with the last object in it
+    def delete(self, *names: str) -> None:
+        for name in names:
+            path = self._root / name
+            if not name.endswith("/"):
+                with writing(path):
+                    path.unlink(missing_ok=True)
+                path = path.parent
+            if path != self._root:
+                with suppress(OSError):
+                    path.rmdir()  # with the last object in it
+
+    def check(self) -> None:
+        pass  # what a file system lacks is found when it is first needed
 
     def _temporary(self, final: Path, content: bytes, what: str) -> Path:
         temp = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
@@ -189,7 +193,7 @@ def commit(temp: Path, final: Path) -> None:
 
 def aside_of(temp: Path) -> Path:
     """Return where `commit_directory` keeps what `temp` replaces until that is durable."""
-    return temp.with_name("replaced" + TEMP_SUFFIX)
+    return temp.with_name(f"{temp.stem.removesuffix('assembled')}replaced{TEMP_SUFFIX}")
 
 
 def commit_directory(temp: Path, final: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.errors import OutputBusy, OutputError
-from pipeline.store import beat, disk
+from pipeline.errors import OutputError
+from pipeline.store import disk
+from pipeline.store.beat import BeatLease
+from pipeline.store.holder import Holder, busy
 from pipeline.store.objects import reading, writing
 from pipeline.wording import setting
 
@@ -22,42 +22,8 @@ if TYPE_CHECKING:
 # `holder` has the lock for microseconds; whoever wants it then tries again.
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lease, as far as is known; `since` is in seconds since the epoch."""
-
-    pid: int | None = None
-    host: str | None = None
-    since: float | None = None
-
-    @classmethod
-    def here(cls) -> Holder:
-        """This process, from now on."""
-        return cls(os.getpid(), socket.gethostname(), round(time.time(), 3))
-
-    @classmethod
-    def parsed(cls, content: bytes) -> Holder | None:
-        """Read it from the file of a lease; None if that tells of nobody."""
-        try:
-            found = json.loads(content)
-            return cls(int(found["pid"]), str(found["host"]), float(found["since"]))
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return None
-
-    def __str__(self) -> str:
-        if self.pid is None:
-            return "its process is not known"
-        return f"process {self.pid} on {self.host}"
-
-
-def busy(place: object, holder: Holder, how: str = "") -> OutputBusy:
-    """Return the error of an output that another run works on; `how`, if not by a lock."""
-    return OutputBusy(
-        f"{place}: another run holds this output ({holder}{how}).",
-        "Wait for it, stop it, or choose another output.",
-    )
+# One write within a block replaces all of what was there.
+_FILE_BYTES = 500
 
 
 class FlockLease:
@@ -72,8 +38,12 @@ class FlockLease:
         self._directory = directory
         self._path = directory / "lock"
         self._descriptor: int | None = None
-        self._beat: beat.Beat | None = None
-        self._dead: bytes | None = None  # what stayed as it was for as long as it was watched
+        self._beat = BeatLease(disk.DiskObjects(directory))
+
+    @property
+    def is_lock(self) -> bool:
+        """False while it is held by a beat."""
+        return not self._beat.why
 
     def acquire(self, *, create: bool) -> bool:
         if create:
@@ -91,27 +61,20 @@ class FlockLease:
         return True
 
     def _take(self, descriptor: int) -> None:
-        here = vars(Holder.here())
         try:
-            locked = _locked(descriptor)
+            if not _locked(descriptor):
+                raise busy(self._directory, self._told())
         except OSError as error:
             if error.errno not in disk.NO_LOCKS:
                 raise
-            taken = beat.Beat(self._path, descriptor, here)
-            if self._beats() or not taken.begin():
-                how = f"; the file system has no locks ({error.strerror}), so its beat was watched"
-                raise busy(self._directory, self._told(), how) from None
-            self._beat = taken
-            return
-        if not locked:
-            raise busy(self._directory, self._told())
+            self._beating(error).acquire(create=True)
         with suppress(OSError):  # the lock holds on a full disk, too
-            beat.write(descriptor, here)
+            here = json.dumps(vars(Holder.here())).encode()
+            os.pwrite(descriptor, here.ljust(_FILE_BYTES), 0)
+            os.fsync(descriptor)
 
     def release(self) -> None:
-        if self._beat is not None:
-            self._beat.end()
-            self._beat = None
+        self._beat.release()
         if self._descriptor is not None:
             with suppress(OSError):  # a child that does not let go has a copy of it
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -119,8 +82,7 @@ class FlockLease:
             self._descriptor = None
 
     def holder(self) -> Holder | None:
-        # Nobody is kept from the lock: see `_LOCK_ATTEMPTS`. Without locks the file is watched for
-        # a beat: for `beat.WATCH_S` if its owner was killed.
+        # Nobody is kept from the lock: see `_LOCK_ATTEMPTS`.
         with reading(self._path):
             try:
                 descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -133,20 +95,16 @@ class FlockLease:
             except OSError as error:
                 if error.errno not in disk.NO_LOCKS:
                     raise
-                return self._told() if self._beats() else None
+                return self._beating(error).holder()
             finally:
                 os.close(descriptor)
         return None
 
-    def _beats(self) -> bool:
-        """Return True if an owner beats."""
-        content = self._path.read_bytes()
-        if not beat.is_owned(content) or content == self._dead:
-            return False
-        if not beat.stays(self._path, content, beat.WATCH_S):
-            return True
-        self._dead = content
-        return False
+    def _beating(self, error: OSError) -> BeatLease:
+        self._beat.why = (
+            f"; the file system has no locks ({error.strerror}), so its beat was watched"
+        )
+        return self._beat
 
     def _told(self) -> Holder:
         return Holder.parsed(self._path.read_bytes()) or Holder()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
+from pipeline.store.objects import claim
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _NAME = re.compile(r"log/(\d{8,})\.json")
 _WRAPPED = re.compile(rb'\{"sha256":"([0-9a-f]{64})","entry":(.*)\}\n', re.DOTALL)
 # An entry that was listed may be gone when it is read: a writer has put a snapshot above it.
 _READ_ATTEMPTS = 5
-# "The name is taken" and "nothing is there" may both be said of one name by a storage far away.
-_CREATE_ATTEMPTS = 5
 
 
 class Entry(NamedTuple):
@@ -115,28 +114,16 @@ class Log:
 
     def shorten(self) -> None:
         """Delete the entries before the last snapshot."""
-        for number in sorted(self._numbers(), reverse=True):
-            if number < self._snapshot:
-                self._objects.delete(_name(number))
+        old = [number for number in self._numbers() if number < self._snapshot]
+        self._objects.delete(*map(_name, sorted(old, reverse=True)))
 
     def _create(self, name: str, content: bytes) -> None:
-        for _ in range(_CREATE_ATTEMPTS):
-            if self._objects.create(name, content):
-                return
-            found = self._objects.get(name)
-            if found == content:
-                return  # by an earlier try, of which no answer came
-            if found is not None:
-                raise OutputBusy(
-                    f"{self._objects.place}: another run took this output over ({name} is not of "
-                    "this one).",
-                    "Wait for it, stop it, or choose another output.",
-                )
-        raise StoppedEarly(
-            f"{self._objects.place}: cannot create {name}: the storage says both that it is there "
-            "and that it is not.",
-            "Run the same command again to continue.",
-        )
+        if not claim(self._objects, name, content):
+            raise OutputBusy(
+                f"{self._objects.place}: another run took this output over ({name} is not of this "
+                "one).",
+                "Wait for it, stop it, or choose another output.",
+            )
 
     def _numbers(self) -> list[int]:
         found = map(_NAME.fullmatch, self._objects.list(FOLDER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,14 @@ import pyarrow as pa
 
 from pipeline.errors import StoppedEarly
 from pipeline.system import means
+from pipeline.system.remote import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from pipeline.store.lease import Holder
+    from pipeline.store.holder import Holder
     from pipeline.store.records import Identity
 
 TEMP_SUFFIX = ".tmp"
@@ -47,8 +49,11 @@ class Objects(Protocol):
     def free_bytes(self) -> int | None:
         """Return how much room there is for more; None if nobody knows."""
 
-    def delete(self, name: str) -> None:
-        """Delete an object, or an empty folder (`log/`); a missing one is fine."""
+    def delete(self, *names: str) -> None:
+        """Delete objects, or empty folders (`log/`), in this order; a missing one is fine."""
+
+    def check(self) -> None:
+        """Refuse a storage that cannot keep the state of a run. Raises OutputError."""
 
 
 class GrowingFile(Protocol):
@@ -105,6 +110,10 @@ class GrowingFile(Protocol):
 class Lease(Protocol):
     """One run at a time works on an output."""
 
+    @property
+    def is_lock(self) -> bool:
+        """False if an owner that was frozen may go on without knowing that it lost the lease."""
+
     def acquire(self, *, create: bool) -> bool:
         """Take the lease. If the run has no place yet, make one (`create`) or return False.
 
@@ -122,13 +131,17 @@ class Output(Protocol):
     """The output: drafted, then put in its place as a whole."""
 
     is_file: bool  # or a directory of files
+    place: str  # for messages
 
     @property
-    def path(self) -> Path | None:
-        """Where it is on disk, if it is."""
+    def name(self) -> str | None:
+        """What an input is named that is this output; None if it can be none."""
 
     def exists(self) -> bool:
         """Return True if something is in the output's place."""
+
+    def is_torn(self) -> bool:
+        """Return True if it is put in its place file by file, and a kill came in between."""
 
     def files(self) -> list[ByteSource]:
         """Return the Parquet files of the output, in order. Raises OSError."""
@@ -149,7 +162,7 @@ class Output(Protocol):
         """Refuse to replace a directory that is no output of a run. Raises OutputError."""
 
     def check_rename(self) -> None:
-        """Refuse an output that cannot take its place by a rename. Raises OutputError."""
+        """Refuse an output that cannot be put in its place at the end. Raises OutputError."""
 
     def check_holds_only(self, files: Sequence[str]) -> None:
         """Refuse to replace a directory that holds other files, too. Raises OutputError."""
@@ -192,11 +205,37 @@ class ByteSource:
         return cls(str(path), path.stat().st_size, partial(pa.OSFile, str(path)))
 
 
+# "The name is taken" and "nothing is there" may both be said of one name by a storage far away.
+_CLAIM_ATTEMPTS, _CLAIM_PAUSE_S = 5, 0.02
+
+
+def claim(objects: Objects, name: str, content: bytes) -> bool:
+    """Create an object. Return False if its name is taken by other content.
+
+    The content must be one that nobody else writes: it tells an object that an earlier try has
+    made, of which no answer came, from one of somebody else. Raises StoppedEarly.
+    """
+    for attempt in range(_CLAIM_ATTEMPTS):
+        if attempt:
+            time.sleep(_CLAIM_PAUSE_S * 2**attempt)
+        if objects.create(name, content):
+            return True
+        found = objects.get(name)
+        if found is not None:
+            return found == content
+    raise StoppedEarly(
+        f"{objects.place}: cannot create {name}: the storage says both that it is there and that "
+        "it is not.",
+        "Run the same command again to continue.",
+    )
+
+
 _FIXES = {
     "write": "What was committed is kept; fix the disk (or free some space) and run the same "
     "command again.",
     "read": "Fix that, then run the same command again.",
 }
+_FAR = "What was committed is kept; once the storage can be reached, run the same command again."
 
 
 @contextmanager
@@ -208,9 +247,8 @@ def _stopping(doing: str, place: object) -> Iterator[None]:
         if (short := means.ran_out(error)) is not None:
             raise short from error
         reason = error.strerror or error
-        raise StoppedEarly(
-            f"{place}: cannot {doing}: {reason}. {_FIXES[doing]}",
-        ) from error
+        fix = _FAR if is_address(str(place)) else _FIXES[doing]
+        raise StoppedEarly(f"{place}: cannot {doing}: {reason}. {fix}") from error
 
 
 writing = partial(_stopping, "write")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,25 +14,37 @@ from pipeline.errors import OutputError
 from pipeline.store import disk, ownership
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.system.paths import expanded
+from pipeline.system.remote import is_address
 from pipeline.wording import is_uri, setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.store.objects import Objects
     from pipeline.store.records import Identity
 
 
 class DiskOutput:
-    """An output on a POSIX file system, drafted in the run directory and renamed."""
+    """An output on a POSIX file system, drafted in the run directory and renamed.
 
-    def __init__(self, path: Path, run_directory: Path) -> None:
+    If the state of the run, which `objects` are of, lies elsewhere, it is drafted beside its place.
+    """
+
+    def __init__(self, path: Path, run_directory: Path | None, objects: Objects) -> None:
         self.path = path
+        self.place = self.name = str(path)
         self.is_file = path.suffix == ".parquet"
         self._run_directory = run_directory
-        self._draft = run_directory / ("assembled" + TEMP_SUFFIX)
+        self._objects = objects
+        beside = path.with_name(f".{path.name}.assembled{TEMP_SUFFIX}")
+        inside = run_directory and run_directory / f"assembled{TEMP_SUFFIX}"
+        self._draft = inside or beside
 
     def exists(self) -> bool:
         return self.path.exists()
+
+    def is_torn(self) -> bool:
+        return False
 
     def files(self) -> list[ByteSource]:
         return [ByteSource.of(file) for file in _files_of(self.path, "[!._]*.parquet")]
@@ -45,8 +58,9 @@ class DiskOutput:
     def check(self, inputs: Sequence[str], *, limit: int | None) -> None:
         self._check_place()
         self._check_apart_from(inputs)
-        with reading(self._run_directory):
-            ownership.check_run_directory(self._run_directory)
+        if self._run_directory is not None:
+            with reading(self._run_directory):
+                ownership.check_run_directory(self._run_directory)
         if self.replaces(inputs) and limit is not None:
             raise OutputError(
                 f"{setting('output')}: {self.path} is the input, whose rows after the "
@@ -64,8 +78,8 @@ class DiskOutput:
             )
         if is_uri(str(output)):
             raise OutputError(
-                f"{setting('output')}: {output} is an address, and the output is a local file.",
-                "Name a local path, and copy the output from there once it is complete.",
+                f"{setting('output')}: {output} is an address of a kind that cannot be written.",
+                "Name a local path, or an address with s3://, gs://, abfs:// or hf://.",
             )
         while not parent.exists():
             parent = parent.parent
@@ -79,9 +93,10 @@ class DiskOutput:
                 f"{setting('output')}: no permission to write in {parent.resolve()}.",
                 "Choose another place, or change the permission.",
             )
-        if self._run_directory.exists() and not self._run_directory.is_dir():
+        run_directory = self._run_directory
+        if run_directory is not None and run_directory.exists() and not run_directory.is_dir():
             raise OutputError(
-                f"{setting('output')}: {self._run_directory} is a file, where the run "
+                f"{setting('output')}: {run_directory} is a file, where the run "
                 "keeps its directory.",
                 "Move it away, or choose another output.",
             )
@@ -112,14 +127,16 @@ class DiskOutput:
 
     def check_rename(self) -> None:
         name = f".{self.path.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}"
-        probe, beside = self._run_directory / name, self.path.with_name(name)
+        probe, beside = self._draft.with_name(name), self.path.with_name(name)
         try:
+            # The run directory may lie elsewhere.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             probe.touch(exist_ok=False)
             probe.rename(beside)
         except OSError as error:
             raise OutputError(
                 f"{setting('output')}: {self.path} could not be put in its place at the end: a "
-                f"file cannot be renamed from {self._run_directory} to {self.path.parent}: "
+                f"file cannot be renamed from {self._draft.parent} to {self.path.parent}: "
                 f"{error.strerror}.",
                 "Keep both on one file system, or choose another output.",
             ) from error
@@ -128,8 +145,9 @@ class DiskOutput:
             beside.unlink(missing_ok=True)
 
     def _check_apart_from(self, inputs: Sequence[str]) -> None:
-        output, inside = self.path.resolve(), self._run_directory.resolve()
-        for name in inputs:
+        output = self.path.resolve()
+        inside = (self._run_directory or self._draft).resolve()
+        for name in filterfalse(is_address, inputs):
             path = expanded(name).resolve()
             if output in path.parents:
                 raise OutputError(
@@ -139,8 +157,7 @@ class DiskOutput:
                 )
             if path == inside or inside in path.parents:
                 raise OutputError(
-                    f"{setting('output')}: {name} lies in {self._run_directory}, which the"
-                    " run uses for itself.",
+                    f"{setting('output')}: {name} lies in {inside}, which the run uses for itself.",
                     "Choose another output, or move the input.",
                 )
             if path == output and len(inputs) > 1:
@@ -151,7 +168,7 @@ class DiskOutput:
                 )
 
     def replaces(self, inputs: Sequence[str]) -> bool:
-        paths = [expanded(name).resolve() for name in inputs]
+        paths = [None if is_address(name) else expanded(name).resolve() for name in inputs]
         return paths == [self.path.resolve()]
 
     def check_holds_only(self, files: Sequence[str]) -> None:
@@ -173,8 +190,13 @@ class DiskOutput:
         return pa.OSFile(str(self._draft), "wb")
 
     def take_part(self, part: str, name: str) -> None:
-        # A second name, so that no kill leaves a part without its first one.
-        (self._draft / name).hardlink_to(self._run_directory / part)
+        if self._run_directory is not None:
+            # A second name, so that no kill leaves a part without its first one.
+            (self._draft / name).hardlink_to(self._run_directory / part)
+        elif (content := self._objects.get(part)) is not None:
+            (self._draft / name).write_bytes(content)
+        else:
+            raise FileNotFoundError(2, "No such object", part)
 
     def draft_identity(self) -> Identity:
         with writing(self.path):

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.errors import OutputError
-from pipeline.store.lease import Holder
+from pipeline.store.beat import FOLDER as LEASES
+from pipeline.store.holder import Holder
 from pipeline.store.log import FOLDER, is_entry
+from pipeline.store.objects import TEMP_SUFFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pipeline.store.objects import Objects
 
 # Of versions before the log.
 MANIFEST = "manifest.jsonl"
@@ -25,7 +29,16 @@ _HEAD_BYTES = 1_000
 METRICS_MARK = b"# HELP classify_"
 # What a run makes in its directory.
 _NAMES = (
-    *("lock", "log", "parts", "responses.journal", "events.jsonl", "summary.json", "plan.json"),
+    *(
+        "lock",
+        "lease",
+        "log",
+        "parts",
+        "responses.journal",
+        "events.jsonl",
+        "summary.json",
+        "plan.json",
+    ),
     *("assembled.tmp", "replaced.tmp", MANIFEST),
 )
 # What other programs leave in a directory of tables.
@@ -79,6 +92,27 @@ def check_run_directory(root: Path) -> None:
             f"{root} is not the directory of a run and holds other files, such as {other.name}.",
             "Choose another output, or an empty directory.",
         )
+
+
+def check_objects(objects: Objects) -> None:
+    """Refuse a prefix that is not the directory of a run, and holds any object.
+
+    Raises OutputError.
+    """
+    ours = [name for folder in (LEASES, FOLDER) for name in objects.list(folder)]
+    if any(_is_of_run(objects.get(name) or b"") for name in ours[-1:] + ours[:1]):
+        return
+    others = (*ours, *(name for name in objects.list("") if not name.endswith(TEMP_SUFFIX)))
+    for other in others:
+        raise OutputError(
+            f"{objects.place} is not the directory of a run and holds other objects, such as "
+            f"{other}.",
+            "Choose another output, or an empty prefix.",
+        )
+
+
+def _is_of_run(content: bytes) -> bool:
+    return is_entry(content) or Holder.parsed(content) is not None
 
 
 def _holds_something(path: Path) -> bool:

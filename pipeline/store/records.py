@@ -12,6 +12,7 @@ assembled      what the output is, recorded before it takes its name
 complete       the output stands                                       a snapshot
 retry          its rows with an error are asked again; parts follow
 retry dropped  the complete output stands as it was
+taken over     another attempt goes on; one that was frozen meanwhile, and wakes, loses the output
 """
 
 from __future__ import annotations
@@ -213,6 +214,10 @@ class RunLog:
         assert self.run.retry_of is not None, "there is no retry to drop"
         self._append({"kind": "retry dropped"})
 
+    def take_over(self) -> None:
+        """Record that this attempt goes on, so that no earlier one can."""
+        self._append({"kind": "taken over"})
+
     def add_cache(self, path: str) -> None:
         """Record that this attempt writes its answers to a shared response store."""
         if path not in self.run.caches:
@@ -267,7 +272,8 @@ class RunLog:
 
 def _replayed(state: RunState | None, records: Iterable[dict[str, Any]]) -> RunState | None:
     """Return the state after records."""
-    for kind, group in groupby(records, itemgetter("kind")):
+    counted = (record for record in records if record["kind"] != "taken over")
+    for kind, group in groupby(counted, itemgetter("kind")):
         facts = [{key: record[key] for key in record if key != "kind"} for record in group]
         if kind == "range" and state is not None:
             # All at once, or the time would grow with the square of their number.

@@ -23,12 +23,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
-from pipeline.store.disk import DiskObjects
-from pipeline.store.files import DiskFile
-from pipeline.store.lease import FlockLease
+from pipeline.errors import ResumeRefused, StoppedEarly
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
-from pipeline.store.output import DiskOutput
 from pipeline.store.ownership import MANIFEST, is_manifest
 from pipeline.store.records import RunLog
 from pipeline.system.failpoints import failpoint
@@ -37,13 +33,9 @@ from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.store.objects import GrowingFile, Lease, Objects, Output
     from pipeline.store.records import Identity, PartRecord, RunRecord, RunState
-
-# File systems allow 255; the run directory and temporary files take the name with a bit more.
-LONGEST_NAME_BYTES = 230
 
 _PARTS, _SUMMARY, _PLAN = "parts/", "summary.json", "plan.json"
 # Also as versions before the log named parts, and the log itself.
@@ -118,6 +110,10 @@ class RunStore:
         """Return the names of the objects that are parts, recorded or not."""
         return [name for name in self._objects.list(_PARTS) if _PART_NAME.fullmatch(name)]
 
+    def check(self) -> None:
+        """Refuse a storage that cannot keep the state of a run. Raises OutputError."""
+        self._objects.check()
+
     def free_bytes(self) -> int | None:
         """Return how much room there is for parts, answers and output; None if nobody knows."""
         return self._objects.free_bytes()
@@ -165,6 +161,8 @@ class RunStore:
             if name.removeprefix(_PARTS) not in recorded:
                 self._objects.delete(name)
                 failpoint("parts.orphan removed")
+        if not self.lease.is_lock:
+            self.log.take_over()
         self._delete_left_behind()
         return len(damaged)
 
@@ -179,9 +177,8 @@ class RunStore:
 
     def clear(self, *, keep_answers: bool = False) -> None:
         """Remove all that a finished or discarded run leaves, but for its log, lock and plan."""
-        for name in self._parts():
-            self._objects.delete(name)
-        self._objects.delete(_PARTS)  # a power cut may have kept it, but none of the parts
+        # The folder, too: a power cut may have kept it, but none of the parts.
+        self._objects.delete(*self._parts(), _PARTS)
         failpoint("clear.parts removed")
         self.output.clear()
         if not keep_answers:
@@ -195,8 +192,7 @@ class RunStore:
     def _delete_left_behind(self) -> None:
         """Delete what a kill left of objects that did not get their name."""
         for folder in ("", "log/", _PARTS):
-            for name in filter(_LEFT_BEHIND.fullmatch, self._objects.list(folder)):
-                self._objects.delete(name)
+            self._objects.delete(*filter(_LEFT_BEHIND.fullmatch, self._objects.list(folder)))
 
     def put_part(self, first_row: int, content: bytes, suffix: str) -> tuple[str, str]:
         """Store a part durably. Return its name and SHA-256; it counts once it is recorded."""
@@ -218,7 +214,7 @@ class RunStore:
         """
         parts = self.log.run.parts
         digits = max(5, len(str(len(parts) - 1)))
-        with writing(self.output.path):
+        with writing(self.output.place):
             self.output.begin_draft()
             failpoint("draft.begun")
             for number, part in enumerate(parts):
@@ -249,7 +245,12 @@ class RunStore:
 
     def summary(self) -> dict[str, Any]:
         """Return the summary of the last attempt; empty if it could not write one."""
-        return self._json(_SUMMARY)
+        return self.summary_in(self._objects)
+
+    @staticmethod
+    def summary_in(objects: Objects) -> dict[str, Any]:
+        """Do what `summary` does, before it is known which output the run has."""
+        return _json(objects, _SUMMARY)
 
     def put_summary(self, summary: dict[str, Any]) -> None:
         """Keep the summary of this attempt."""
@@ -257,69 +258,16 @@ class RunStore:
 
     def plan(self) -> dict[str, Any]:
         """Return the plan that was kept; empty if there is none."""
-        return self._json(_PLAN)
+        return _json(self._objects, _PLAN)
 
     def put_plan(self, plan: dict[str, Any]) -> None:
         """Keep a plan until the run that it is of is complete. Needs the lease."""
         self._objects.put(_PLAN, orjson.dumps(plan))
 
-    def _json(self, name: str) -> dict[str, Any]:
-        with suppress(StoppedEarly, orjson.JSONDecodeError):
-            found = orjson.loads(self._objects.get(name) or b"{}")
-            if isinstance(found, dict):
-                return found
-        return {}
 
-
-class LocalStore(RunStore):
-    """The store of a run on a local disk, in `directory`: `OUTPUT.run` if none is given.
-
-    Raises OutputError for a path that cannot be an output.
-    """
-
-    def __init__(self, output: Path, directory: Path | None = None) -> None:
-        root = directory or _directory_of(output)
-        super().__init__(
-            DiskObjects(root),
-            FlockLease(root),
-            DiskFile(root / "responses.journal", failpoints="journal", mode=0o600),
-            DiskFile(root / "events.jsonl"),
-            DiskOutput(output, root),
-        )
-
-    @classmethod
-    def located(cls, output: Path) -> LocalStore:
-        """Return the store of an output, which may be given by its run directory.
-
-        Raises OutputError for a path without a name.
-        """
-        beside = _directory_of(output)
-        if beside.is_dir() or not any((output / name).exists() for name in ("log", MANIFEST)):
-            return cls(output, beside)
-        # A checkpoint holds its output, any other run directory lies beside it.
-        places = [output / "labelled.parquet"]
-        places += [output.with_suffix("")] if output.suffix == ".run" else []
-        return cls(next((place for place in places if place.exists()), places[0]), output)
-
-
-def _directory_of(output: Path) -> Path:
-    """Return the run directory beside an output. Raises OutputError for an impossible name."""
-    if not output.name or output.name == "..":
-        raise OutputError(
-            f"{setting('output')}: {str(output)!r} names no file.",
-            "Give a path such as labelled.parquet.",
-        )
-    try:
-        length = len(output.name.encode())
-    except UnicodeEncodeError:
-        raise OutputError(
-            f"{setting('output')}: {str(output)!r} is not UTF-8.",
-            "Choose another name.",
-        ) from None
-    if length > LONGEST_NAME_BYTES:
-        raise OutputError(
-            f"{setting('output')}: {output.name[:40]}... is too long a name: {length} "
-            f"bytes, and {LONGEST_NAME_BYTES} leave room for what lies beside it.",
-            "Choose a shorter one.",
-        )
-    return output.with_name(output.name + ".run")
+def _json(objects: Objects, name: str) -> dict[str, Any]:
+    with suppress(StoppedEarly, orjson.JSONDecodeError):
+        found = orjson.loads(objects.get(name) or b"{}")
+        if isinstance(found, dict):
+            return found
+    return {}

@@ -91,7 +91,7 @@ def facts(address: str) -> Facts:
 def listed(address: str) -> dict[str, Facts]:
     """Return the addresses of all objects below a prefix, in order. Raises OSError."""
     if address.startswith(_HUB):
-        with _of_hub(address):
+        with of_hub(address):
             infos = _hub().find(address, refresh=True, detail=True)
             return {f"{_HUB}{path}": _facts_in(infos[path]) for path in sorted(infos)}
     place, prefix = parts_of(address)
@@ -203,7 +203,7 @@ def store_at(place: str) -> Any:
 def _open_on_hub(address: str) -> RemoteFile:
     from huggingface_hub import HfApi
 
-    with _of_hub(address):
+    with of_hub(address):
         # What is read is of one commit, whatever is committed meanwhile.
         found = _hub().resolve_path(address)
         info = HfApi().repo_info(found.repo_id, repo_type=found.repo_type, revision=found.revision)
@@ -212,7 +212,7 @@ def _open_on_hub(address: str) -> RemoteFile:
         file = _hub().open(pinned, block_size=READ_BYTES, cache_type="none")
 
     def read(start: int, end: int) -> bytes:
-        with _of_hub(address):
+        with of_hub(address):
             file.seek(start)
             content: bytes = file.read(end - start)
             return content
@@ -224,7 +224,7 @@ def _facts_on_hub(address: str) -> Facts:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with _of_hub(address):
+    with of_hub(address):
         place = _hub().resolve_path(address)
         found = HfApi().get_paths_info(
             place.repo_id,
@@ -249,7 +249,7 @@ def _hub() -> Any:
 
 
 @contextmanager
-def _of_hub(address: str) -> Iterator[None]:
+def of_hub(address: str) -> Iterator[None]:
     """Turn what the Hub's library, and the client that it uses, raise into an OSError."""
     try:
         yield
@@ -277,6 +277,8 @@ def as_os_error(address: str) -> Iterator[None]:
         raise FileNotFoundError(2, "there is no such object", address) from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise PermissionError(13, "permission denied", address) from error
+    except exceptions.AlreadyExistsError as error:
+        raise FileExistsError(17, "there is an object already", address) from error
     except exceptions.PreconditionError as error:
         raise ChangedError(address) from error
     except (exceptions.BaseError, ValueError) as error:

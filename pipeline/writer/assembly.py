@@ -35,7 +35,7 @@ def assemble(parts: Sequence[ByteSource], schema: pa.Schema, output: Output, *, 
     `schema` carries the metadata of the output, `rows` is how many rows it must have. Raises
     StoppedEarly if the storage refuses.
     """
-    with writing(output.path):
+    with writing(output.place):
         output.begin_draft()
         failpoint("assembly.begun")
         written = 0

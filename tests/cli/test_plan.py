@@ -338,7 +338,7 @@ def kept(plan, tmp_path):
 
     def run(source, output, **settings):
         found = plan(source, output, **settings)
-        assert kept_plan.keep(Path(output), found.made_for, found.to_json()) is None
+        assert kept_plan.keep(LocalStore(Path(output)), found.made_for, found.to_json()) is None
         return found
 
     return run

@@ -69,6 +69,11 @@ class Job:
     disk: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def unsaved_s(self) -> float:
+        """How long before a kill an answer may have come and not be stored yet."""
+        return UNSAVED_S
+
+    @property
     def run_directory(self) -> Path:
         return self.output.with_name(self.output.name + ".run")
 
@@ -165,7 +170,7 @@ class Job:
             for rows in attempt.committed:
                 forbidden |= set(self.texts[rows.start : rows.stop])
             for request in requests:
-                safe = attempt.ended_at - UNSAVED_S
+                safe = attempt.ended_at - self.unsaved_s
                 if request.answered_at is not None and request.answered_at < safe:
                     forbidden |= set(request.texts)
             first = attempt.requests

@@ -42,6 +42,7 @@ ROWS = {
     27: ("records missing, doubled, out of order", "refused with the place, nothing deleted"),
     28: ("hostile headers, bodies, bytes; the token echoed", "typed errors, no token, no escapes"),
     29: ("worker killed, frozen, woken", "its requests sent by others, nothing more by it"),
+    32: ("object storage that misbehaves", "nothing lost, nothing double"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
-from pipeline.store.lease import Holder, busy
+from pipeline.store.holder import Holder, busy
 from pipeline.store.objects import ByteSource
 from pipeline.store.runstore import RunStore
 
@@ -62,8 +62,12 @@ class MemoryObjects:
         found = [name for name in list(self._objects) if name.startswith(folder)]
         return sorted(name for name in found if "/" not in name[len(folder) :])
 
-    def delete(self, name: str) -> None:
-        self._objects.pop(name, None)
+    def delete(self, *names: str) -> None:
+        for name in names:
+            self._objects.pop(name, None)
+
+    def check(self) -> None:
+        pass
 
 
 class MemoryFile:
@@ -120,6 +124,8 @@ class MemoryFile:
 class MemoryLease:
     """A lease among the runs of this process."""
 
+    is_lock = True
+
     def __init__(self) -> None:
         self._holder: Holder | None = None
 
@@ -142,7 +148,8 @@ class MemoryOutput:
     The file of an output that is only one is named by nothing.
     """
 
-    path = None
+    name = None
+    place = PLACE
 
     def __init__(self, objects: MemoryObjects, *, is_file: bool) -> None:
         self._objects = objects
@@ -152,6 +159,9 @@ class MemoryOutput:
 
     def exists(self) -> bool:
         return self.content is not None
+
+    def is_torn(self) -> bool:
+        return False
 
     def files(self) -> list[ByteSource]:
         return [

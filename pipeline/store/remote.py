@@ -1,0 +1,138 @@
+"""The five verbs on object storage, through obstore.
+
+It repeats what fails with a 5xx, a timeout or a lost connection, for about a minute. Only a
+`create` of which no answer came is not repeated there, since it is not known whether it was done:
+it is repeated here, and may then find its own object, which `objects.claim` resolves.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import OutputError, StoppedEarly
+from pipeline.store import ownership
+from pipeline.store.objects import TEMP_SUFFIX, reading, writing
+from pipeline.system import remote
+from pipeline.wording import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Where objects can be created only if they are absent.
+SCHEMES = ("s3", "gs", "abfs", "abfss")
+_CREATE_ATTEMPTS, _CREATE_PAUSE_S = 8, 0.1
+
+
+class RemoteObjects:
+    """Objects below an address such as `s3://bucket/labelled.run`."""
+
+    def __init__(self, address: str) -> None:
+        self.place = address.rstrip("/")
+
+    def create(self, name: str, content: bytes) -> bool:
+        with writing(f"{self.place}/{name}"):
+            for attempt in range(1, _CREATE_ATTEMPTS + 1):
+                try:
+                    with self._at(name) as (store, key):
+                        store.put(key, content, mode="create", use_multipart=False)
+                        return True
+                except FileExistsError:
+                    return False
+                except (PermissionError, FileNotFoundError):
+                    raise
+                except OSError:
+                    if attempt == _CREATE_ATTEMPTS:
+                        raise
+                time.sleep(_CREATE_PAUSE_S * 2 ** (attempt - 1))
+        raise AssertionError("the last attempt raises")
+
+    def put(self, name: str, content: bytes) -> None:
+        with writing(f"{self.place}/{name}"), self._at(name) as (store, key):
+            store.put(key, memoryview(content).cast("B"))
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            with reading(f"{self.place}/{name}"), self._at(name) as (store, key):
+                return bytes(store.get(key).bytes())
+        except StoppedEarly as failure:
+            if isinstance(failure.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def list(self, folder: str) -> list[str]:
+        with reading(f"{self.place}/{folder}"), self._at(folder) as (store, prefix):
+            found = store.list_with_delimiter(prefix.rstrip("/"))["objects"]
+        return sorted(folder + each["path"].rpartition("/")[2] for each in found)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def delete(self, *names: str) -> None:
+        _, prefix = remote.parts_of(self.place)
+        keys = [f"{prefix}/{name}" for name in names if not name.endswith("/")]
+        if not keys:
+            return
+        with writing(self.place), self._at(names[0]) as (store, _):
+            try:
+                store.delete(keys)
+            except FileNotFoundError:  # one of them was missing, and the others may be there
+                for key in keys:
+                    _delete_one(store, key)
+
+    def check(self) -> None:
+        try:
+            try:
+                ownership.check_objects(self)
+            except StoppedEarly:
+                self._refuses_second()  # of a missing bucket, only a PUT says so
+                raise
+            # Twice, since another run that begins may tidy up the object of the first time.
+            if self._refuses_second() or self._refuses_second():
+                return
+        except StoppedEarly as failure:
+            if isinstance(failure.__cause__, PermissionError | FileNotFoundError):
+                raise no_place(self.place, failure.__cause__) from failure
+            raise
+        raise OutputError(
+            f"{setting('run_dir')}: the storage of {self.place} ignores that an object must be "
+            "absent to be created, so two runs could overwrite each other.",
+            "Choose a storage that honours conditional writes (If-None-Match), or a local "
+            "directory.",
+        )
+
+    def _refuses_second(self) -> bool:
+        """Create an object twice: many servers do so, whatever the condition, and tell nobody."""
+        name = f"probe.{secrets.token_hex(4)}{TEMP_SUFFIX}"
+        self.create(name, b"first")
+        refused = not self.create(name, b"second")
+        found = self.get(name)
+        self.delete(name)
+        return refused and found == b"first"
+
+    @contextmanager
+    def _at(self, name: str) -> Iterator[tuple[Any, str]]:
+        address = f"{self.place}/{name}"
+        place, key = remote.parts_of(address)
+        with remote.as_os_error(address):
+            yield remote.store_at(place), key
+
+
+def _delete_one(store: Any, key: str) -> None:
+    try:
+        with remote.as_os_error(key):
+            store.delete(key)
+    except FileNotFoundError:
+        pass
+
+
+def no_place(place: str, error: OSError) -> OutputError:
+    """Return the error of an address that is out of reach, or that nobody may write to."""
+    if isinstance(error, PermissionError):
+        return OutputError(
+            f"{place}: cannot write: permission denied.",
+            "Give the credentials in the environment, as docs/how-to/object-storage.md says.",
+        )
+    return OutputError(f"{place}: cannot write: there is no such bucket.", "Check the address.")

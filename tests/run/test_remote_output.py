@@ -1,0 +1,317 @@
+"""The output at an address: the bytes of a local one, whole or not to be seen."""
+
+import signal
+import threading
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+import pipeline
+from pipeline.config import RunConfig
+from pipeline.errors import OutputError
+from pipeline.job import stream
+from pipeline.store import output_at
+from pipeline.system import remote
+from tests.fault_proxy import FaultProxy
+from tests.storage import Hub, S3Server
+
+TEXTS = [f"review number {i}" for i in range(600)]
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def proxy(s3_server):
+    made = FaultProxy(s3_server.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bucket(s3_server, proxy, monkeypatch):
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT", proxy.url)
+    remote.store_at.cache_clear()
+    yield s3_server.bucket()
+    remote.store_at.cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = Hub()
+    server.files = {"README.md": b"# Words"}
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def source(write_csv):
+    return write_csv("in.csv", TEXTS)
+
+
+@pytest.fixture(params=["out.parquet", "out"])
+def name(request, monkeypatch):
+    """A file, or a directory of several."""
+    monkeypatch.setattr(stream, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(stream, "FILE_ROWS", 128)
+    return request.param
+
+
+@pytest.fixture
+def expected(label, server, source, tmp_path, name):
+    label(source, tmp_path / "local" / name)
+    server.reset()
+    return files_of(tmp_path / "local" / name)
+
+
+def files_of(place):
+    found = []
+    for file in output_at(place).files():
+        with file.open() as opened:
+            found.append(opened.read())
+    return found
+
+
+def names(bucket):
+    return sorted(each.removeprefix(f"{bucket.url}/") for each in remote.listed(f"{bucket.url}/"))
+
+
+@pytest.mark.parametrize("state", ["beside", "local"])
+def test_the_output_is_that_of_a_local_run(
+    label, server, bucket, source, name, expected, tmp_path, state
+):
+    run_dir = None if state == "beside" else tmp_path / "run"
+    output = f"{bucket.url}/deep/{name}"
+    done = label(source, output, run_dir=run_dir)
+    assert done["state"] == "complete"
+    assert done["output"] == output
+    assert files_of(output) == expected
+    written = [each for each in names(bucket) if not each.startswith(f"deep/{name}.run/")]
+    if name == "out":
+        assert written[0] == "deep/out/_SUCCESS"
+        assert len(written) == len(expected) + 1 > 3
+    else:
+        assert written == ["deep/out.parquet"]
+    sent = len(server.requests)
+    label(source, output, run_dir=run_dir)
+    assert len(server.requests) == sent
+    with pytest.raises(OutputError, match="exists already"):
+        label(source, output, run_dir=tmp_path / "another")
+
+
+def test_the_mark_of_a_directory_is_its_last_object(label, proxy, bucket, source, expected, name):
+    if name != "out":
+        return
+    label(source, f"{bucket.url}/out")
+    puts = [key for method, key in proxy.requests if method == "PUT" and "/out/" in key]
+    assert puts[-1].endswith("/out/_SUCCESS")
+    assert len(puts) == len(expected) + 1
+    marked = []
+
+    def look(key):
+        if "/out/" in key:
+            marked.append("out/_SUCCESS" in names(bucket))
+
+    proxy.on_put = look
+    label(source, f"{bucket.url}/out", overwrite=True)
+    assert marked == [False] * len(puts)
+    assert files_of(f"{bucket.url}/out") == expected
+
+
+def test_an_output_of_somebody_else_is_not_replaced(label, server, bucket, source, name):
+    where = f"{name}/x.txt" if name == "out" else name
+    bucket.put(where, b"of somebody else")
+    with pytest.raises(OutputError, match="exists already"):
+        label(source, f"{bucket.url}/{name}")
+    if name == "out":
+        with pytest.raises(OutputError, match=r"it holds x\.txt"):
+            label(source, f"{bucket.url}/{name}", overwrite=True)
+        assert names(bucket) == ["out/x.txt"]
+    assert not server.requests
+
+
+def test_failed_rows_are_retried(label, server, bucket, source, name, expected):
+    bad = {f"review number {i}" for i in (3, 300)}
+    server.script = lambda each: server.reply(status=400) if bad & set(each.texts) else None
+    output = f"{bucket.url}/{name}"
+    assert label(source, output)["errors"] == 2
+    server.reset()
+    assert label(source, output, retry_failed=True)["errors"] == 0
+    assert sorted(set(server.texts)) == sorted(bad)
+    assert files_of(output) == expected
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("at", ["finish.identified", "finish.assembled", "finish.complete"])
+def test_killed_while_it_is_put_in_its_place(cli, server, bucket, source, name, expected, at):
+    command = ("run", source, "-o", f"{bucket.url}/{name}", "--endpoint", server.url)
+    killed = cli(*command, PIPELINE_FAILPOINT=at)
+    assert killed.code == 137, killed.stderr
+    sent = len(server.requests)
+    done = cli(*command)
+    assert done.code == 0, done.stderr
+    assert len(server.requests) == sent
+    again = cli("status", f"{bucket.url}/{name}", "--json")
+    assert again.json["state"] == "complete"
+    rows = sum(pq.read_metadata(file.open()).num_rows for file in _sources(bucket, name))
+    assert rows == len(TEXTS)
+
+
+def _sources(bucket, name):
+    return output_at(f"{bucket.url}/{name}").files()
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("retried", [False, True])
+def test_killed_in_the_middle_of_a_directory(start, cli, server, proxy, bucket, source, retried):
+    """No reader takes a part of it for all: `_SUCCESS` is not there. The same command ends it."""
+    command = ["run", source, "-o", f"{bucket.url}/out", "--endpoint", server.url]
+    if retried:
+        bad = "review number 3"
+        server.script = lambda each: server.reply(status=400) if bad in each.texts else None
+        assert cli(*command).code == 3
+        server.script = lambda _: None
+        command.append("--retry-failed")
+    held = threading.Event()
+
+    def hold(key):
+        if key.endswith("/out/_SUCCESS"):
+            held.set()
+            proxy.on_put = lambda _: None
+            time.sleep(5.0)
+            raise ConnectionError
+
+    proxy.on_put = hold
+    killed = start(*command)
+    assert held.wait(40.0)
+    killed.send(signal.SIGKILL)
+    killed.ended()
+    assert [each for each in names(bucket) if each.startswith("out/")] == ["out/part-00000.parquet"]
+    sent = len(server.requests)
+    done = cli(*command)
+    assert done.code == 0, done.stderr
+    assert len(server.requests) == sent
+    assert "out/_SUCCESS" in names(bucket)
+    table = pq.read_table(_sources(bucket, "out")[0].open())
+    assert table["text"].to_pylist() == TEXTS
+    assert table["error"].null_count == len(TEXTS)
+
+
+def test_places_that_cannot_be_are_refused(label, server, bucket, source):
+    inside = bucket.put("in/a.csv", b"text\none\n")
+    for output, given, words in (
+        (f"{bucket.url}/out.csv", source, "the output is Parquet"),
+        (f"{bucket.url}/in", inside, "lies in the other"),
+        (bucket.url, source, "names no object in a bucket"),
+        ("https://host/out.parquet", source, "no storage that can"),
+        ("s3://no-such-bucket/out.parquet", source, "no such bucket"),
+        ("hf://datasets/owner/data/out.parquet", source, "run_dir"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            label(given, output)
+    assert not server.requests
+
+
+def test_a_result_is_read_from_its_address(server, bucket, source):
+    config = RunConfig(
+        input=str(source), output=f"{bucket.url}/out.parquet", endpoint=server.url, dialect="hf"
+    )
+    result = pipeline.run(config)
+    assert result.to_arrow()["text"].to_pylist() == TEXTS
+    assert result.errors_by_cause() == {}
+
+
+@pytest.fixture
+def to_hub(cli, server, hub, source):
+    """Run the command, whose library takes the address of the Hub when it begins."""
+
+    def run(name, *more, address="hf://datasets/owner/data/"):
+        command = ("run", source, "-o", f"{address}{name}", "--endpoint", server.url)
+        return cli(*command, *more)
+
+    return run
+
+
+def in_hub(hub, name):
+    return [body for path, body in sorted(hub.files.items()) if path.startswith(name)]
+
+
+@pytest.fixture
+def on_disk(cli, server, source, tmp_path, name):
+    done = cli("run", source, "-o", tmp_path / "local" / name, "--endpoint", server.url)
+    assert done.code == 0, done.stderr
+    server.reset()
+    return files_of(tmp_path / "local" / name)
+
+
+@pytest.mark.parametrize("state", ["local", "far"])
+def test_a_dataset_of_the_hub_gets_all_by_one_commit(
+    to_hub, server, request, hub, name, on_disk, state
+):
+    far = state == "far"
+    run_dir = f"{request.getfixturevalue('bucket').url}/run" if far else "run"
+    for _ in range(2):
+        done = to_hub(name, "--run-dir", run_dir)
+        assert done.code == 0, done.stderr
+        assert in_hub(hub, name) == on_disk
+        assert sorted(server.texts) == sorted(TEXTS)
+        assert len(hub.commits) == 1
+    assert hub.files["README.md"] == b"# Words"
+
+
+def test_a_commit_of_somebody_else_is_not_overwritten(to_hub, server, hub, name, on_disk):
+    def commit():
+        hub.files["README.md"] += b" and more"
+        hub.on_commit = lambda: None
+
+    hub.on_commit = commit
+    stopped = to_hub(name, "--run-dir", "run")
+    assert stopped.code == 75
+    assert "somebody has committed to the dataset" in stopped.stderr
+    assert not hub.commits
+    assert to_hub(name, "--run-dir", "run").code == 0
+    assert sorted(server.texts) == sorted(TEXTS)
+    assert in_hub(hub, name) == on_disk
+    assert hub.files["README.md"] == b"# Words and more"
+
+
+@pytest.mark.parametrize("name", ["out"])
+def test_an_output_in_the_hub_is_replaced_and_retried(to_hub, server, hub, name, on_disk):
+    hub.files["out/x.txt"] = b"of somebody else"
+    refused = to_hub(name, "--run-dir", "run", "--overwrite")
+    assert refused.code == 2
+    assert "it holds x.txt" in refused.stderr
+    del hub.files["out/x.txt"]
+    server.script = lambda each: server.reply(status=400) if TEXTS[3] in each.texts else None
+    assert to_hub(name, "--run-dir", "run").code == 3
+    server.reset()
+    assert to_hub(name, "--run-dir", "run", "--retry-failed").code == 0
+    assert set(server.texts) == {TEXTS[3]}
+    assert in_hub(hub, name) == on_disk
+    assert to_hub(name, "--run-dir", "run", "--overwrite").code == 0
+    assert in_hub(hub, name) == on_disk
+
+
+def test_what_is_wrong_with_a_dataset_is_said_at_the_start(to_hub, server, hub):
+    hub.may_write = False
+    refused = to_hub("out.parquet", "--run-dir", "run")
+    assert refused.code == 2
+    assert "permission denied" in refused.stderr
+    hub.may_write = True
+    refused = to_hub("", "--run-dir", "run", address="hf://datasets/owner/data")
+    assert refused.code == 2
+    assert "names no file or folder" in refused.stderr
+    refused = to_hub("out.parquet", "--run-dir", "run", address="hf://datasets/owner/none/")
+    assert refused.code == 2
+    assert "Make the dataset first" in refused.stderr
+    assert to_hub("out.parquet").code == 2
+    assert not server.requests

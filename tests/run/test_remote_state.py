@@ -1,0 +1,269 @@
+"""The state of a run on object storage: the same promises as on a local disk, and bytes."""
+
+import json
+import os
+import signal
+from datetime import timedelta
+from functools import lru_cache
+
+import pyarrow.parquet as pq
+import pytest
+from obstore.store import from_url
+
+from pipeline.errors import OutputBusy, OutputError, StoppedEarly
+from pipeline.store import RunRecord, open_store, output_at
+from pipeline.store.log import Log
+from pipeline.store.remote import RemoteObjects
+from pipeline.system import remote
+from tests.fault_proxy import FaultProxy
+from tests.storage import S3Server
+
+TEXTS = [f"review number {i}" for i in range(3_000)]
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def proxy(s3_server):
+    made = FaultProxy(s3_server.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bucket(s3_server, proxy, monkeypatch):
+    """A bucket behind the proxy."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT", proxy.url)
+    remote.store_at.cache_clear()
+    yield s3_server.bucket()
+    remote.store_at.cache_clear()
+
+
+@pytest.fixture
+def source(write_csv):
+    return write_csv("in.csv", TEXTS)
+
+
+@pytest.fixture(params=["out.parquet", "out"])
+def output(request, tmp_path):
+    return tmp_path / request.param
+
+
+def files_of(place):
+    """The bytes of each file of an output, on disk or at an address."""
+    found = []
+    for file in output_at(place).files():
+        with file.open() as opened:
+            found.append(opened.read())
+    return found
+
+
+@pytest.fixture
+def expected(label, server, source, tmp_path, output):
+    """What a local run writes that nothing disturbed."""
+    undisturbed = tmp_path / "undisturbed" / output.name
+    label(source, undisturbed)
+    server.reset()
+    return files_of(undisturbed)
+
+
+def names(bucket):
+    return sorted(each.removeprefix(f"{bucket.url}/") for each in remote.listed(f"{bucket.url}/"))
+
+
+def test_the_output_is_that_of_a_local_run(label, server, bucket, source, output, expected):
+    run_dir = f"{bucket.url}/runs/a"
+    assert label(source, output, run_dir=run_dir)["state"] == "complete"
+    assert files_of(output) == expected
+    assert sorted(server.texts) == sorted(TEXTS)
+    left = {name.split("/")[2] for name in names(bucket)}
+    assert left == {"events", "lease", "log", "summary.json"}
+    assert not list(output.parent.glob(".*"))
+    assert not output.with_name(output.name + ".run").exists()
+    sent = len(server.requests)
+    assert label(source, output, run_dir=run_dir)["state"] == "complete"
+    assert len(server.requests) == sent
+
+
+def test_it_goes_on_on_another_machine(cli, server, bucket, source, output, expected, tmp_path):
+    """Nothing of the first one is there: no temporary file, no home, no part of an output."""
+    command = ("run", source, "-o", output, "--run-dir", f"{bucket.url}/run", "--json")
+    command += ("--endpoint", server.url, "--batch-size", 8)
+    for number, requests in enumerate((40, 90)):
+        machine = tmp_path / f"machine {number}"
+        machine.mkdir()
+        places = {"TMPDIR": str(machine), "HOME": str(machine)}
+        stopped = cli(*command, "--max-requests", requests, **places)
+        assert stopped.code == 75, stopped.stderr
+        assert not list(machine.iterdir())
+        assert not output.exists()
+    done = cli(*command)
+    assert done.code == 0, done.stderr
+    assert files_of(output) == expected
+    assert not server.sent_twice()
+
+
+@pytest.mark.fault(1)
+def test_killed_halfway_sends_nothing_again_that_was_answered(
+    server, start, cli, bucket, source, output, expected, eventually
+):
+    server.script = lambda each: server.reply(hold=True) if each.number >= 60 else None
+    command = ("run", source, "--endpoint", server.url, "-o", output)
+    command += ("--run-dir", f"{bucket.url}/run", "--batch-size", 16)
+    first = start(*command)
+    server.wait_for(lambda: sum(each.answered for each in server.requests) == 60)
+    store = open_store(output, f"{bucket.url}/run")
+    eventually(lambda: _answers(cli, output, bucket) >= len(server.answered_texts))
+    first.send(signal.SIGKILL)
+    first.ended()
+    answered = server.answered_texts
+    server.release()
+    server.script = lambda _: None
+    done = cli(*command)
+    assert done.code == 0, done.stderr
+    assert files_of(output) == expected
+    assert not server.sent_twice() & answered
+    assert store.load().complete is not None
+
+
+def _answers(cli, output, bucket):
+    found = cli("status", output, "--run-dir", f"{bucket.url}/run", "--json")
+    return found.json["answers"] or 0 if found.code == 0 else 0
+
+
+@pytest.mark.fault(10)
+def test_a_second_run_is_refused(server, start, cli, bucket, source, tmp_path):
+    server.script = lambda _: server.reply(hold=True)
+    command = ("run", source, "--endpoint", server.url, "--run-dir", f"{bucket.url}/run")
+    first = start(*command, "-o", tmp_path / "a.parquet")
+    server.wait_for(lambda: server.in_flight > 0)
+    sent = len(server.requests)
+    second = cli(*command, "-o", tmp_path / "a.parquet")
+    assert second.code == 5, second.stderr
+    assert f"process {first.pid} on" in second.stderr
+    assert len(server.requests) == sent
+    told = cli("status", tmp_path / "a.parquet", "--run-dir", f"{bucket.url}/run", "--json")
+    assert told.json["state"] == "running"
+    assert told.json["pid"] == first.pid
+    server.release()
+    assert first.ended().code == 0
+
+
+def test_a_storage_that_ignores_conditions_is_refused(cli, server, proxy, bucket, source, output):
+    proxy.faults.strips_conditions = True
+    done = cli(
+        "run", source, "-o", output, "--endpoint", server.url, "--run-dir", f"{bucket.url}/run"
+    )
+    assert done.code == 2
+    assert "ignores that an object must be absent" in done.stderr
+    assert not server.requests
+    assert not names(bucket)
+
+
+def test_places_that_cannot_be_are_refused(label, server, bucket, source, tmp_path):
+    output = tmp_path / "out.parquet"
+    bucket.put("other/thing.txt", b"not of a run")
+    bucket.put("logs/log/00000001.json", b"not of a run")
+    for run_dir, words in (
+        ("s3://no-such-bucket/run", "no such bucket"),
+        (f"{bucket.url}/other", r"holds other objects, such as thing\.txt"),
+        (f"{bucket.url}/logs", r"holds other objects, such as log/00000001\.json"),
+        (bucket.url, "names no object in a bucket"),
+        ("https://host/run", "no storage that can keep the state"),
+        ("hf://datasets/owner/data/run", "no storage that can keep the state"),
+        ("s3://user:secret@bucket/run", "holds a user name"),
+    ):
+        with pytest.raises(OutputError, match=words) as refused:
+            label(source, output, run_dir=run_dir)
+        assert "secret" not in str(refused.value)
+    assert not server.requests
+    assert names(bucket) == ["logs/log/00000001.json", "other/thing.txt"]
+
+
+def test_status_report_and_plan_take_addresses(cli, server, bucket, source, tmp_path):
+    run_dir, output = f"{bucket.url}/run", tmp_path / "out.parquet"
+    common = ("-o", output, "--run-dir", run_dir, "--endpoint", server.url, "--batch-size", 8)
+    planned = cli("plan", source, *common)
+    assert planned.code == 0, planned.stderr
+    assert cli("run", source, *common, "--max-requests", 40).code == 75
+    for place in ((output, "--run-dir", run_dir), (run_dir,)):
+        told = cli("status", *place, "--json")
+        assert told.code == 0, told.stderr
+        assert told.json["state"] == "stopped"
+        assert told.json["answers"] == 320
+    page = cli("report", run_dir, "-o", "page.html")
+    assert page.code == 0, page.stderr
+    assert json.loads(cli("plan", source, *common, "--json").stdout)["cache_hits"] > 0
+    assert cli("status", output).code == 2
+
+
+@pytest.mark.fault(32)
+def test_create_resolves_what_the_storage_does_not_tell(proxy, bucket):
+    """Of 300 entries each is there once, though answers are lost, refused and delayed."""
+    proxy.faults.dropped, proxy.faults.status_503, proxy.faults.status_409 = 0.05, 0.05, 0.05
+    log = Log(RemoteObjects(f"{bucket.url}/run"))
+    log.read()
+    for number in range(100):
+        log.append({"kind": "run", "number": number}, snapshot=number == 0)
+    read = Log(RemoteObjects(f"{bucket.url}/run")).read()
+    assert [record["number"] for entry in read for record in entry.records] == list(range(100))
+    assert all(proxy.counts[name] for name in ("dropped", "503", "409"))
+
+
+@pytest.mark.fault(32)
+def test_a_storage_that_is_gone_stops_the_run_resumably(
+    label, server, proxy, bucket, source, output, expected, monkeypatch
+):
+    """What was answered before is not paid for again."""
+    short = {"max_retries": 1, "retry_timeout": timedelta(seconds=1)}
+    impatient = lru_cache(lambda place: from_url(place, retry_config=short))
+    monkeypatch.setattr(remote, "store_at", impatient)
+    monkeypatch.setattr("pipeline.store.remote._CREATE_ATTEMPTS", 2)
+
+    def script(request):
+        if request.number == 20:
+            proxy.faults.status_503 = 1.0
+
+    server.script = script
+    with pytest.raises(StoppedEarly, match="once the storage can be reached"):
+        label(source, output, run_dir=f"{bucket.url}/run", batch_size=16, concurrency=2)
+    proxy.faults.status_503 = 0.0
+    server.script = lambda _: None
+    monkeypatch.setattr("pipeline.store.beat.WATCH_S", 0.5)
+    assert label(source, output, run_dir=f"{bucket.url}/run")["state"] == "complete"
+    assert files_of(output) == expected
+
+
+@pytest.mark.fault(10)
+def test_an_owner_that_was_frozen_is_fenced_by_the_log(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.store.beat.BEAT_S", 1e9)  # as if it were frozen
+    monkeypatch.setattr("pipeline.store.beat.WATCH_S", 0.2)
+    frozen, other = (open_store(tmp_path / "out.parquet", f"{bucket.url}/run") for _ in range(2))
+    frozen.lease.acquire(create=True)
+    frozen.load()
+    frozen.begin(RunRecord("test", {}, {"rows": 1}))
+    monkeypatch.setattr("pipeline.store.beat.BEAT_S", 0.02)
+    assert other.lease.acquire(create=False)
+    other.load()
+    other.repair()
+    with pytest.raises(OutputBusy, match="took this output over"):
+        frozen.log.add_cache("/late")
+    frozen.lease.release()
+    assert other.lease.holder().pid == os.getpid()
+    other.lease.release()
+    assert other.lease.holder() is None
+    assert other.lease.acquire(create=False)
+    other.lease.release()
+
+
+def test_the_output_is_labelled_parquet(label, bucket, source, tmp_path):
+    label(source, tmp_path / "new" / "out.parquet", run_dir=str(tmp_path / "elsewhere" / "run"))
+    assert pq.read_table(tmp_path / "new" / "out.parquet")["text"].to_pylist() == TEXTS
+    assert (tmp_path / "elsewhere" / "run" / "summary.json").exists()
