@@ -312,12 +312,22 @@ def test_a_name_that_only_looks_like_a_column_is_told(server):
         classify(pd.DataFrame({"café": ["a"]}), text="cafe\u0301", endpoint=server.url)
 
 
-@pytest.mark.parametrize("output", ["s3://bucket/out.parquet", "dbfs:/out"])
-def test_an_output_at_an_address_is_refused(server, output, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("output", "refusal"),
+    [
+        ("s3://bucket/out.parquet", "cannot write: no credentials were found"),
+        ("dbfs:/out", "is an address"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused(
+    server, output, refusal, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
     pd.DataFrame({"text": ["a"]}).to_parquet("in.parquet")
     config = RunConfig(input="in.parquet", output=output, endpoint=server.url)
-    with pytest.raises(OutputError, match="is an address"):
+    with pytest.raises(OutputError, match=refusal):
         run(config)
     assert server.requests == []
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]

@@ -93,7 +93,7 @@ class RemoteObjects:
             if self._refuses_second() or self._refuses_second():
                 return
         except StoppedEarly as failure:
-            if isinstance(failure.__cause__, PermissionError | FileNotFoundError):
+            if isinstance(failure.__cause__, OSError):
                 raise no_place(self.place, failure.__cause__) from failure
             raise
         raise OutputError(
@@ -135,4 +135,9 @@ def no_place(place: str, error: OSError) -> OutputError:
             f"{place}: cannot write: permission denied.",
             "Give the credentials in the environment, as docs/how-to/object-storage.md says.",
         )
-    return OutputError(f"{place}: cannot write: there is no such bucket.", "Check the address.")
+    if isinstance(error, FileNotFoundError):
+        return OutputError(f"{place}: cannot write: there is no such bucket.", "Check the address.")
+    return OutputError(
+        f"{place}: cannot write: {error.strerror}.",
+        "Nothing was sent. Once the storage can be reached, run the same command again.",
+    )

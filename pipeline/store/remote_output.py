@@ -120,7 +120,7 @@ class RemoteOutput:
                 remote.store_at(place).put(key, b"")
                 remote.store_at(place).delete(key)
         except StoppedEarly as failure:
-            if isinstance(failure.__cause__, PermissionError | FileNotFoundError):
+            if isinstance(failure.__cause__, OSError):
                 raise no_place(self.place, failure.__cause__) from failure
             raise
 

@@ -261,7 +261,15 @@ def test_everyone_who_watches_knows_the_workers(start, cli, source, server, tmp_
         *("--metrics-file", "run.prom"),
     )
     server.wait_for(lambda: server.in_flight == 8)
-    first = workers_of(process.pid)[0]
+
+    def busy():
+        """Return the names of workers that have requests in flight: one may be late to start."""
+        workers = cli("status", "out.parquet", "--json").json["workers"] or []
+        return [each["name"] for each in workers if each["in_flight"]]
+
+    eventually(busy)
+    names = busy()
+    first = next(each for each in workers_of(process.pid) if f"process {each.pid}" in names[0])
     first.kill()
 
     def shown():

@@ -154,7 +154,7 @@ READING = {
 @pytest.mark.fault(11)
 def test_of_every_setting_it_is_decided_whether_it_changes_results():
     """A new setting belongs into RESULT_SETTINGS and CHANGED, or into FREE."""
-    decided = [*CHANGED, *READING, *FREE, "input", "output", "ray_address"]
+    decided = [*CHANGED, *READING, *FREE, "input", "output", "run_dir", "ray_address"]
     assert sorted(decided) == sorted(RunConfig.model_fields)
     assert sorted(RunConfig.RESULT_SETTINGS) == sorted(CHANGED)
 
