@@ -35,8 +35,6 @@ LONGEST_PATIENCE = 2_048
 # So many batches for each request in flight may overtake an input: the more, the closer their
 # inputs are in length, and the longer a chunk waits for its last one.
 OVERTAKING = 2
-# How much the last batch counts for what share each server takes.
-NEWEST = 0.1
 # A text that every model of every language takes.
 PLAIN = "Good."
 
@@ -226,8 +224,9 @@ class Batcher:
     """The queue between chunks and workers: jobs go in, batches of full size come out.
 
     What is left of the newest job waits for the next one; it goes out as a smaller batch only
-    after `flush`. `most_overtaking` batches overtake an input at most, in favour of others whose
-    lengths go together. `outstanding` batches were taken and are not finished.
+    after `flush`. As many inputs as `most_overtaking` batches of the largest size have overtake an
+    input at most, in favour of others whose lengths go together. `outstanding` batches were taken
+    and are not finished.
     """
 
     def __init__(self, most_overtaking: int) -> None:
@@ -238,8 +237,8 @@ class Batcher:
         self._windows: list[Window] = []
         self._stretches: deque[tuple[Job, int, int]] = deque()
         self._waiting_items = 0
-        # Which share of batches has gone to whom lately, by size.
-        self._shares: dict[BatchSize, float] = {}
+        # Of all who have taken a batch.
+        self._sizes: set[BatchSize] = set()
         # Those who wait for a batch, by what they take; each has its number in the line of all.
         self._takers: dict[BatchSize, deque[tuple[int, asyncio.Future[Batch | None]]]] = {}
         self._numbers = count()
@@ -338,12 +337,10 @@ class Batcher:
     def _cut(self, wanted: BatchSize) -> Batch:
         """Take a batch's number of inputs, fewer if their bytes would exceed a request."""
         size = wanted.take(self._waiting_items)
-        for each in self._shares:
-            self._shares[each] *= 1 - NEWEST
-        self._shares[wanted] = self._shares.get(wanted, 0.0) + NEWEST
-        batch = Batch(self._open_window(size).take(size, MAX_REQUEST_BYTES, None))
+        self._sizes.add(wanted)
+        batch = Batch(self._open_window().take(size, MAX_REQUEST_BYTES, None))
         while len(batch) < size and len(batch) < self._waiting_items and not self._windows[0]:
-            window = self._open_window(size)
+            window = self._open_window()
             job, places = batch.shares[-1]
             room, room_bytes = size - len(batch), MAX_REQUEST_BYTES - batch.size_bytes
             like = int(job.lengths[places[-1]])
@@ -354,25 +351,23 @@ class Batcher:
         return batch
 
     @property
-    def _usual(self) -> int:
-        """How many inputs a batch has on average: several servers may each have another size."""
-        shares = self._shares
-        return round(
-            sum([share * each.now for each, share in shares.items()]) / sum(shares.values())
-        )
+    def _largest(self) -> int:
+        """The size of the largest batches: several servers may each have another."""
+        return max([each.now for each in self._sizes])
 
-    def _open_window(self, size: int) -> Window:
+    def _open_window(self) -> Window:
         """Return the window that the next inputs are in."""
         if self._windows and not self._windows[0]:
             del self._windows[0]
         if not self._windows:
-            self._windows.append(self._next_window(size))
-        self._windows[:1] = self._windows[0].split(size, self._usual)
+            self._windows.append(self._next_window())
+        self._windows[:1] = self._windows[0].split(self._largest)
         return self._windows[0]
 
-    def _next_window(self, size: int) -> Window:
+    def _next_window(self) -> Window:
         """Move the oldest inputs into a window of whole batches."""
-        most = self._most_overtaking * max(size, self._usual)
+        size = self._largest
+        most = self._most_overtaking * size
         room = min(sum([b - a for _, a, b in self._stretches]), most)
         if room > size:
             room -= room % size  # what is left over waits with newer inputs, being the newest

@@ -51,6 +51,11 @@ class Fleet:
         """Return True if another one takes batches."""
         return any(each.works.is_set() for each in self.members if each is not member)
 
+    def best_texts(self, member: Member) -> int:
+        """Return the batch size with which others than this one do most; 0 if nobody knows."""
+        searches = [each.attempts.search for each in self.members if each is not member]
+        return max([search.best.texts for search in searches if search is not None], default=0)
+
     def lost_one(self) -> None:
         """Hear that a member is lost; the run ends with the last."""
         reasons = [member.lost for member in self.members if member.lost is not None]
@@ -105,6 +110,8 @@ class Member(Server):
         super().__init__(config, client, clock, stop=stop, **shared)
         self.splitting.pass_on = self._pass_on
         fleet.members.append(self)
+        if (search := self.attempts.search) is not None:
+            search.best_elsewhere = partial(fleet.best_texts, self)
 
     def over(self) -> None:
         """Keep nobody waiting: there is nothing more to ask."""

@@ -33,6 +33,9 @@ FIRST_TEXTS, FIRST_REQUESTS = 32, 4
 # more requests, which may be paid for; larger ones, and fewer requests in flight, cost nothing.
 # Texts that are padded together have scores that differ in their last digits.
 GAINS = {"together": 1.15, "larger": 1.02, "more": 1.02, "smaller": 1.10, "fewer": 0.98}
+# A larger batch that another server of the same model does best with need only do no worse: batches
+# of one size fit into a window without a rest.
+AS_ELSEWHERE = 0.98
 # A larger batch has twice the texts. Where these do nearly twice as much (by this share), the cost
 # is that of a request, and the next step is to four times the texts.
 STEP, LARGE_STEP, NEARLY = 2, 4, 0.9
@@ -121,6 +124,8 @@ class Search:
         self._bounds = Bounds(most)
         self.fixed = fixed
         self._longest_s = TIMEOUT_SHARE * timeout_s
+        # The size with which another server of this model does most, 0 if there is none.
+        self.best_elsewhere: Callable[[], int] = lambda: 0
         self._clock = clock
         self._apply = apply
         first = most if fixed else Setting(FIRST_TEXTS, FIRST_REQUESTS)
@@ -224,15 +229,23 @@ class Search:
         gain = self._gain(self._measured, found)
         if self._step is None:
             self._watch(found, max(gain, 1 / gain))
-        elif GAINS[self._step] - CLEARLY_LESS < gain < CLEARLY_MORE and self._sample.times == 1:
+        elif (
+            self._least_gain(self._step) - CLEARLY_LESS < gain < CLEARLY_MORE
+            and self._sample.times == 1
+        ):
             self._sample.times = CLOSER
         else:
-            if helped := gain >= GAINS[self._step]:
+            if helped := gain >= self._least_gain(self._step):
                 nearly_all = NEARLY * self.now.texts / self.best.texts
                 large = self._step == "larger" and gain > nearly_all
                 self._times = LARGE_STEP if large else STEP
                 self.best, self._measured = self.now, found
             self._go_on(helped=helped)
+
+    def _least_gain(self, step: str) -> float:
+        if step == "larger" and self.now.texts <= self.best_elsewhere():
+            return AS_ELSEWHERE
+        return GAINS[step]
 
     def _gain(self, before: Measured, found: Measured) -> float:
         """Return how many times as much is done, with texts of equal length."""

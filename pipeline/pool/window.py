@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     # Some inputs of a job, by their places in it.
     Share = tuple[Job, Sequence[int]]
+    Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 # Longer texts count as equally long, which is 8,192 tokens. A model cuts them anyway, and 16 bits
 # are sorted in a third of the time.
@@ -32,8 +33,8 @@ class Window:
     """The oldest inputs that wait, as stretches of jobs (job, start, stop).
 
     A later window opens only when this one is used up, so a batch overtakes nothing but inputs of
-    its own window. After `most_by_length` batches the rest goes in the order of the table; so no
-    more than these overtake an input, whatever their sizes. It is sorted for batches of `size`.
+    its own window. After `most_by_length` batches of `size` the rest goes in the order of the
+    table; so no more than these overtake an input. Smaller batches count as a part of one.
     """
 
     def __init__(
@@ -51,34 +52,39 @@ class Window:
             cuts.append((job, slice(start, stop)))
         self._sizes = np.concatenate([job.sizes[cut] for job, cut in cuts])
         self._largest = int(self._sizes[first:].max())
-        order = np.arange(first, end)
         if most_by_length:
             self._lengths = np.concatenate([job.lengths[cut] for job, cut in cuts])
             if np.ptp(self._lengths[first:]) == 0:
                 most_by_length = 0
-        self._by_length = most_by_length
-        self._sort(order, size)
+        self._by_length: float = most_by_length
+        self._sort(np.arange(first, end), size)
 
-    def _sort(self, order: np.ndarray[Any, np.dtype[np.int64]], size: int) -> None:
-        # Where in the order of length the next batch is, from 0 to 1.
+    def _sort(self, numbers: Numbers, size: int) -> None:
+        # `_place` is where in the order of length the next batch is, from 0 to 1.
         self._size, self._place = size, 0.0
         if self._by_length:
-            lengths = np.minimum(self._lengths[order], LONGEST).astype(np.uint16)
-            order = order[np.argsort(lengths, kind="stable")]
+            lengths = np.minimum(self._lengths[numbers], LONGEST).astype(np.uint16)
+            numbers = numbers[np.argsort(lengths, kind="stable")]
             # Inside of a batch the order is that of the table.
-            order[: len(order) // size * size].reshape(-1, size).sort()
-        self._order: list[int] = order.tolist()
+            numbers[: len(numbers) // size * size].reshape(-1, size).sort()
+        self._close_up(numbers)
 
-    def split(self, size: int, usual: int) -> list[Window]:
+    def _close_up(self, numbers: Numbers) -> None:
+        """Take an order in which all inputs are left."""
+        self._order, self._count = numbers, len(numbers)
+        self._left = np.ones(len(numbers), dtype=bool)
+        # Where batches of `_most` inputs may begin, so that others are not cut in pieces.
+        self._most, self._starts = 0, [0]
+
+    def split(self, size: int) -> list[Window]:
         """Return what is left as windows for smaller batches, the oldest inputs in the first one.
 
-        That overtakes nothing of the others, so each of them may do what is left to this one. Its
-        batches have `usual` inputs on average.
+        That overtakes nothing of the others, so each of them may do what is left to this one.
         """
-        most = self._by_length * max(size, usual)
+        most = int(self._by_length) * size
         if size >= self._size or not 0 < most < len(self):
             return [self]
-        order, windows = np.sort(self._order), []
+        order, windows = np.sort(self._remaining), []
         for start in range(0, len(order), most):
             window = copy(self)
             window._sort(order[start : start + most], size)  # noqa: SLF001
@@ -86,12 +92,16 @@ class Window:
         return windows
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self._count
+
+    @property
+    def _remaining(self) -> Numbers:
+        return self._order[self._left]
 
     @property
     def size_bytes(self) -> int:
         """The size of the inputs."""
-        return int(self._sizes[self._order].sum())
+        return int(self._sizes[self._remaining].sum())
 
     def take(self, most: int, room_bytes: int, like: int | None) -> list[Share]:
         """Take so many inputs of similar length, fewer if they would take more bytes.
@@ -99,30 +109,56 @@ class Window:
         If `like` is given, they are close to that length, and there may be none; else there is one
         at least, however large.
         """
-        order = self._order
-        start = self._start(most, like) if self._by_length else 0
-        block = order[start : start + most]
+        if not self._by_length:
+            start = len(self._order) - self._count
+        elif like is None:
+            start = self._start(most)
+        else:
+            start = self._start_like(most, like)
+        block = self._order[start : start + most]
         if self._largest * len(block) > room_bytes:
             ends = np.cumsum(self._sizes[block])
             fitting = int(np.searchsorted(ends, room_bytes, side="right"))
             block = block[: fitting or int(like is None)]
-        del order[start : start + len(block)]
+        self._left[start : start + len(block)] = False
+        self._count -= len(block)
         if self._by_length:
-            self._by_length -= 1
+            self._by_length = max(0.0, self._by_length - min(1.0, most / self._size))
             if not self._by_length:
-                order.sort()
-        return self._shares(block)
+                self._close_up(np.sort(self._remaining))
+        return self._shares(block.tolist())
 
-    def _start(self, most: int, like: int | None) -> int:
+    def _start(self, most: int) -> int:
         """Return where in the order of length the next batch begins."""
-        order = self._order
-        if like is not None:
-            # Close enough, though inside of a batch the order is another.
-            start = bisect_left(order, like, key=self._lengths.__getitem__)
-            return max(0, min(start, len(order) - most))
-        start = most * int(self._place * (len(order) // most))
-        self._place = (self._place + STEP) % 1
-        return start
+        if most != self._most or not self._starts:
+            self._most, self._starts = most, self._starts_of(most)
+        place, self._place = self._place, (self._place + STEP) % 1
+        if self._starts:
+            return self._starts.pop(int(place * len(self._starts)))
+        self._close_up(self._remaining)
+        return most * int(place * (self._count // most))
+
+    def _starts_of(self, most: int) -> list[int]:
+        """Return where whole batches begin of which all is left.
+
+        Those come first that are of a larger one of which something was taken.
+        """
+        whole = _all_in(self._left, most)
+        times = self._size // most
+        if times > 1:
+            larger = np.repeat(_all_in(whole, times), times)
+            broken = whole.copy()
+            broken[: len(larger)] &= ~larger
+            whole = broken if broken.any() else whole
+        starts: list[int] = (np.flatnonzero(whole) * most).tolist()
+        return starts
+
+    def _start_like(self, most: int, like: int) -> int:
+        """Return where inputs begin that are about so long."""
+        self._close_up(self._remaining)
+        # Close enough, though inside of a batch the order is another.
+        start = bisect_left(self._order, like, key=self._lengths.__getitem__)
+        return max(0, min(start, self._count - most))
 
     def _shares(self, numbers: list[int]) -> list[Share]:
         if len(self._stretches) == 1:
@@ -136,3 +172,8 @@ class Window:
                 shares.append((job, [number - above for number in numbers[start:stop]]))
             start = stop
         return shares
+
+
+def _all_in(marks: np.ndarray[Any, np.dtype[np.bool_]], most: int) -> Any:
+    """Return for each `most` marks in a row, of whole ones, if all are set."""
+    return marks[: len(marks) // most * most].reshape(-1, most).all(axis=1)

@@ -8,6 +8,8 @@ import random
 
 import pytest
 
+from pipeline.pool.batching import Batcher, BatchSize, Job
+
 CHUNK = 4_096
 
 
@@ -65,3 +67,28 @@ async def test_lengths_are_mixed_over_the_run(kit):
     for at in range(0, len(longest) - 32, 32):
         some = longest[at : at + 32]
         assert 0.6 * overall < sum(some) / len(some) < 1.5 * overall
+
+
+@pytest.mark.parametrize(
+    ("sizes", "least"),
+    [((512, 256, 64), 1.12), ((512, 512, 256), 1.12), ((100, 32), 1.2)],
+    ids=["multiples", "one smaller", "no multiples"],
+)
+def test_servers_that_take_other_sizes_share_what_goes_together(sizes, least):
+    """However their turns fall, few odd pieces are left to the largest."""
+    given, most = texts(100_000), 64
+    batcher, takers = Batcher(most), [BatchSize(size) for size in sizes]
+    for at in range(0, len(given), CHUNK):
+        batcher.put(Job(given[at : at + CHUNK]))
+    turns, requests, waits, oldest = random.Random(2), [], [True] * len(given), 0
+    while oldest < 50_000:
+        # The larger its batches are, the faster is a server, and the more turns it has.
+        taker = takers[len(requests)] if len(requests) < len(takers) else None
+        items = batcher.take_now(taker or turns.choices(takers, sizes)[0]).items
+        requests.append(items)
+        numbers = [int(text[:5]) for text in items]
+        for number in numbers:
+            waits[number] = False
+        oldest = waits.index(True, oldest)
+        assert max(numbers) - oldest < most * max(sizes)
+    assert padding(requests) <= least
