@@ -19,7 +19,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
+from pipeline.pool.batching import Batcher, BatchSize, Job, overtaking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +42,8 @@ def texts(count: int) -> list[str]:
 
 def flow(given: Sequence[str], concurrency: int, batch_size: int) -> Iterator[Batch]:
     """Yield batches as a run takes them."""
-    batcher, size = Batcher(OVERTAKING * concurrency), BatchSize(batch_size)
-    enough = (OVERTAKING + 1) * concurrency * batch_size
+    batcher, size = Batcher(overtaking(concurrency)), BatchSize(batch_size)
+    enough = (overtaking(concurrency) + concurrency) * batch_size
     draw, out = random.Random(SEED), []
     unread, open_items = 0, 0
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plots import lines, table
-from questions import IMAGES, PROPOSED_HELD, PROPOSED_WINDOW
+from questions import IMAGES
 from real_runs import FROM, TO
 from simulation import ROW_TEXT_BYTES, Driver
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # What is asked, and of what run; the figures follow it.
 ABOUT = {
-    "whole": "The same 8,000 requests in flight by 10, 100 and 1,000 workers, with the limits that "
-    "are proposed below; nodes fail once an hour, and what is asked again is divided by 24.",
+    "whole": "The same 8,000 requests in flight by 10, 100 and 1,000 workers; nodes fail once an "
+    "hour, and what is asked again is divided by 24.",
     "memory": "1,000 workers with 8 requests of 32 texts each. Requests of a second need about "
     "as many texts in flight as the driver handles in a second; what is read and not committed "
     "has to hold these, those that wait to be put together by length, and whole chunks around "
@@ -198,7 +198,7 @@ def written(
         table(
             ["target", "wanted", "simulated", "reached"],
             [
-                ["1,000 workers, of the driver's limit, with the limits proposed below",
+                ["1,000 workers, of the driver's limit",
                  "at least 0.95", f"{share:.3f}", "yes" if share >= 0.95 else "no"],
                 ["rows asked again, a failure a node and day", "below 0.5%", f"{again:.4%}",
                  "yes" if again < 0.005 else "no"],
@@ -242,9 +242,4 @@ def written(
     ]  # fmt: skip
     for each in found:
         sections += [f"## {each.title}", ABOUT[each.name], *each.paragraphs]
-        if each.name == "memory":
-            sections.append(
-                f"Proposed at this size: {PROPOSED_HELD >> 20} MiB (`HELD_BYTES`) and a window of "
-                f"{PROPOSED_WINDOW} batches instead of twice the requests in flight (`OVERTAKING`)."
-            )
     return "\n\n".join([*sections, sizes_of]) + "\n"

@@ -19,7 +19,8 @@ from plots import bars, lines, table
 from simulation import Driver, Setup, simulate
 from world import DISMISSED_S, Cold, Limited, Replicas
 
-from pipeline.job.stream import CHUNK_ROWS, HELD_BYTES, PART_BYTES
+from pipeline.job.stream import CHUNK_ROWS, HELD_BYTES, PART_BYTES, REQUEST_BYTES
+from pipeline.pool.batching import MOST_OVERTAKING
 from pipeline.rows.dedup import GROUP_COMMIT_S
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).resolve().parent / "images"
 MIB = 1 << 20
-# How much of the two constants the page recommends at 1,000 workers with 8 requests each.
-PROPOSED_HELD = 512 * MIB
-PROPOSED_WINDOW = 256
+REQUESTS = 8_000
 DAY_S = 86_400.0
 
 
@@ -51,17 +50,13 @@ class Size:
             **{
                 "workers": 1_000 // by,
                 "driver": Driver(driver.request_s * by, driver.row_s * by),
-                "held_bytes": HELD_BYTES // by,
+                "held_bytes": max(HELD_BYTES, REQUEST_BYTES * REQUESTS) // by,
+                "window_batches": max(8, MOST_OVERTAKING // by),
                 "part_bytes": PART_BYTES // by,
                 "chunk_rows": CHUNK_ROWS // by,
             }
             | changes
         )
-
-    def proposed(self, **changes: Any) -> Setup:
-        """Return the same with the constants that the page recommends."""
-        held, window = PROPOSED_HELD // self.by, max(8, PROPOSED_WINDOW // self.by)
-        return self.setup(**{"held_bytes": held, "window_batches": window} | changes)
 
     def share(self, seen: Seen) -> float:
         """Return what was answered of what the driver could do at most."""
@@ -110,16 +105,16 @@ def _thousands(number: float) -> str:
 
 
 def memory(size: Size) -> Answered:
-    """What HELD_BYTES and OVERTAKING cost 1,000 workers."""
+    """What 1,000 workers do with so much between reading and commit, and with such a window."""
     out = Answered("memory", "Memory between reading and commit")
     variants: list[tuple[str, int | None, int | None]] = [
-        ("64 MiB (as it is)", 64, None),
+        ("64 MiB", 64, 2 * REQUESTS),
         ("64 MiB, window of 256 batches", 64, 256),
         ("128 MiB, window of 256 batches", 128, 256),
-        ("256 MiB", 256, None),
+        ("256 MiB", 256, 2 * REQUESTS),
         ("256 MiB, window of 256 batches", 256, 256),
-        ("512 MiB, window of 256 batches", 512, 256),
-        ("1,024 MiB", 1024, None),
+        ("512 MiB, window of 256 batches (as it is)", 512, 256),
+        ("1,024 MiB", 1024, 2 * REQUESTS),
         ("1,024 MiB, window of 256 batches", 1024, 256),
     ]
     rows, shares = [], {}
@@ -140,8 +135,9 @@ def memory(size: Size) -> Answered:
     out.plot(bars, "rows/s, of the driver's limit, by what may be held", "share", shares, 0.95)
     rows = []
     for latency_s in (0.1, 0.25, 0.5, 1.5):
-        was = out.saw(size.run(size.setup(latency_s=latency_s)))
-        now = out.saw(size.run(size.proposed(latency_s=latency_s)))
+        less = {"held_bytes": 64 * MIB // size.by, "window_batches": 2 * REQUESTS // size.by}
+        was = out.saw(size.run(size.setup(latency_s=latency_s, **less)))
+        now = out.saw(size.run(size.setup(latency_s=latency_s)))
         ceiling = was.setup.in_flight * 32 / latency_s / was.setup.driver.rows_per_s(32)
         rows.append(
             [f"{latency_s:g} s", f"{min(1, ceiling):.2f}", f"{size.share(was):.2f}",
@@ -149,7 +145,7 @@ def memory(size: Size) -> Answered:
         )  # fmt: skip
         out.facts[f"was {latency_s:g}"] = size.share(was)
         out.facts[f"now {latency_s:g}"] = size.share(now)
-    head = ["a request takes", "most possible", "as it is", "512 MiB, window of 256", "held then"]
+    head = ["a request takes", "most possible", "64 MiB", "as it is", "held then"]
     out.add(head, rows)
     return out
 
@@ -189,7 +185,7 @@ def failing(size: Size) -> Answered:
     rows: list[list[object]] = []
     series = {}
     for name, frozen_s in (("die", None), ("freeze for 5 s", 5.0), ("freeze for 65 s", 65.0)):
-        setup = size.proposed(fails_s=often_s, frozen_s=frozen_s)
+        setup = size.setup(fails_s=often_s, frozen_s=frozen_s)
         seen = out.saw(simulate(setup, size.warm_s + size.stretch_s + DISMISSED_S))
         world = seen.world
         each = world.repeated / max(1, world.lost)
@@ -222,7 +218,7 @@ def storms(size: Size) -> Answered:
         ("no Retry-After", None, {}),
         ("Retry-After: 5, and `rate` given", 5.0, {"rate": limit}),
     ):
-        setup = size.proposed(
+        setup = size.setup(
             endpoint=lambda hint=hint: Limited(plain(), limit, limit, hint), settings=settings,
             full_at_once=False,
         )  # fmt: skip
@@ -256,7 +252,7 @@ def rates(size: Size) -> Answered:
     rows, shares = [], {}
     for whole in (200, 2_000, 4_000):
         rate = whole / size.by
-        setup = size.proposed(settings={"rate": rate}, latency_s=0.5)
+        setup = size.setup(settings={"rate": rate}, latency_s=0.5)
         seen = out.saw(simulate(setup, size.warm_s + size.stretch_s))
         world = seen.world
         worst = world.worst_second(5.0)
@@ -285,7 +281,7 @@ def cold(size: Size) -> Answered:
             colds.append(Cold(Replicas(16_000 // size.by, 1.0), loaded, estimate))
             return colds[-1]
 
-        setup = size.proposed(endpoint=endpoint, full_at_once=False)
+        setup = size.setup(endpoint=endpoint, full_at_once=False)
         seen = out.saw(simulate(setup, loaded + 50))
         limit = setup.driver.rows_per_s(32)
         seconds = seen.per_second()
@@ -309,7 +305,7 @@ def driver_lost(size: Size) -> Answered:
     out = Answered("driver", "Loss of the driver")
     rows, shares = [], {}
     for latency_s in (0.25, 1.0, 1.5):
-        seen = out.saw(size.run(size.proposed(latency_s=latency_s)))
+        seen = out.saw(size.run(size.setup(latency_s=latency_s)))
         arrived, answered = seen.world.arrivals, seen.answers
         worst = 0
         for at in (size.warm_s + i * (size.stretch_s - 1) / 50 for i in range(51)):
@@ -333,7 +329,7 @@ def storage(size: Size) -> Answered:
     rows, shares = [], {}
     for part_mib in (8, 64):
         for seconds in (0.005, 0.1, 0.25, 1.0) if part_mib == 8 else (0.25, 1.0, 2.0):
-            setup = size.proposed(
+            setup = size.setup(
                 latency_s=0.5, part_bytes=part_mib * MIB // size.by,
                 storage_s=lambda _now, seconds=seconds: seconds,
             )  # fmt: skip
@@ -354,7 +350,7 @@ def storage(size: Size) -> Answered:
     def away(now: float) -> float:
         return max(0.005, 40.0 - now) if now >= 20.0 else 0.005
 
-    seen = out.saw(simulate(size.proposed(latency_s=0.5, storage_s=away), 60.0))
+    seen = out.saw(simulate(size.setup(latency_s=0.5, storage_s=away), 60.0))
     answers, commits = seen.per_second(), seen.per_second("commits")
     stalled = sum(n < 0.1 * answers[15] for n in answers[20:40])
     out.facts["stalled"] = stalled
@@ -373,7 +369,7 @@ def pool_cost(size: Size) -> Answered:
     for per_worker in (1, 4, 8, 16):
         fast = Driver(1e-9, 1e-9)
         more = {"held_bytes": 2048 * MIB // size.by, "driver": fast, "latency_s": 2.0}
-        setup = size.proposed(per_worker=per_worker, **more)
+        setup = size.setup(per_worker=per_worker, **more)
         # Of two stretches the difference: what it takes to start all workers does not count.
         spent = []
         for seconds in (5.0, 15.0):
@@ -396,7 +392,7 @@ def whole(size: Size) -> Answered:
     rows, shares = [], {}
     for workers in (10, 100, 1_000):
         per_worker, few = 8_000 // workers, max(1, workers // size.by)
-        setup = size.proposed(workers=few, per_worker=per_worker, fails_s=DAY_S / 24)
+        setup = size.setup(workers=few, per_worker=per_worker, fails_s=DAY_S / 24)
         seen = out.saw(simulate(setup, 3 * size.stretch_s + size.warm_s))
         share = seen.committed_per_s(size.warm_s) / setup.driver.rows_per_s(32)
         rate = seen.committed_per_s(size.warm_s) * size.by

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import virtual
-from virtual import Core, LoopClock, Share, Stage
+from virtual import Core, LoopClock, Stage
 from world import Replicas, SimulatedClient, World
 
 from pipeline.config import RunConfig
@@ -210,11 +210,11 @@ def simulate(setup: Setup, seconds: float) -> Seen:
     """Simulate a run until all rows are committed, or so many seconds."""
     changed: list[tuple[Any, str, Any]] = []
     if setup.held_bytes is not None:
-        changed.append((stream, "HELD_BYTES", setup.held_bytes))
+        changed.append((stream, "held_bytes", lambda _config: setup.held_bytes))
     if setup.part_bytes is not None:
         changed.append((stream, "PART_BYTES", setup.part_bytes))
     if setup.window_batches is not None:
-        changed.append((pool_module, "OVERTAKING", Share(setup.window_batches / setup.in_flight)))
+        changed.append((pool_module, "overtaking", lambda _concurrency: setup.window_batches))
     if setup.full_at_once:
         changed.append((concurrency, "START", float(setup.in_flight)))
     with virtual.constants(*changed):

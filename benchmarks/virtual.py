@@ -104,13 +104,6 @@ class Stage:
         return self._core.take(self._seconds)
 
 
-class Share(float):
-    """A part of something that is counted in whole numbers, for a constant that is one."""
-
-    def __mul__(self, other: object) -> int:  # type: ignore[override]
-        return max(1, round(float(self) * other))  # type: ignore[operator]
-
-
 @contextmanager
 def constants(*changed: tuple[ModuleType, str, Any]) -> Iterator[None]:
     """Give constants of the package other values for a while."""

@@ -38,9 +38,10 @@ CHUNK_ROWS_WITH_PREDICTIONS = 512
 FILE_ROWS = 65_536
 FILE_BYTES = 16 << 20
 FILE_ROWS_WITH_PREDICTIONS = 4_096
-# What is held between reading and commit; until it is resolved, a row takes, beside its Arrow data
-# and its answer, about so much for its text and key as Python objects.
-HELD_BYTES = 64 << 20
+# What is held between reading and commit, or so much for each request in flight if that is more:
+# thousands of requests hold many rows. Until it is resolved, a row takes, beside its Arrow data and
+# its answer, about so much for its text and key as Python objects.
+HELD_BYTES, REQUEST_BYTES = 64 << 20, 64 << 10
 ROW_BYTES = 416
 # For so long after a commit, what is resolved waits for what follows on it, to become one part with
 # it, of up to so many bytes. Answers are durable meanwhile: the journal has them.
@@ -95,6 +96,11 @@ def chunk_rows(config: RunConfig) -> int:
     return min(CHUNK_ROWS, CHUNK_ROWS_WITH_PREDICTIONS if config.wants_predictions else CHUNK_ROWS)
 
 
+def held_bytes(config: RunConfig) -> int:
+    """Return how much is held between reading and commit at most, but for a part's last chunks."""
+    return max(HELD_BYTES, REQUEST_BYTES * config.concurrency)
+
+
 def open_chunks(
     source: Source, ranges: Sequence[range], config: RunConfig
 ) -> Generator[Chunk, None, None]:
@@ -115,7 +121,7 @@ class Stream:
 
     Chunks are resolved several at a time, and a part is committed as soon as its chunks are,
     whichever rows before them are open. Reading goes on while the engine is hungry and what is held
-    between reading and commit stays below HELD_BYTES, which bounds the memory.
+    between reading and commit stays below `held_bytes`, which bounds the memory.
 
     A part of a file is a chunk, or a few that follow on one another. A part of a directory is one
     of its files, cut by the rows alone: `final_schema` returns its schema, given the revision of
@@ -251,11 +257,11 @@ class Stream:
     def _is_full(self) -> bool:
         """True if so much is held between reading and commit that reading has to wait."""
         row_bytes = ROW_BYTES + self.resolver.answer_bytes
-        held_bytes = sum(
-            held.size_bytes + (0 if held.is_resolved else held.rows * row_bytes)
-            for held in self._held
+        held = sum(
+            each.size_bytes + (0 if each.is_resolved else each.rows * row_bytes)
+            for each in self._held
         )
-        return held_bytes >= HELD_BYTES
+        return held >= held_bytes(self.config)
 
     async def _room(self) -> None:
         """Wait until there is room for another chunk, or a part needs it to become whole.

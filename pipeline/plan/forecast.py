@@ -26,7 +26,7 @@ from pipeline.job.opening import Complete, Renew, Standing
 from pipeline.job.renewing import take_over
 from pipeline.meanings import Money
 from pipeline.observers.words import duration, notice
-from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
+from pipeline.pool.batching import Batcher, BatchSize, Job, overtaking
 from pipeline.probing import LEAST_BATCHES, first_texts
 from pipeline.responses import ResponseStores
 from pipeline.responses.index import Index
@@ -141,7 +141,7 @@ def forecast(
     probe = None
     if measure is not None and left:
         with closing(stream.open_chunks(opened.source, ranges, config)) as chunks:
-            enough = max(OVERTAKING * config.concurrency, LEAST_BATCHES) * config.most_texts
+            enough = max(overtaking(config.concurrency), LEAST_BATCHES) * config.most_texts
             texts = first_texts(config, (chunk.table for chunk in chunks), enough)
         probe = measure(texts)
         if (failure := probe.failure) is not None:
@@ -179,7 +179,7 @@ class _Count:
         most = dialect_of(stated_dialect(config), config).most_texts
         texts = min(config.texts_per_request, most or config.texts_per_request)
         self._size = BatchSize(texts if probe is None else probe.texts_per_request)
-        self._batcher = Batcher(OVERTAKING * config.concurrency)
+        self._batcher = Batcher(overtaking(config.concurrency))
         # Files without a name go where the run would write: there is room.
         near = (
             config.output

@@ -34,9 +34,15 @@ FIRST_PATIENCE = 32
 LONGEST_PATIENCE = 2_048
 # So many batches for each request in flight may overtake an input: the more, the closer their
 # inputs are in length, and the longer a chunk waits for its last one.
-OVERTAKING = 2
+# More of them bring no inputs together that are closer by anything that counts.
+OVERTAKING, MOST_OVERTAKING = 2, 256
 # A text that every model of every language takes.
 PLAIN = "Good."
+
+
+def overtaking(concurrency: int) -> int:
+    """Return how many batches may overtake an input, with so many requests in flight."""
+    return min(OVERTAKING * concurrency, MOST_OVERTAKING)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from pipeline.errors import StoppedEarly
 from pipeline.pool.attempt import Quota, StoppedError
-from pipeline.pool.batching import OVERTAKING, Batcher, Job
+from pipeline.pool.batching import Batcher, Job, overtaking
 from pipeline.pool.demand import Demand
 from pipeline.pool.fleet import Fleet, Member
 from pipeline.pool.server import Server
@@ -52,7 +52,7 @@ class Pool:
         self._config = config
         self._stop = stop
         self.tally = tally = Tally(emit, self._limits, stop.ask)
-        self._batcher = Batcher(OVERTAKING * config.concurrency)
+        self._batcher = Batcher(overtaking(config.concurrency))
         self.demand = Demand(self._batcher, self._enough, stop)
         stated = limiter(config.rate) if config.rate else None
         quota = Quota(config.max_requests, requests_sent, stated)
@@ -80,8 +80,9 @@ class Pool:
 
     def _enough(self) -> int:
         """How many inputs keep all requests full; beside a full window those in flight."""
-        held = [server.config.concurrency * server.size.now for server in self._servers]
-        return (OVERTAKING + 1) * sum(held)
+        in_flight = sum([each.config.concurrency * each.size.now for each in self._servers])
+        largest = max([each.size.now for each in self._servers])
+        return in_flight + overtaking(self._config.concurrency) * largest
 
     def _limits(self) -> tuple[int, float | None]:
         rates = [server.attempts.turnstile.rate for server in self._servers]

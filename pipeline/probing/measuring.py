@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.errors import Cause, ClassifyError, Retryable, RowsRejected
 from pipeline.events import SmallerBatches
 from pipeline.meanings import PerSecond, Seconds
-from pipeline.pool.batching import OVERTAKING, Batcher, BatchSize, Job
+from pipeline.pool.batching import Batcher, BatchSize, Job, overtaking
 from pipeline.pool.search import FIRST_REQUESTS, FIRST_TEXTS, TIMEOUT_SHARE
 from pipeline.pool.turnstile import Turnstile
 
@@ -204,7 +204,7 @@ class Measuring:
 
     def _batches_of(self, texts: int) -> _Batches:
         if texts not in self._batches:
-            batcher, size = Batcher(OVERTAKING * self._config.concurrency), BatchSize(texts)
+            batcher, size = Batcher(overtaking(self._config.concurrency)), BatchSize(texts)
             batcher.put(Job(self._texts))
             batcher.close()
             cut = [

@@ -21,9 +21,8 @@ pytestmark = [pytest.mark.fault(9), pytest.mark.usefixtures("small_chunks")]
 
 TEXTS = [f"text {i}" for i in range(60)]
 TABLE = pa.table({"text": TEXTS})
-# All of the first and the last turns, where most opens and closes; the rest by a stride.
+# The first and the last turns, where most opens and closes, are tried more closely than the rest.
 BORDER = 100
-# The first turns are those that begin a run, so they are tried more closely.
 CLOSE = 3
 
 

@@ -110,7 +110,7 @@ def test_nothing_waits_for_a_rest_that_does_not_end(
 ):
     """Neither the reader, which waits for a commit if it may hold no more, nor the end."""
     monkeypatch.setattr(stream, "REST_S", 3_600)
-    monkeypatch.setattr(stream, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(stream, "held_bytes", lambda _config: held_bytes)
     label(source, tmp_path / "out.parquet")
     assert sum(rows for _, rows in parts) == ROWS
 
@@ -119,7 +119,7 @@ def test_a_run_that_is_stopped_ends_though_no_more_may_be_held(
     label, source, tmp_path, parts, monkeypatch
 ):
     """What is held fails then, so no commit ever makes room for the reader."""
-    monkeypatch.setattr(stream, "HELD_BYTES", 1)
+    monkeypatch.setattr(stream, "held_bytes", lambda _config: 1)
     with pytest.raises(StoppedEarly, match="max_requests"):
         label(source, tmp_path / "out.parquet", batch_size=4, max_requests=2)
     assert parts == []

@@ -169,6 +169,6 @@ def test_all_labels_of_a_row_make_smaller_files(label, source, tmp_path, monkeyp
 
 def test_a_file_that_holds_more_than_may_be_held_is_made(label, source, tmp_path, monkeypatch):
     """Reading goes on for the rest of a file if nothing else is left to wait for."""
-    monkeypatch.setattr(stream, "HELD_BYTES", 1)
+    monkeypatch.setattr(stream, "held_bytes", lambda _config: 1)
     label(source, tmp_path / "out")
     assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out").iterdir()) == ROWS

@@ -19,7 +19,7 @@ def _labels(output):
 @pytest.fixture
 def little_room(monkeypatch, small_chunks):
     """Hold a few small chunks only between reading and commit."""
-    monkeypatch.setattr(stream, "HELD_BYTES", 100_000)
+    monkeypatch.setattr(stream, "held_bytes", lambda _config: 100_000)
 
 
 def test_a_text_that_comes_again_in_a_later_chunk_counts_once(
@@ -82,7 +82,7 @@ def test_a_chunk_that_is_answered_is_no_reason_for_a_smaller_batch(
     server, label, write_csv, tmp_path, small_chunks, monkeypatch
 ):
     """Room comes with each commit then, so nothing has to go out before its batch is full."""
-    monkeypatch.setattr(stream, "HELD_BYTES", 400_000)
+    monkeypatch.setattr(stream, "held_bytes", lambda _config: 400_000)
     texts = ["known" if i % 16 else f"new {i}" for i in range(16 * 320)]
     summary = label(write_csv("in.csv", texts), tmp_path / "out.parquet", batch_size=8)
     assert 320 / 8 <= summary["requests"] <= 1.4 * 320 / 8
