@@ -200,17 +200,23 @@ def tree() -> str:
 
 def columns() -> str:
     """The columns that a run appends."""
-    config = RunConfig(input="t.csv", output="t.parquet", endpoint="local", top_k="all")
+    config = RunConfig(
+        input="t.csv", output="t.parquet", endpoint="local", top_k="all", score_labels="LABEL"
+    )
     holds = {
-        "label": "the best label; null where the row has none",
+        "label": "the best label, by its name in `label_map`, or `unsure` below the `threshold`; "
+        "null where the row has none",
         "score": "its score, as the endpoint gave it; null where the row has no label",
         "error": "why the row has no label; null where it has one",
+        "score_LABEL": "the score of that label; null where the answer does not have it; one for "
+        "each of `score_labels`",
         "predictions": "the labels asked for, best first; only with `top_k` over 1 or `all`",
     }
+    settings = {name: f"{name}_column" for name in holds} | {"score_LABEL": "score_column"}
     fields = [(field.name, str(field.type)) for field in result_fields(config)]
     return table(
         "column | type | holds | renamed by",
-        ((f"`{name}`", f"`{kind}`", holds[name], f"`{name}_column`") for name, kind in fields),
+        ((f"`{name}`", f"`{kind}`", holds[name], f"`{settings[name]}`") for name, kind in fields),
     )
 
 

@@ -24,6 +24,8 @@ GIVEN = {
     values.MaxErrors: "int | str",
     values.Endpoints: "str | Sequence[str]",
     values.HeaderPlaces: "Mapping[str, str] | None",
+    values.LabelMap: "Mapping[str, str] | None",
+    values.Labels: "str | Sequence[str] | None",
     values.PromFile: PATHS,
 }
 # What the type says.

@@ -39,8 +39,10 @@ def check_together(config: RunConfig) -> None:
             "Drop one of the two.",
         )
     _check_workers(config)
+    _check_names(config)
     names = [config.label_column, config.score_column, config.error_column]
     names += [config.predictions_column] if config.wants_predictions else []
+    names += config.score_columns().values()
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{name!r} names two output columns.", "Give each its own name.")
@@ -59,6 +61,27 @@ def _check_list(config: RunConfig) -> None:
             f"{len(config.addresses)} addresses, which share it.",
             f"Raise it to {len(config.addresses)} at least.",
         )
+
+
+def _check_names(config: RunConfig) -> None:
+    """Refuse names of labels that hide one of them."""
+    label_map = config.label_map or {}
+    label_of: dict[str, str] = {}
+    for label, name in label_map.items():
+        if name in label_of:
+            raise SettingsError(
+                f"{setting('label_map')}: {label_of[name]!r} and {label!r} would both be called "
+                f"{name!r}, and their scores could not be told apart.",
+                "Give each label a name of its own.",
+            )
+        label_of[name] = label
+    for label in config.score_labels or ():
+        if label in label_map and label not in label_of:
+            raise SettingsError(
+                f"{setting('score_labels')}: {setting('label_map')} calls the label {label!r} "
+                f"{label_map[label]!r}.",
+                f"Give its name: {setting('score_labels', label_map[label])}.",
+            )
 
 
 def _check_workers(config: RunConfig) -> None:

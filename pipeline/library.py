@@ -25,6 +25,7 @@ def classify(
     *,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
+    run_dir: str | Path | None = None,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -61,6 +62,10 @@ def classify(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    unsure_label: str = "unsure",
+    score_labels: str | Sequence[str] | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -78,6 +83,9 @@ def classify(
             continues it. Without, what was answered is kept in a temporary directory, which the
             error names.
         progress: Show how far the call is; left out, in a notebook only.
+        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
+            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
+            or an address.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
@@ -130,6 +138,14 @@ def classify(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
+        label_map: Names of labels in the output, each with the label that the model gives; a label
+            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
+            differ.
+        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
+            score stays. Takes a number from 0 to 1.
+        unsure_label: Label of rows with a score below the threshold. Takes a label.
+        score_labels: Labels, as the output names them, that get a column of scores each, such as
+            `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.
@@ -155,6 +171,7 @@ async def aclassify(
     *,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
+    run_dir: str | Path | None = None,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -191,6 +208,10 @@ async def aclassify(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    unsure_label: str = "unsure",
+    score_labels: str | Sequence[str] | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -212,6 +233,9 @@ async def aclassify(
             continues it. Without, what was answered is kept in a temporary directory, which the
             error names.
         progress: Show how far the call is; left out, in a notebook only.
+        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
+            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
+            or an address.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
@@ -264,6 +288,14 @@ async def aclassify(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
+        label_map: Names of labels in the output, each with the label that the model gives; a label
+            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
+            differ.
+        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
+            score stays. Takes a number from 0 to 1.
+        unsure_label: Label of rows with a score below the threshold. Takes a label.
+        score_labels: Labels, as the output names them, that get a column of scores each, such as
+            `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.
@@ -295,6 +327,7 @@ def run(
     retry_failed: bool = False,
     ask_again: bool = False,
     update: bool = False,
+    run_dir: str | Path | None = None,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -331,6 +364,10 @@ def run(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    unsure_label: str = "unsure",
+    score_labels: str | Sequence[str] | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -343,7 +380,8 @@ def run(
         input: Files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local,
             or at an address with s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which
             then has all settings.
-        output: A .parquet file, or a directory for a dataset of parts.
+        output: A .parquet file, or a directory for a dataset of parts; local, or at an address with
+            s3://, gs://, abfs:// or hf://.
         text: The column to classify.
         progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
             lines on stderr. Left out, it is shown in a notebook only.
@@ -354,6 +392,9 @@ def run(
         ask_again: Discard stored answers, too.
         update: Label an input that has changed since: replace a complete output, and ask only for
             texts that it does not have.
+        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
+            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
+            or an address.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
@@ -406,6 +447,14 @@ def run(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
+        label_map: Names of labels in the output, each with the label that the model gives; a label
+            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
+            differ.
+        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
+            score stays. Takes a number from 0 to 1.
+        unsure_label: Label of rows with a score below the threshold. Takes a label.
+        score_labels: Labels, as the output names them, that get a column of scores each, such as
+            `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.

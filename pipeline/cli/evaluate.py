@@ -9,6 +9,8 @@ import click
 from pipeline.cli.output import failing, print_json, say
 from pipeline.cli.settings import run_arguments
 from pipeline.errors import SettingsError
+from pipeline.label_map import parsed as label_map_of
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.config_values import Place
@@ -63,7 +65,7 @@ def evaluate(
             output,
             gold,
             run_dir=run_dir,
-            label_map=dict(map(_pair, label_map)),
+            label_map=_names(label_map),
             label_column=label_column,
             score_column=score_column,
             text=text,
@@ -74,11 +76,11 @@ def evaluate(
         say(str(found))
 
 
-def _pair(given: str) -> tuple[str, str]:
-    label, separator, name = given.partition("=")
-    if not separator or not label or not name:
+def _names(given: tuple[str, ...]) -> dict[str, str] | None:
+    try:
+        return label_map_of(given)
+    except ValueError:
         raise SettingsError(
-            f"--label-map: {given!r} is not allowed.",
-            "It takes LABEL=NAME, such as LABEL_0=negative.",
-        )
-    return label, name
+            f"{setting('label_map')}: {' '.join(given)!r} is not allowed.",
+            "It takes LABEL=NAME, such as LABEL_0=negative, once a label.",
+        ) from None

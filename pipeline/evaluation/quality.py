@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from pipeline.evaluation import words
+from pipeline.rows.shown import renamed
 from pipeline.wording import listed
 
 if TYPE_CHECKING:
@@ -192,8 +193,7 @@ class Evaluator:
         taken = pa.array(places)
         true, given = _as_text(gold.take(taken)), _as_text(label.take(taken))
         self._seen.update(given.unique().to_pylist())
-        if self._map:
-            given = _mapped(given, self._map)
+        given = renamed(given, self._map)
         pairs = pa.table({"gold": true, "label": given}).group_by(["gold", "label"])
         for found in pairs.aggregate([([], "count_all")]).to_pylist():
             self._pairs[found["gold"], found["label"]] += found["count_all"]
@@ -339,12 +339,6 @@ def _as_text(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return column.cast(pa.string())
-
-
-def _mapped(labels: pa.Array, names: Mapping[str, str]) -> pa.Array:
-    encoded = labels.dictionary_encode()
-    values = [names.get(value, value) for value in encoded.dictionary.to_pylist()]
-    return pa.array(values, pa.string()).take(encoded.indices)
 
 
 def bounds_of(scores: Iterable[pa.Array]) -> tuple[float, float]:

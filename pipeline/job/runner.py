@@ -29,7 +29,8 @@ from pipeline.events import (
     fan_out,
 )
 from pipeline.job import kept, opening, room, summary
-from pipeline.job.opening import Complete, Standing
+from pipeline.job.decisions import Complete, Standing
+from pipeline.job.renewing import holds_answers
 from pipeline.job.replacing import check_before_publishing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.events import Observer
-    from pipeline.job.opening import EarlierRun, Opening
+    from pipeline.job.decisions import EarlierRun, Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
     from pipeline.store import PartRecord, RunStore
@@ -315,7 +316,8 @@ class Run:
             check_before_publishing(self._config, store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
-        store.finish(summary.facts(self._config, store.log.run, "complete"))
+        done = summary.facts(self._config, store.log.run, "complete")
+        store.finish(done, keep_answers=not holds_answers(store.log.run))
 
     def _output_schema(self, revision: str | None) -> pa.Schema:
         """Return the schema of the output, with what it tells of its origin."""

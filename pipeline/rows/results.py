@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
+from pipeline.rows.shown import decided, renamed, score_columns
 from pipeline.system.arrays import numbers, strings
 from pipeline.wording import alike, listed, setting, short
 
@@ -67,6 +68,7 @@ def result_fields(config: RunConfig) -> list[pa.Field]:
         pa.field(config.score_column, pa.float64()),
         pa.field(config.error_column, pa.string()),
     ]
+    fields += [pa.field(name, pa.float64()) for name in config.score_columns().values()]
     if config.wants_predictions:
         fields.append(pa.field(config.predictions_column, PREDICTIONS))
     return fields
@@ -103,6 +105,14 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
                 f"The input has a column {name!r} already, which the output needs for its {key}.",
                 f"Give the output's another name: {setting(f'{key}_column', 'NAME')}.",
             )
+    for label, name in config.score_columns().items():
+        if name in schema.names:
+            raise SettingsError(
+                f"The input has a column {name!r} already, which the output needs for the scores "
+                f"of {label!r}.",
+                "Give the output's another name, which begins with that of the column of scores: "
+                f"{setting('score_column', 'NAME')}.",
+            )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -125,28 +135,30 @@ def finish(
         good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
         failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
         error = strings(failed)
-    label = strings([found and found[0][0] for found in good])
+    label = renamed(strings([found and found[0][0] for found in good]), config.label_map)
     score = numbers([found and found[0][1] for found in good], pa.float64())
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
         good = [None]
-    columns = [label, score, error]
+    columns = [decided(label, score, config), score, error]
     if len(outcomes) < max(table.num_rows, 1):  # or else each row has an outcome of its own
         columns = [column.take(prepared.index) for column in columns]
         columns[2] = pc.coalesce(prepared.errors, columns[2])
     if config.wants_predictions:
-        columns.append(_predictions(good).take(prepared.index))
+        predictions = _predictions(good, config)
+        spread = [*score_columns(predictions, config), predictions]
+        columns += [column.take(prepared.index) for column in spread]
     result = table
     for field, column in zip(result_fields(config), columns, strict=True):
         result = result.append_column(field, column)
     return _counted(first_row, result, config)
 
 
-def _predictions(good: Sequence[Any]) -> pa.ListArray:
+def _predictions(good: Sequence[Any], config: RunConfig) -> pa.ListArray:
     pairs = [pair for found in good for pair in found or ()]
     values = pa.StructArray.from_arrays(
         [
-            strings([name for name, _ in pairs]),
+            renamed(strings([name for name, _ in pairs]), config.label_map),
             numbers([score for _, score in pairs], pa.float64()),
         ],
         fields=list(PREDICTIONS.value_type),

@@ -142,6 +142,10 @@ CHANGED = {
     "score_column": ({"score_column": "new"}, "'new', was 'score'"),
     "error_column": ({"error_column": "new"}, "'new', was 'error'"),
     "predictions_column": ({"predictions_column": "new"}, "'new', was 'predictions'"),
+    "label_map": ({"label_map": {"a": "b"}}, "{'a': 'b'}, was None"),
+    "threshold": ({"threshold": 0.5}, "0.5, was None"),
+    "unsure_label": ({"unsure_label": "new"}, "'new', was 'unsure'"),
+    "score_labels": ({"score_labels": "a"}, "['a'], was None"),
 }
 # How CSV is read is part of the input.
 READING = {
@@ -154,7 +158,7 @@ READING = {
 @pytest.mark.fault(11)
 def test_of_every_setting_it_is_decided_whether_it_changes_results():
     """A new setting belongs into RESULT_SETTINGS and CHANGED, or into FREE."""
-    decided = [*CHANGED, *READING, *FREE, "input", "output", "ray_address"]
+    decided = [*CHANGED, *READING, *FREE, "input", "output", "run_dir", "ray_address"]
     assert sorted(decided) == sorted(RunConfig.model_fields)
     assert sorted(RunConfig.RESULT_SETTINGS) == sorted(CHANGED)
 
