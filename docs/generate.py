@@ -24,6 +24,7 @@ from pipeline.cli import main
 from pipeline.client.dialects import REGISTRY
 from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
+from pipeline.evaluation import Facts
 from pipeline.job.status import Status
 from pipeline.job.summary import Origin, Summary
 from pipeline.meanings import Unit
@@ -230,6 +231,11 @@ def summary() -> str:
     return _keys(Summary)
 
 
+def evaluation() -> str:
+    """The keys of the evaluation in a summary."""
+    return _keys(Facts)
+
+
 def plan() -> str:
     """The keys of a plan."""
     return _keys(Forecast)
@@ -281,7 +287,14 @@ def _kind(hint: Any) -> str:
         return f"{_kind(next(kind for kind in kinds if kind is not type(None)))} or null"
     if hint == dict[str, int]:
         return "counts"
-    names = {int: "count", str: "text", bool: "true or false", tuple: "list"}
+    names = {
+        int: "count",
+        str: "text",
+        bool: "true or false",
+        tuple: "list",
+        list: "list",
+        float: "number",
+    }
     return names.get(get_origin(hint) or hint, "object")
 
 
@@ -296,6 +309,7 @@ MADE: dict[str, Callable[[], str]] = {
         columns,
         metadata,
         summary,
+        evaluation,
         plan,
         probe,
         estimate,

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.events import Observer
+    from pipeline.result import RunResult
 
 '''
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import addresses
-from pipeline.config_checks import check_together
+from pipeline.config_checks import check_together, names_beside_gold
 from pipeline.config_file import read_config_file
 from pipeline.config_values import (
     COLUMN,
@@ -197,6 +197,12 @@ class RunConfig(BaseModel):
         Takes("labels, such as positive", "LABEL"),
         None,
     )
+    gold: Name | None = described(
+        "column of true labels, against which the run measures its own at the end; with `label`, "
+        "the output names its columns `predicted_label`, `predicted_score`, `predicted_error`",
+        COLUMN,
+        None,
+    )
     engine: Literal["local", "processes", "ray"] = described(
         "what sends the requests: this process, processes of this machine, or a Ray cluster",
         "local, processes, ray",
@@ -237,6 +243,7 @@ class RunConfig(BaseModel):
             settings["model"] = addresses.plain_model_id(settings["model"])
         if settings.get("score_labels") and settings.get("top_k", 1) in (1, "1"):
             settings["top_k"] = "all"
+        settings |= names_beside_gold(settings)
         try:
             super().__init__(**settings)
         except ValidationError as error:

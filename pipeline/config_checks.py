@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import addresses
 from pipeline.errors import SettingsError
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.config import RunConfig
 
 
@@ -46,6 +48,19 @@ def check_together(config: RunConfig) -> None:
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{name!r} names two output columns.", "Give each its own name.")
+
+
+def names_beside_gold(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return names of the output's columns that leave the name of the true labels free.
+
+    Of those that have another name already, none.
+    """
+    names = {f"{kind}_column": kind for kind in ("label", "score", "error")}
+    if settings.get("gold") not in names.values():
+        return {}
+    return {
+        key: f"predicted_{kind}" for key, kind in names.items() if settings.get(key, kind) == kind
+    }
 
 
 def _check_list(config: RunConfig) -> None:

@@ -116,6 +116,13 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured(Notice):
+    """The labels of a table in memory were measured against true ones; `words` say how good."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """What a worker does: requests in flight, and answers a second of late."""
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.events import Observer
+    from pipeline.result import RunResult
 
 
 @api.checked
@@ -66,6 +66,7 @@ def classify(
     threshold: float | None = None,
     unsure_label: str = "unsure",
     score_labels: str | Sequence[str] | None = None,
+    gold: str | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -146,6 +147,9 @@ def classify(
         unsure_label: Label of rows with a score below the threshold. Takes a label.
         score_labels: Labels, as the output names them, that get a column of scores each, such as
             `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
+        gold: Column of true labels, against which the run measures its own at the end; with
+            `label`, the output names its columns `predicted_label`, `predicted_score`,
+            `predicted_error`.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.
@@ -212,6 +216,7 @@ async def aclassify(
     threshold: float | None = None,
     unsure_label: str = "unsure",
     score_labels: str | Sequence[str] | None = None,
+    gold: str | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -296,6 +301,9 @@ async def aclassify(
         unsure_label: Label of rows with a score below the threshold. Takes a label.
         score_labels: Labels, as the output names them, that get a column of scores each, such as
             `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
+        gold: Column of true labels, against which the run measures its own at the end; with
+            `label`, the output names its columns `predicted_label`, `predicted_score`,
+            `predicted_error`.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.
@@ -368,6 +376,7 @@ def run(
     threshold: float | None = None,
     unsure_label: str = "unsure",
     score_labels: str | Sequence[str] | None = None,
+    gold: str | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -455,6 +464,9 @@ def run(
         unsure_label: Label of rows with a score below the threshold. Takes a label.
         score_labels: Labels, as the output names them, that get a column of scores each, such as
             `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
+        gold: Column of true labels, against which the run measures its own at the end; with
+            `label`, the output names its columns `predicted_label`, `predicted_score`,
+            `predicted_error`.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.

@@ -95,6 +95,7 @@ EVERY = {
     "threshold": 0.5,
     "unsure_label": "perhaps",
     "score_labels": "bad, good",
+    "gold": "truth",
     "engine": "ray",
     "workers": 3,
     "ray_address": "head:6379",
@@ -262,6 +263,13 @@ def test_labels_as_people_write_them():
     assert _config(label_map=["a=b=c, d"]).label_map == {"a": "b=c, d"}
     assert _config(label_map={}).label_map is None
     assert _config(score_labels=["a, b", "c"]).score_labels == ("a, b", "c")
+
+
+def test_beside_true_labels_the_columns_have_other_names():
+    found = _config(gold="label", error_column="why")
+    names = (found.label_column, found.score_column, found.error_column)
+    assert names == ("predicted_label", "predicted_score", "why")
+    assert _config(gold="truth").label_column == "label"
 
 
 def test_scores_of_labels_need_all_labels():

@@ -31,7 +31,7 @@ GROUPS = {
     "Columns": (
         *("text_pair", "label_column", "score_column", "error_column", "predictions_column"),
     ),
-    "Labels": ("label_map", "threshold", "unsure_label", "score_labels"),
+    "Labels": ("label_map", "threshold", "unsure_label", "score_labels", "gold"),
     "Files": ("run_dir", "delimiter", "encoding", "csv_escape"),
     "Answers and records": ("dedup", "cache", "metrics_file"),
     "Workers": ("engine", "workers", "ray_address"),

@@ -108,16 +108,18 @@ class Mistake:
 class Evaluation:
     """How good labels are. Shares are None where no row tells.
 
-    `rows` have a true label; of these `unlabelled` have none from the model, and count for nothing
-    else. `macro_f1` is the mean over labels. `calibration_error` is how far scores are from the
-    share that is right, on average over rows (expected calibration error); None without scores.
-    `confusion` has the pairs with any rows, the most frequent first.
+    `rows` have a true label; of these `unlabelled` have none from the model, and `unsure` have a
+    score below the threshold of the run: both count for nothing else. `macro_f1` is the mean over
+    labels. `calibration_error` is how far scores are from the share that is right, on average over
+    rows (expected calibration error); None without scores. `confusion` has the pairs with any rows,
+    the most frequent first.
     """
 
     gold: str
     rows: int
     without_gold: int
     unlabelled: int
+    unsure: int
     accuracy: Share
     macro_f1: float | None
     labels: list[LabelQuality]
@@ -127,6 +129,10 @@ class Evaluation:
     calibration_error: float | None
     mistakes: list[Mistake]
     notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> list[str]:
+        """Return what matters most, in sentences: accuracy first, and what looks wrong."""
+        return words.summary(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values, as `classify evaluate --json` prints it."""
@@ -158,13 +164,18 @@ def _named(value: Any) -> Any:
 class Evaluator:
     """Takes batches of rows and tells how good their labels are.
 
-    `label_map` gives the true name of a label that the model calls otherwise (`LABEL_0`).
+    `label_map` gives the true name of a label that the model calls otherwise (`LABEL_0`); `unsure`
+    is what stands for a label in rows that were not decided.
     """
 
     def __init__(
-        self, gold: str, label_map: Mapping[str, str] | None, bounds: tuple[float, float]
+        self,
+        gold: str,
+        label_map: Mapping[str, str] | None,
+        bounds: tuple[float, float],
+        unsure: str | None = None,
     ) -> None:
-        self._gold = gold
+        self._gold, self._unsure_label = gold, unsure
         self._map = dict(label_map or {})
         low, high = min(0.0, bounds[0]), max(1.0, bounds[1])
         self._edges = np.linspace(low, high, CALIBRATION_BINS + 1)
@@ -174,7 +185,7 @@ class Evaluator:
         self._bins = np.zeros((3, CALIBRATION_BINS))
         # By threshold: rows that have so high a score, and those that are right.
         self._kept = np.zeros((2, len(THRESHOLDS)), int)
-        self._rows = self._without_gold = self._unlabelled = self._first = 0
+        self._rows = self._without_gold = self._unlabelled = self._unsure = self._first = 0
         self._mistakes: list[tuple[float, int, Mistake]] = []
 
     def add(
@@ -187,6 +198,11 @@ class Evaluator:
         self._without_gold += len(gold) - int(known.sum())
         self._rows += int(known.sum())
         self._unlabelled += int(known.sum() - labelled.sum())
+        if self._unsure_label is not None:
+            is_unsure = pc.equal(_as_text(label), self._unsure_label).fill_null(False)
+            decided = labelled & ~is_unsure.to_numpy(zero_copy_only=False)
+            self._unsure += int(labelled.sum() - decided.sum())
+            labelled = decided
         places = np.flatnonzero(labelled)
         if not len(places):
             return
@@ -268,7 +284,8 @@ class Evaluator:
             self._rows,
             self._without_gold,
             self._unlabelled,
-            accuracy=Share.of(right, self._rows - self._unlabelled),
+            self._unsure,
+            accuracy=Share.of(right, self._rows - self._unlabelled - self._unsure),
             macro_f1=sum(known) / len(known) if known else None,
             labels=qualities,
             confusion=[

@@ -25,7 +25,7 @@ from pipeline.job.renewing import (
 from pipeline.job.replacing import check_only_input_is_lost, is_of
 from pipeline.producer import FileSource, InputTable, open_source
 from pipeline.responses import check_store
-from pipeline.rows import NOBODY_TOLD, Revision, check_columns
+from pipeline.rows import NOBODY_TOLD, Revision, check_columns, check_gold
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
 from pipeline.store.ownership import METRICS_MARK, may_replace
@@ -104,6 +104,7 @@ def decide(
         opened = _decide_retry(config, store, found, place)
     else:
         opened = _decide_run(config, store, found, place, table, overwrite=overwrite, update=update)
+    check_gold(opened.source.input.schema, config)
     return replace(opened, keeps_answers=False) if ask_again else opened
 
 

@@ -46,6 +46,10 @@ class Summary:
         dict[str, Any] | None,
         "what `classify plan` predicted: distinct_inputs, cache_hits, requests, seconds, cost",
     ]
+    evaluation: Annotated[
+        dict[str, Any] | None,
+        "with `gold`, how good the labels are, as below; null without it, or before the end",
+    ] = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, in the order of the fields."""
@@ -94,6 +98,7 @@ def of_attempt(
     started: float,
     error: BaseException | None,
     plan: dict[str, Any] | None,
+    evaluation: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the summary of an attempt that began at `started` (by `time.monotonic`)."""
     seconds = time.monotonic() - started
@@ -111,6 +116,7 @@ def of_attempt(
         rows_per_second=round(metrics.committed_rows / seconds, 1),
         peak_in_flight=metrics.peak_in_flight,
         plan=plan,
+        evaluation=evaluation,
     ).to_json()
 
 

@@ -80,10 +80,11 @@ def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
 
 
 def check_columns(schema: pa.Schema, config: RunConfig) -> None:
-    """Refuse a missing or unfit text column, and a name that the output would have twice.
+    """Refuse a missing or unfit column, and a name that the output would have twice.
 
     Raises InputError or SettingsError, before anything is sent.
     """
+    check_gold(schema, config)
     for key, name in (("text", config.text), ("text_pair", config.text_pair)):
         if name is None:
             continue
@@ -101,9 +102,11 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
     for key in ("label", "score", "error", "predictions"):
         name = getattr(config, f"{key}_column")
         if name in schema.names and (key != "predictions" or config.wants_predictions):
+            true = f" If it has the true labels, say so: {setting('gold', name)}."
             raise SettingsError(
                 f"The input has a column {name!r} already, which the output needs for its {key}.",
-                f"Give the output's another name: {setting(f'{key}_column', 'NAME')}.",
+                f"Give the output's another name: {setting(f'{key}_column', 'NAME')}."
+                + (true if key == name == "label" and config.gold is None else ""),
             )
     for label, name in config.score_columns().items():
         if name in schema.names:
@@ -113,6 +116,27 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
                 "Give the output's another name, which begins with that of the column of scores: "
                 f"{setting('score_column', 'NAME')}.",
             )
+
+
+def check_gold(schema: pa.Schema, config: RunConfig) -> None:
+    """Refuse a missing or unfit column of true labels. Raises SettingsError or InputError."""
+    name = config.gold
+    if name is None:
+        return
+    if name not in schema.names:
+        raise SettingsError(
+            f"{setting('gold')}: the input has no column {name!r}. It has: "
+            f"{listed(schema.names)}.{alike(name, schema.names)}",
+            f"Name the column of true labels with {setting('gold')}.",
+        )
+    kind = schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_nested(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary(kind):
+        raise InputError(
+            f"{setting('gold')}: the column {short(name)!r} holds {kind}, which is no label.",
+            "True labels are text, numbers or categories.",
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:

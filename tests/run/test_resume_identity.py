@@ -82,6 +82,7 @@ FREE = {
     "max_requests": 1_000,
     "grace_s": 7,
     "metrics_file": "classify.prom",
+    "gold": "other",
     "engine": "processes",
     "workers": 2,
 }
