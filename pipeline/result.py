@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.observers import result_html
+from pipeline.observers.words import MOST_CAUSES, OTHER_CAUSES
 from pipeline.store import output_at, place_of
 from pipeline.wording import counted
 
@@ -53,13 +54,19 @@ class RunResult:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def errors_by_cause(self) -> dict[str, int]:
-        """Count the rows with an error by what their error says, the most frequent first."""
+        """Count the rows with an error by what their error says, the most frequent first.
+
+        Causes beyond the first 500 are counted together, as `(other causes)`.
+        """
         causes: Counter[str] = Counter()
         for file in output_at(self.output).files():
             with file.open() as opened, pq.ParquetFile(opened) as table:
                 for batch in table.iter_batches(columns=[self.error_column]):
                     for found in batch.column(0).drop_null().value_counts().to_pylist():
-                        causes[found["values"]] += found["counts"]
+                        cause = found["values"]
+                        if cause not in causes and len(causes) >= MOST_CAUSES:
+                            cause = OTHER_CAUSES
+                        causes[cause] += found["counts"]
         return dict(causes.most_common())
 
     def report(self, page: str | Path | None = None) -> Path:

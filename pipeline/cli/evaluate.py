@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--score-column", metavar="COLUMN", help="The column of scores.  [default: the run's]"
 )
+@click.option(
+    "--unsure-label",
+    metavar="LABEL",
+    help="The label of rows that were not decided.  [default: the run's, if it has a threshold]",
+)
 @click.option("--text", metavar="COLUMN", help="What is shown of mistakes.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def evaluate(
@@ -42,6 +47,7 @@ def evaluate(
     as_json: bool,
     label_column: str | None,
     score_column: str | None,
+    unsure_label: str | None,
     text: str | None,
 ) -> None:
     """Measure the labels of OUTPUT against a column of true ones.
@@ -68,6 +74,7 @@ def evaluate(
             label_map=_names(label_map),
             label_column=label_column,
             score_column=score_column,
+            unsure_label=unsure_label,
             text=text,
         )
     if as_json:

@@ -8,6 +8,7 @@ facts    how it is told in the summary of a run
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from pipeline.config_checks import names_beside_gold
 from pipeline.errors import ClassifyError, InputError, OutputError
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
-from pipeline.store import located, place_of
+from pipeline.store import located, output_at, place_of
 from pipeline.system.threads import stop_point
 from pipeline.tables import open_table, texts
 from pipeline.wording import alike, listed, setting
@@ -49,7 +50,7 @@ def evaluate(
     Args:
         table: A labelled table: the path or address of an output of a run, or a table in memory of
             any kind that `classify` takes.
-        gold: The column of true labels; rows without one are not counted.
+        gold: The column of true labels; rows without one, or with a blank one, are not counted.
         label_map: The true name of each label that the model calls otherwise, such as
             `{"LABEL_0": "negative"}`.
         label_column: The column of labels. Left out, that of the run, or `label` (beside true ones
@@ -111,13 +112,14 @@ class _Labelled(NamedTuple):
     columns: list[str]
     usual: dict[str, str]
     read: Callable[[list[str]], Iterator[dict[str, pa.Array]]]
+    note: str | None = None
 
     def needed(self, key: str, name: str) -> str:
         """Return a column that must be there. Raises InputError."""
         if name not in self.columns:
             raise InputError(
                 f"{setting(key)}: there is no column {name!r}. There are: {listed(self.columns)}."
-                f"{alike(name, self.columns)}",
+                f"{alike(name, self.columns)}" + (f" {self.note}" if self.note else ""),
                 f"Name it with {setting(key)}.",
             )
         return name
@@ -155,7 +157,8 @@ def _evaluated(
             None if score is None else batch[score],
             None if shown is None else batch[shown],
         )
-    return evaluator.found()
+    found = evaluator.found()
+    return found if labelled.note is None else replace(found, notes=[labelled.note, *found.notes])
 
 
 def _usual(gold: str, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -169,12 +172,25 @@ def _usual(gold: str, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of_run(path: Path | str, run_dir: str | Path | None, gold: str) -> _Labelled:
-    store = located(path, None if run_dir is None else place_of(run_dir))
-    state = store.load()
-    return _of_output(store.output, gold, {} if state is None else state.run.settings)
+    """Return the output of a run; where its record cannot be read, the output alone is enough."""
+    note, settings = None, {}
+    try:
+        store = located(path, None if run_dir is None else place_of(run_dir))
+    except OutputError:  # of a place that holds no run directory, and none was given
+        output = output_at(path)
+    else:
+        output = store.output
+        try:
+            state = store.load()
+            settings = {} if state is None else state.run.settings
+        except ClassifyError as error:
+            note = f"The columns are taken to have their usual names. {error.what}"
+    return _of_output(output, gold, settings, note)
 
 
-def _of_output(output: Output, gold: str, settings: Mapping[str, Any]) -> _Labelled:
+def _of_output(
+    output: Output, gold: str, settings: Mapping[str, Any], note: str | None = None
+) -> _Labelled:
     try:
         files = output.files()
         schema = pq.read_schema(files[0].open()) if files else pa.schema([])
@@ -190,7 +206,7 @@ def _of_output(output: Output, gold: str, settings: Mapping[str, Any]) -> _Label
                 for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
                     yield {name: batch.column(name) for name in columns}
 
-    return _Labelled(schema.names, _usual(gold, settings), read)
+    return _Labelled(schema.names, _usual(gold, settings), read, note)
 
 
 def _in_memory(table: Any, gold: str) -> _Labelled:

@@ -32,6 +32,8 @@ CALIBRATION_BINS = 10
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 MOST_MISTAKES = 20
 MOST_LABELS = 1_000
+# True labels that differ: more of them are texts or numbers, and would fill the memory.
+MOST_VALUES = 10_000
 _TEXT_CHARACTERS = 400
 
 
@@ -108,11 +110,11 @@ class Mistake:
 class Evaluation:
     """How good labels are. Shares are None where no row tells.
 
-    `rows` have a true label; of these `unlabelled` have none from the model, and `unsure` have a
-    score below the threshold of the run: both count for nothing else. `macro_f1` is the mean over
-    labels. `calibration_error` is how far scores are from the share that is right, on average over
-    rows (expected calibration error); None without scores. `confusion` has the pairs with any rows,
-    the most frequent first.
+    `rows` have a true label, `without_gold` have none, or a blank one. Of those that have one,
+    `unlabelled` have no label from the model, and `unsure` have a score below the threshold of the
+    run: both count for nothing else. `macro_f1` is the mean over labels. `calibration_error` is how
+    far scores are from the share that is right, on average over rows (expected calibration error);
+    None without scores. `confusion` has the pairs with any rows, the most frequent first.
     """
 
     gold: str
@@ -181,6 +183,7 @@ class Evaluator:
         self._edges = np.linspace(low, high, CALIBRATION_BINS + 1)
         self._pairs: Counter[tuple[str, str]] = Counter()
         self._seen: set[str] = set()
+        self._true: set[str] = set()
         # By bin: rows, those that are right, and the sum of scores.
         self._bins = np.zeros((3, CALIBRATION_BINS))
         # By threshold: rows that have so high a score, and those that are right.
@@ -193,7 +196,7 @@ class Evaluator:
     ) -> None:
         """Add the columns of some rows, which follow on those before."""
         first, self._first = self._first, self._first + len(gold)
-        known = gold.is_valid().to_numpy(zero_copy_only=False)
+        known = _is_given(gold).to_numpy(zero_copy_only=False)
         labelled = known & label.is_valid().to_numpy(zero_copy_only=False)
         self._without_gold += len(gold) - int(known.sum())
         self._rows += int(known.sum())
@@ -213,7 +216,8 @@ class Evaluator:
         pairs = pa.table({"gold": true, "label": given}).group_by(["gold", "label"])
         for found in pairs.aggregate([([], "count_all")]).to_pylist():
             self._pairs[found["gold"], found["label"]] += found["count_all"]
-        if len(self._pairs) > MOST_LABELS * MOST_LABELS:
+        self._true.update(true.unique().to_pylist())
+        if len(self._true) > MOST_VALUES or len(self._pairs) > MOST_LABELS * MOST_LABELS:
             raise InputError(
                 f"The column {self._gold!r} has too many values to be labels.",
                 "Name the column of true labels.",
@@ -350,6 +354,16 @@ class Evaluator:
                 f"for with a label map, such as {min(given)}={min(true)}."
             )
         return notes
+
+
+def _is_given(gold: pa.Array) -> pa.BooleanArray:
+    """Tell which rows have a true label: nothing, not a number and white space are none."""
+    known = pc.invert(gold.is_null(nan_is_null=pa.types.is_floating(gold.type)))
+    kind = gold.type.value_type if pa.types.is_dictionary(gold.type) else gold.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        is_blank = pc.equal(pc.utf8_trim_whitespace(_as_text(gold)), "")
+        known = pc.and_(known, pc.invert(pc.fill_null(is_blank, True)))
+    return known
 
 
 def _as_text(column: pa.Array) -> pa.Array:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # How a label is shown that has no letters.
 EMPTY_LABEL = "(empty label)"
+# Errors with the same words are counted together, so many of them, and all others as one.
+MOST_CAUSES, OTHER_CAUSES = 500, "(other causes)"
 
 
 def duration(seconds: float) -> str:
