@@ -193,7 +193,7 @@ class RunConfig(BaseModel):
     )
     score_labels: Labels = described(
         "labels, as the output names them, that get a column of scores each, such as "
-        "`score_positive`; makes a top_k of 1 `all`",
+        "`score_positive`; with a `top_k` of 1, all labels are asked for",
         Takes("labels, such as positive", "LABEL"),
         None,
     )

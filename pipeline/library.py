@@ -146,7 +146,8 @@ def classify(
             score stays. Takes a number from 0 to 1.
         unsure_label: Label of rows with a score below the threshold. Takes a label.
         score_labels: Labels, as the output names them, that get a column of scores each, such as
-            `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
+            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+            positive.
         gold: Column of true labels, against which the run measures its own at the end; with
             `label`, the output names its columns `predicted_label`, `predicted_score`,
             `predicted_error`.
@@ -300,7 +301,8 @@ async def aclassify(
             score stays. Takes a number from 0 to 1.
         unsure_label: Label of rows with a score below the threshold. Takes a label.
         score_labels: Labels, as the output names them, that get a column of scores each, such as
-            `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
+            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+            positive.
         gold: Column of true labels, against which the run measures its own at the end; with
             `label`, the output names its columns `predicted_label`, `predicted_score`,
             `predicted_error`.
@@ -463,7 +465,8 @@ def run(
             score stays. Takes a number from 0 to 1.
         unsure_label: Label of rows with a score below the threshold. Takes a label.
         score_labels: Labels, as the output names them, that get a column of scores each, such as
-            `score_positive`; makes a top_k of 1 `all`. Takes labels, such as positive.
+            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+            positive.
         gold: Column of true labels, against which the run measures its own at the end; with
             `label`, the output names its columns `predicted_label`, `predicted_score`,
             `predicted_error`.

@@ -10,6 +10,7 @@ from pipeline.rows.results import (
     check_columns,
     check_gold,
     joined,
+    labels_in,
     output_schema,
     result_fields,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "check_gold",
     "joined",
     "keys_of",
+    "labels_in",
     "open_rows",
     "output_schema",
     "prepare",

@@ -74,6 +74,13 @@ def result_fields(config: RunConfig) -> list[pa.Field]:
     return fields
 
 
+def labels_in(table: pa.Table, config: RunConfig) -> tuple[list[str], list[str]]:
+    """Return the labels that labelled rows have, and those of `score_labels` that none has."""
+    pairs = pc.list_flatten(table.column(config.predictions_column))
+    given = pc.unique(pc.struct_field(pairs, "label")).to_pylist()
+    return sorted(given), [label for label in config.score_labels or () if label not in given]
+
+
 def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
     """Return the schema of the output: all columns of the input, then the results."""
     return pa.schema([*schema, *result_fields(config)], schema.metadata)

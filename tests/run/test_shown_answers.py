@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError, ResumeRefused, SettingsError, StoppedEarly
+from pipeline.events import LabelsNotGiven
 
 TEXTS = [f"text {i}" for i in range(100)]
 NAMES = {"negative": "bad", "positive": "good"}
@@ -65,6 +66,19 @@ def test_names_threshold_and_columns_of_scores(label, server, table, output, exp
         assert {f"score_{name}": score for name, score in pairs}.items() <= row.items()
     assert set(counts) == {"good", "bad", "neutral", "unsure"}
     assert summary["labels"] == dict(sorted(counts.items()))
+
+
+def test_a_label_that_no_answer_has_is_told_of_once(label, server, table, output, small_chunks):
+    told = []
+    notices = (lambda event: told.append(event) if isinstance(event, LabelsNotGiven) else None,)
+    shown = {"label_map": NAMES, "score_labels": ["god", "bad"]}
+    server.script = lambda each: (
+        server.reply(400, {"error": "no"}) if "text 1" in each.texts else None
+    )
+    label(table(TEXTS), output, observers=notices, max_errors=1, **shown)
+    assert told == [LabelsNotGiven(["god"], ["bad", "good", "neutral"])]
+    label(table(TEXTS), output, observers=notices, overwrite=True, top_k=2, score_labels="god")
+    assert len(told) == 1
 
 
 def test_a_label_beyond_those_asked_for_has_no_score(label, table, output, expected):
