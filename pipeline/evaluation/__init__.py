@@ -162,13 +162,10 @@ def _evaluated(
 
 
 def _usual(gold: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the columns of an output usually are, and the label of rows that are unsure."""
+    """Return what the columns of an output usually are."""
     usual = {"label_column": "label", "score_column": "score", "text": "text"}
     usual |= names_beside_gold({"gold": gold})
-    usual |= {key: settings[key] for key in usual if settings.get(key)}
-    if settings.get("threshold") is not None:
-        usual["unsure_label"] = settings.get("unsure_label", "unsure")
-    return usual
+    return usual | {key: settings[key] for key in usual if settings.get(key)}
 
 
 def _of_run(path: Path | str, run_dir: str | Path | None, gold: str) -> _Labelled:
@@ -206,7 +203,10 @@ def _of_output(
                 for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
                     yield {name: batch.column(name) for name in columns}
 
-    return _Labelled(schema.names, _usual(gold, settings), read, note)
+    usual = _usual(gold, settings)
+    if unsure := (schema.metadata or {}).get(b"classify.unsure_label"):
+        usual["unsure_label"] = unsure.decode()
+    return _Labelled(schema.names, usual, read, note)
 
 
 def _in_memory(table: Any, gold: str) -> _Labelled:

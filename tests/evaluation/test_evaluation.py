@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -250,6 +251,18 @@ def test_rows_that_are_unsure_are_set_aside():
     assert (found.rows, found.unsure, found.accuracy.value) == (3, 1, 0.5)
     assert "1 row with a true label and a score below the threshold: not counted." in str(found)
     assert cp.evaluate(table(rows), "gold").accuracy.value == pytest.approx(1 / 3)
+
+
+def test_an_output_says_which_label_is_unsure(label, tmp_path):
+    """Even if its run is gone."""
+    table = pa.table({"text": [f"text {i}" for i in range(50)], "truth": ["positive"] * 50})
+    pq.write_table(table, tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    label(tmp_path / "in.parquet", output, threshold=0.75, unsure_label="perhaps")
+    shutil.rmtree(tmp_path / "out.parquet.run")
+    found = cp.evaluate(output, "truth")
+    assert found.unsure == pq.read_table(output)["label"].to_pylist().count("perhaps")
+    assert 0 < found.unsure < 50
 
 
 def test_an_output_is_enough(cli, labelled, tmp_path):
