@@ -82,7 +82,8 @@ def html(found: Evaluation) -> str:
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
         parts.append(f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>")
-    return "".join(parts)
+    # Both classes keep MathJax, of its second and third version, from typesetting a $.
+    return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
 
 
 def _tables(found: Evaluation) -> Iterable[tuple[str, Sequence[str], list[Sequence[str]]]]:
