@@ -80,7 +80,9 @@ def classify(
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = _InMemory(table, output, settings, shown)
         _blocking(work.job, work.job.execute)
-        return work.result()
+        labelled = work.result()
+        work.tell()
+        return labelled
 
 
 async def aclassify(
@@ -100,7 +102,9 @@ async def aclassify(
             raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:
             raise asyncio.CancelledError from None  # as short; it gets its words outside
-        return await in_thread(work.result)
+        labelled = await in_thread(work.result)
+        work.tell()  # in the thread of the loop, as all that is shown
+        return labelled
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,6 +204,7 @@ class _InMemory:
         places = {"input": "(a table in memory)", "output": output}
         self._config = config = RunConfig(**settings, **places)
         self._observers = observers
+        self._told: Measured | None = None
         if isinstance(table, pa.RecordBatchReader):
             # It can be read only once: a wrong column should not cost its rows.
             check_columns(table.schema, config)
@@ -222,11 +227,15 @@ class _InMemory:
         """The labelled table, of the kind that was given."""
         schema = pa.schema(result_fields(self._config))
         labelled = self._table.with_results(read_table(self._output, schema))
-        if self._config.gold is not None:
-            told = Measured(self._measured(labelled, self._config.gold))
-            for observer in self._observers:
-                observer(told)
+        if self._config.gold is not None and self._observers:
+            self._told = Measured(self._measured(labelled, self._config.gold))
         return labelled
+
+    def tell(self) -> None:
+        """Tell whoever looks on how good the labels are, once there is a result."""
+        if self._told is not None:
+            for observer in self._observers:
+                observer(self._told)
 
     def _measured(self, labelled: Any, gold: str) -> str:
         """Say how good the labels are, or why nobody can tell."""

@@ -189,6 +189,14 @@ def test_a_table_in_memory(server, true, kind, capfd):
         cp.classify(TEXTS, **call)
 
 
+async def test_a_table_in_memory_beside_other_work(server, true, capfd):
+    frame = pd.DataFrame({"text": TEXTS, "label": true})
+    call = {"endpoint": server.url, "dialect": "hf", "gold": "label", "progress": True}
+    labelled = await cp.aclassify(frame, **call)
+    assert "Accuracy" in capfd.readouterr().err
+    assert "predicted_label" in labelled.columns
+
+
 def test_true_labels_may_change_between_calls_with_one_checkpoint(server, true, tmp_path):
     """They are no part of what is labelled."""
     call = {"endpoint": server.url, "dialect": "hf", "gold": "truth", "checkpoint": tmp_path / "c"}
