@@ -24,6 +24,7 @@ from pipeline.cli import main
 from pipeline.client.dialects import REGISTRY
 from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
+from pipeline.evaluation import Facts
 from pipeline.job.status import Status
 from pipeline.job.summary import Origin, Summary
 from pipeline.meanings import Unit
@@ -200,17 +201,23 @@ def tree() -> str:
 
 def columns() -> str:
     """The columns that a run appends."""
-    config = RunConfig(input="t.csv", output="t.parquet", endpoint="local", top_k="all")
+    config = RunConfig(
+        input="t.csv", output="t.parquet", endpoint="local", top_k="all", score_labels="LABEL"
+    )
     holds = {
-        "label": "the best label; null where the row has none",
+        "label": "the best label, by its name in `label_map`, or `unsure` below the `threshold`; "
+        "null where the row has none",
         "score": "its score, as the endpoint gave it; null where the row has no label",
         "error": "why the row has no label; null where it has one",
+        "score_LABEL": "the score of that label; null where the answer does not have it; one for "
+        "each of `score_labels`",
         "predictions": "the labels asked for, best first; only with `top_k` over 1 or `all`",
     }
+    settings = {name: f"{name}_column" for name in holds} | {"score_LABEL": "score_column"}
     fields = [(field.name, str(field.type)) for field in result_fields(config)]
     return table(
         "column | type | holds | renamed by",
-        ((f"`{name}`", f"`{kind}`", holds[name], f"`{name}_column`") for name, kind in fields),
+        ((f"`{name}`", f"`{kind}`", holds[name], f"`{settings[name]}`") for name, kind in fields),
     )
 
 
@@ -222,6 +229,11 @@ def metadata() -> str:
 def summary() -> str:
     """The keys of a summary."""
     return _keys(Summary)
+
+
+def evaluation() -> str:
+    """The keys of the evaluation in a summary."""
+    return _keys(Facts)
 
 
 def plan() -> str:
@@ -275,7 +287,14 @@ def _kind(hint: Any) -> str:
         return f"{_kind(next(kind for kind in kinds if kind is not type(None)))} or null"
     if hint == dict[str, int]:
         return "counts"
-    names = {int: "count", str: "text", bool: "true or false", tuple: "list"}
+    names = {
+        int: "count",
+        str: "text",
+        bool: "true or false",
+        tuple: "list",
+        list: "list",
+        float: "number",
+    }
     return names.get(get_origin(hint) or hint, "object")
 
 
@@ -290,6 +309,7 @@ MADE: dict[str, Callable[[], str]] = {
         columns,
         metadata,
         summary,
+        evaluation,
         plan,
         probe,
         estimate,

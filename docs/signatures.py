@@ -24,6 +24,8 @@ GIVEN = {
     values.MaxErrors: "int | str",
     values.Endpoints: "str | Sequence[str]",
     values.HeaderPlaces: "Mapping[str, str] | None",
+    values.LabelMap: "Mapping[str, str] | None",
+    values.Labels: "str | Sequence[str] | None",
     values.PromFile: PATHS,
 }
 # What the type says.
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.events import Observer
+    from pipeline.result import RunResult
 
 '''
 

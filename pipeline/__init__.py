@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.errors import ClassifyError
     from pipeline.evaluation import Evaluation, evaluate
     from pipeline.library import aclassify, classify, run
+    from pipeline.result import RunResult
 
 __all__ = [
     "ClassifyError",
@@ -28,7 +28,7 @@ _HOMES = {
     "ClassifyError": "errors",
     "Evaluation": "evaluation",
     "RunConfig": "config",
-    "RunResult": "api",
+    "RunResult": "result",
     "evaluate": "evaluation",
 }
 

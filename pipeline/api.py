@@ -8,30 +8,29 @@ import signal
 import sys
 import tempfile
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import uvloop
 
 from pipeline.config import RunConfig, unknown
 from pipeline.errors import ClassifyError, Interrupted, ResumeRefused, SettingsError
+from pipeline.events import Measured
 from pipeline.job.runner import Run
 from pipeline.job.status import status_of
-from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
+from pipeline.observers import NotebookProgress, in_kernel, progress_for
 from pipeline.producer import TableSource
-from pipeline.rows import check_columns, result_fields
-from pipeline.store import LocalStore, output_at, place_of
+from pipeline.result import RunResult, read_table
+from pipeline.rows import check_columns, check_gold, result_fields
+from pipeline.store import LocalStore
 from pipeline.system.threads import Stop, in_thread
 from pipeline.tables import open_table, texts
-from pipeline.wording import as_call, counted, setting, shown
+from pipeline.wording import as_call, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -41,87 +40,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 _CONTINUE = "Run the same command again to continue."
-
-
-@dataclass(frozen=True, repr=False)
-class RunResult:
-    """What came of a run; `summary` has all of it, as `classify run --json` prints it.
-
-    Offers the Arrow PyCapsule interface, as a table that is read from the output.
-    """
-
-    summary: dict[str, Any]
-    error_column: str = "error"
-
-    @property
-    def exit_code(self) -> int:
-        """0 where every row is labelled or errors are within `max_errors`, else 3."""
-        return int(self.summary["exit_code"])
-
-    @property
-    def output(self) -> Path | str:
-        """The labelled table: its path, or its address."""
-        return place_of(self.summary["output"])
-
-    def to_arrow(self) -> pa.Table:
-        """Read the labelled table into memory, as a pyarrow Table."""
-        return _read(self.output)
-
-    def to_pandas(self) -> Any:
-        """Read the labelled table into memory, as a pandas DataFrame."""
-        return self.to_arrow().to_pandas()
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.to_arrow().__arrow_c_stream__(requested_schema)
-
-    def errors_by_cause(self) -> dict[str, int]:
-        """Count the rows with an error by what their error says, the most frequent first."""
-        causes: Counter[str] = Counter()
-        for file in output_at(self.output).files():
-            with file.open() as opened, pq.ParquetFile(opened) as table:
-                for batch in table.iter_batches(columns=[self.error_column]):
-                    for found in batch.column(0).drop_null().value_counts().to_pylist():
-                        causes[found["values"]] += found["counts"]
-        return dict(causes.most_common())
-
-    def report(self, page: str | Path | None = None) -> Path:
-        """Write a page on this run, as `classify report` does, and return its path.
-
-        Raises UsageError where it cannot be written, or the extra `report` is not installed.
-        """
-        from pipeline.report import write_report
-
-        return write_report(self.output, None if page is None else Path(page))
-
-    def __str__(self) -> str:
-        found = self.summary
-        return (
-            f"{found['output']}: {counted(found['rows'], 'row')}, {found['labelled']:,} labelled, "
-            f"{found['errors']:,} with errors; {counted(found['requests'], 'request')} in "
-            f"{found['seconds']:,.1f} s"
-        )
-
-    def __repr__(self) -> str:
-        return f"<RunResult {self}>"
-
-    def _repr_html_(self) -> str:
-        causes: dict[str, int] = {}
-        if self.summary["errors"]:
-            # The output may have been moved since: the rest is true all the same.
-            with suppress(OSError, pa.ArrowException, KeyError):
-                causes = self.errors_by_cause()
-        return result_html(self.summary, causes)
-
-
-def _read(output: Path | str, schema: pa.Schema | None = None) -> pa.Table:
-    if isinstance(output, Path):
-        # A relative path such as `exp:1/out.parquet` would be taken for a URI.
-        return pq.read_table(output.absolute(), schema=schema, partitioning=None)
-    tables = []
-    for file in output_at(output).files():
-        with file.open() as opened:
-            tables.append(pq.read_table(opened, schema=schema, partitioning=None))
-    return pa.concat_tables(tables)
 
 
 def run(
@@ -146,7 +64,8 @@ def run(
             ask_again=ask_again,
             update=update,
         )
-        return RunResult(_blocking(job, execute), config.error_column)
+        summary = _blocking(job, execute)
+        return RunResult(summary, config.error_column, job.evaluation)
 
 
 def classify(
@@ -161,7 +80,9 @@ def classify(
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = _InMemory(table, output, settings, shown)
         _blocking(work.job, work.job.execute)
-        return work.result()
+        labelled = work.result()
+        work.tell()
+        return labelled
 
 
 async def aclassify(
@@ -181,7 +102,9 @@ async def aclassify(
             raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:
             raise asyncio.CancelledError from None  # as short; it gets its words outside
-        return await in_thread(work.result)
+        labelled = await in_thread(work.result)
+        work.tell()  # in the thread of the loop, as all that is shown
+        return labelled
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,6 +203,8 @@ class _InMemory:
         self._output = output
         places = {"input": "(a table in memory)", "output": output}
         self._config = config = RunConfig(**settings, **places)
+        self._observers = observers
+        self._told: Measured | None = None
         if isinstance(table, pa.RecordBatchReader):
             # It can be read only once: a wrong column should not cost its rows.
             check_columns(table.schema, config)
@@ -291,13 +216,44 @@ class _InMemory:
         others = [pa.field(name, pa.null()) for name in self._table.names]
         own = set(arrow.column_names)
         check_columns(pa.schema([*arrow.schema, *(f for f in others if f.name not in own)]), config)
+        if config.gold is not None:
+            check_gold(texts(self._table, [config.gold]).schema, config)
         store = LocalStore(output, output.parent)
-        self.job = Run(config, source=TableSource(arrow), store=store, observers=observers)
+        # True labels are no part of what is labelled: they may change between calls.
+        job = config.model_copy(update={"gold": None})
+        self.job = Run(job, source=TableSource(arrow), store=store, observers=observers)
 
     def result(self) -> Any:
         """The labelled table, of the kind that was given."""
         schema = pa.schema(result_fields(self._config))
-        return self._table.with_results(_read(self._output, schema))
+        labelled = self._table.with_results(read_table(self._output, schema))
+        if self._config.gold is not None and self._observers:
+            self._told = Measured(self._measured(labelled, self._config.gold))
+        return labelled
+
+    def tell(self) -> None:
+        """Tell whoever looks on how good the labels are, once there is a result."""
+        if self._told is not None:
+            for observer in self._observers:
+                observer(self._told)
+
+    def _measured(self, labelled: Any, gold: str) -> str:
+        """Say how good the labels are, or why nobody can tell."""
+        from pipeline.evaluation import evaluate
+
+        config = self._config
+        try:
+            found = evaluate(
+                labelled,
+                gold,
+                label_column=config.label_column,
+                score_column=config.score_column,
+                unsure_label=None if config.threshold is None else config.unsure_label,
+                text=config.text,
+            )
+        except ClassifyError as error:
+            return str(error)
+        return " ".join(found.summary())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import addresses
-from pipeline.config_checks import check_together
+from pipeline.config_checks import check_together, names_beside_gold
 from pipeline.config_file import read_config_file
 from pipeline.config_values import (
     COLUMN,
@@ -30,12 +30,15 @@ from pipeline.config_values import (
     DialectName,
     Endpoints,
     HeaderPlaces,
+    LabelMap,
+    Labels,
     MaxErrors,
     Name,
     PerSecond,
     Place,
     PromFile,
     Seconds,
+    Share,
     Takes,
     described,
     one_or_many,
@@ -173,6 +176,33 @@ class RunConfig(BaseModel):
     score_column: Name = described("output column of the score", COLUMN, "score")
     error_column: Name = described("output column of the error", COLUMN, "error")
     predictions_column: Name = described("output column of all predictions", COLUMN, "predictions")
+    label_map: LabelMap = described(
+        "names of labels in the output, each with the label that the model gives; a label without "
+        "a name stays as it is",
+        Takes("LABEL=NAME, or a mapping of these, with names that differ", "LABEL=NAME"),
+        None,
+    )
+    threshold: Share | None = described(
+        "the score below which a row is unsure: its label is that of `unsure_label`, its score "
+        "stays",
+        Takes("a number from 0 to 1", "SCORE"),
+        None,
+    )
+    unsure_label: Name = described(
+        "label of rows with a score below the threshold", Takes("a label", "LABEL"), "unsure"
+    )
+    score_labels: Labels = described(
+        "labels, as the output names them, that get a column of scores each, such as "
+        "`score_positive`; with a `top_k` of 1, all labels are asked for",
+        Takes("labels, such as positive", "LABEL"),
+        None,
+    )
+    gold: Name | None = described(
+        "column of true labels, against which the run measures its own at the end; with `label`, "
+        "the output names its columns `predicted_label`, `predicted_score`, `predicted_error`",
+        COLUMN,
+        None,
+    )
     engine: Literal["local", "processes", "ray"] = described(
         "what sends the requests: this process, processes of this machine, or a Ray cluster",
         "local, processes, ray",
@@ -194,6 +224,14 @@ class RunConfig(BaseModel):
         *("text", "text_pair", "endpoint", "model", "top_k", "function_to_apply", "truncate"),
         *("exact_scores", "limit"),
         *("label_column", "score_column", "error_column", "predictions_column"),
+        *("label_map", "threshold", "unsure_label", "score_labels"),
+    )
+    # Of these, what decides an answer, and what only how answers are shown.
+    ANSWER_SETTINGS: ClassVar[tuple[str, ...]] = (
+        *("endpoint", "model", "top_k", "function_to_apply", "truncate", "exact_scores"),
+    )
+    SHOWN_SETTINGS: ClassVar[tuple[str, ...]] = (
+        *("label_map", "threshold", "unsure_label", "score_labels"),
     )
 
     def __init__(self, **settings: Any) -> None:
@@ -203,6 +241,9 @@ class RunConfig(BaseModel):
         if settings.get("endpoint", "hf") == "hf" and isinstance(settings.get("model"), str):
             # Before anything reads it, so that the same model is always the same run.
             settings["model"] = addresses.plain_model_id(settings["model"])
+        if settings.get("score_labels") and settings.get("top_k", 1) in (1, "1"):
+            settings["top_k"] = "all"
+        settings |= names_beside_gold(settings)
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -232,6 +273,10 @@ class RunConfig(BaseModel):
     def wants_predictions(self) -> bool:
         """True if the output has the column of all predictions."""
         return self.top_k != 1
+
+    def score_columns(self) -> dict[str, str]:
+        """Return the labels that have a column of their scores, each with its name."""
+        return {label: f"{self.score_column}_{label}" for label in self.score_labels or ()}
 
     @property
     def model_id(self) -> str | None:
@@ -263,9 +308,10 @@ class RunConfig(BaseModel):
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that change results, as plain JSON values."""
         dumped = self.model_dump(mode="json", include=set(self.RESULT_SETTINGS))
-        if not self.exact_scores:
+        for key in ("exact_scores", *self.SHOWN_SETTINGS):
             # As in the records, and under the keys of answers, of versions that did not have it.
-            del dumped["exact_scores"]
+            if dumped[key] == type(self).model_fields[key].default:
+                del dumped[key]
         endpoint = SEVERAL if self.is_list else self.public_endpoint
         return {**dumped, "endpoint": endpoint, "model": self.model_id}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import addresses
 from pipeline.errors import SettingsError
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.config import RunConfig
 
 
@@ -39,11 +41,26 @@ def check_together(config: RunConfig) -> None:
             "Drop one of the two.",
         )
     _check_workers(config)
+    _check_names(config)
     names = [config.label_column, config.score_column, config.error_column]
     names += [config.predictions_column] if config.wants_predictions else []
+    names += config.score_columns().values()
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{name!r} names two output columns.", "Give each its own name.")
+
+
+def names_beside_gold(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return names of the output's columns that leave the name of the true labels free.
+
+    Of those that have another name already, none.
+    """
+    names = {f"{kind}_column": kind for kind in ("label", "score", "error")}
+    if settings.get("gold") not in names.values():
+        return {}
+    return {
+        key: f"predicted_{kind}" for key, kind in names.items() if settings.get(key, kind) == kind
+    }
 
 
 def _check_list(config: RunConfig) -> None:
@@ -59,6 +76,27 @@ def _check_list(config: RunConfig) -> None:
             f"{len(config.addresses)} addresses, which share it.",
             f"Raise it to {len(config.addresses)} at least.",
         )
+
+
+def _check_names(config: RunConfig) -> None:
+    """Refuse names of labels that hide one of them."""
+    label_map = config.label_map or {}
+    label_of: dict[str, str] = {}
+    for label, name in label_map.items():
+        if name in label_of:
+            raise SettingsError(
+                f"{setting('label_map')}: {label_of[name]!r} and {label!r} would both be called "
+                f"{name!r}, and their scores could not be told apart.",
+                "Give each label a name of its own.",
+            )
+        label_of[name] = label
+    for label in config.score_labels or ():
+        if label in label_map and label not in label_of:
+            raise SettingsError(
+                f"{setting('score_labels')}: {setting('label_map')} calls the label {label!r} "
+                f"{label_map[label]!r}.",
+                f"Give its name: {setting('score_labels', label_map[label])}.",
+            )
 
 
 def _check_workers(config: RunConfig) -> None:

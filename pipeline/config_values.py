@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from pipeline import headers
+from pipeline import headers, label_map
 from pipeline.system.remote import is_address
 
 # Each is a module of this directory, known here by its name alone.
@@ -111,6 +111,9 @@ Endpoints = Annotated[
     BeforeValidator(_one_or_several),
 ]
 HeaderPlaces = Annotated[dict[str, str] | None, BeforeValidator(headers.parsed)]
+LabelMap = Annotated[dict[str, str] | None, BeforeValidator(label_map.parsed)]
+Labels = Annotated[tuple[str, ...] | None, BeforeValidator(label_map.labels)]
+Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1, allow_inf_nan=False)]
 Place = Annotated[Path | str, BeforeValidator(_place)]
 PromFile = Annotated[Path, AfterValidator(_prom_file)]
 MaxErrors = Annotated[

@@ -116,6 +116,21 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured(Notice):
+    """The labels of a table in memory were measured against true ones; `words` say how good."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsNotGiven(Notice):
+    """No row so far has a score of these `labels`; the rows have those of `given`."""
+
+    labels: Sequence[str]
+    given: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """What a worker does: requests in flight, and answers a second of late."""
 

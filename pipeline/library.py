@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.api import RunResult
     from pipeline.config import RunConfig
     from pipeline.events import Observer
+    from pipeline.result import RunResult
 
 
 @api.checked
@@ -62,6 +62,11 @@ def classify(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    unsure_label: str = "unsure",
+    score_labels: str | Sequence[str] | None = None,
+    gold: str | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -134,6 +139,18 @@ def classify(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
+        label_map: Names of labels in the output, each with the label that the model gives; a label
+            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
+            differ.
+        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
+            score stays. Takes a number from 0 to 1.
+        unsure_label: Label of rows with a score below the threshold. Takes a label.
+        score_labels: Labels, as the output names them, that get a column of scores each, such as
+            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+            positive.
+        gold: Column of true labels, against which the run measures its own at the end; with
+            `label`, the output names its columns `predicted_label`, `predicted_score`,
+            `predicted_error`.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.
@@ -196,6 +213,11 @@ async def aclassify(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    unsure_label: str = "unsure",
+    score_labels: str | Sequence[str] | None = None,
+    gold: str | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -272,6 +294,18 @@ async def aclassify(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
+        label_map: Names of labels in the output, each with the label that the model gives; a label
+            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
+            differ.
+        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
+            score stays. Takes a number from 0 to 1.
+        unsure_label: Label of rows with a score below the threshold. Takes a label.
+        score_labels: Labels, as the output names them, that get a column of scores each, such as
+            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+            positive.
+        gold: Column of true labels, against which the run measures its own at the end; with
+            `label`, the output names its columns `predicted_label`, `predicted_score`,
+            `predicted_error`.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.
@@ -340,6 +374,11 @@ def run(
     score_column: str = "score",
     error_column: str = "error",
     predictions_column: str = "predictions",
+    label_map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    unsure_label: str = "unsure",
+    score_labels: str | Sequence[str] | None = None,
+    gold: str | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     workers: int = 1,
     ray_address: str | None = None,
@@ -419,6 +458,18 @@ def run(
         score_column: Output column of the score.
         error_column: Output column of the error.
         predictions_column: Output column of all predictions.
+        label_map: Names of labels in the output, each with the label that the model gives; a label
+            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
+            differ.
+        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
+            score stays. Takes a number from 0 to 1.
+        unsure_label: Label of rows with a score below the threshold. Takes a label.
+        score_labels: Labels, as the output names them, that get a column of scores each, such as
+            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+            positive.
+        gold: Column of true labels, against which the run measures its own at the end; with
+            `label`, the output names its columns `predicted_label`, `predicted_score`,
+            `predicted_error`.
         engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
             Takes local, processes, ray.
         workers: Processes or Ray actors that send the requests; they share concurrency and rate.

@@ -329,7 +329,7 @@ def test_answers_are_kept_where_the_table_cannot_take_them(server, temporary, mo
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(pipeline.api, "_read", fail)
+    monkeypatch.setattr(pipeline.api, "read_table", fail)
     with pytest.raises(MemoryError) as failed:
         classify(pa.table({"text": ["good"]}), endpoint=server.url)
     (kept,) = temporary()

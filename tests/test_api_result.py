@@ -136,6 +136,19 @@ def test_errors_are_counted_by_cause(config, server, write_csv):
         assert [each for each in causes if "422" in each] == list(causes)[1:]
 
 
+def test_causes_beyond_many_are_counted_together(config, server, write_csv, monkeypatch):
+    """An endpoint that numbers its errors does not fill the memory."""
+    monkeypatch.setattr("pipeline.result.MOST_CAUSES", 3)
+    write_csv("in.csv", [f"text {i}" for i in range(10)])
+    server.script = lambda each: (
+        server.reply(422, {"error": f"no {each.texts[0]}"}) if "text" in each.texts[0] else None
+    )
+    settings = {"batch_size": 1, "max_errors": 10}
+    causes = pipeline.run(config.model_copy(update=settings)).errors_by_cause()
+    assert (len(causes), sum(causes.values())) == (4, 10)
+    assert next(iter(causes.items())) == ("(other causes)", 7)
+
+
 def test_a_result_is_a_table(config):
     """It goes wherever the Arrow PyCapsule interface goes."""
     result = pipeline.run(config)

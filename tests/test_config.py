@@ -91,6 +91,11 @@ EVERY = {
     "score_column": "b",
     "error_column": "c",
     "predictions_column": "d",
+    "label_map": "LABEL_0=bad, LABEL_1=good",
+    "threshold": 0.5,
+    "unsure_label": "perhaps",
+    "score_labels": "bad, good",
+    "gold": "truth",
     "engine": "ray",
     "workers": 3,
     "ray_address": "head:6379",
@@ -161,6 +166,10 @@ WRONG = {
     "limit": [0, -5, True],
     "delimiter": ["", ";;"],
     "label_column": ["", 3],
+    "label_map": ["LABEL_0", ["LABEL_0="], {"a": ""}, {"a": True}, {"a": None}, 3, ["a=x", "a=y"]],
+    "threshold": [-0.1, 1.01, True, "half", float("nan")],
+    "unsure_label": ["", None],
+    "score_labels": ["good,", [True], [""], 3],
     "engine": ["spark"],
 }
 
@@ -218,6 +227,9 @@ def test_settings_that_exclude_each_other():
         ({"cache": "a", "dedup": False}, "`cache`: needs `dedup`"),
         ({"label_column": "x", "error_column": "x"}, "'x' names two output columns"),
         ({"predictions_column": "label", "top_k": 2}, "'label' names two output columns"),
+        ({"score_labels": "x", "error_column": "score_x"}, "'score_x' names two output columns"),
+        ({"label_map": ["a=x", "b=x"]}, "'a' and 'b' would both be called 'x'"),
+        ({"label_map": ["a=x"], "score_labels": "a"}, "calls the label 'a' 'x'"),
     ):
         with pytest.raises(SettingsError, match=words):
             _config(**settings)
@@ -241,3 +253,26 @@ def test_the_configs_of_the_repository_are_valid(name):
     given = set(yaml.safe_load(path.read_text()))
     flags = {key: GIVEN[key] for key in ("input", "output") if key not in given}
     assert RunConfig.load(flags, file=path, environ={}).text == "review"
+
+
+def test_labels_as_people_write_them():
+    """A flag that is repeated, a mapping of YAML with numbers, and a text of the environment."""
+    same = {"0": "bad", "1": "good"}
+    for given in (["0=bad", "1=good"], {0: "bad", 1: "good"}, "0=bad,1=good", same):
+        assert _config(label_map=given).label_map == same
+    assert _config(label_map=["a=b=c, d"]).label_map == {"a": "b=c, d"}
+    assert _config(label_map={}).label_map is None
+    assert _config(score_labels=["a, b", "c"]).score_labels == ("a, b", "c")
+
+
+def test_beside_true_labels_the_columns_have_other_names():
+    found = _config(gold="label", error_column="why")
+    names = (found.label_column, found.score_column, found.error_column)
+    assert names == ("predicted_label", "predicted_score", "why")
+    assert _config(gold="truth").label_column == "label"
+
+
+def test_scores_of_labels_need_all_labels():
+    assert _config(score_labels="good").top_k == "all"
+    assert _config(score_labels="good", top_k=2).top_k == 2
+    assert _config().top_k == 1

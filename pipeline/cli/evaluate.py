@@ -9,6 +9,8 @@ import click
 from pipeline.cli.output import failing, print_json, say
 from pipeline.cli.settings import run_arguments
 from pipeline.errors import SettingsError
+from pipeline.label_map import parsed as label_map_of
+from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.config_values import Place
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--score-column", metavar="COLUMN", help="The column of scores.  [default: the run's]"
 )
+@click.option(
+    "--unsure-label",
+    metavar="LABEL",
+    help="The label of rows that were not decided.  [default: the run's, if it has a threshold]",
+)
 @click.option("--text", metavar="COLUMN", help="What is shown of mistakes.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def evaluate(
@@ -40,6 +47,7 @@ def evaluate(
     as_json: bool,
     label_column: str | None,
     score_column: str | None,
+    unsure_label: str | None,
     text: str | None,
 ) -> None:
     """Measure the labels of OUTPUT against a column of true ones.
@@ -63,9 +71,10 @@ def evaluate(
             output,
             gold,
             run_dir=run_dir,
-            label_map=dict(map(_pair, label_map)),
+            label_map=_names(label_map),
             label_column=label_column,
             score_column=score_column,
+            unsure_label=unsure_label,
             text=text,
         )
     if as_json:
@@ -74,11 +83,11 @@ def evaluate(
         say(str(found))
 
 
-def _pair(given: str) -> tuple[str, str]:
-    label, separator, name = given.partition("=")
-    if not separator or not label or not name:
+def _names(given: tuple[str, ...]) -> dict[str, str] | None:
+    try:
+        return label_map_of(given)
+    except ValueError:
         raise SettingsError(
-            f"--label-map: {given!r} is not allowed.",
-            "It takes LABEL=NAME, such as LABEL_0=negative.",
-        )
-    return label, name
+            f"{setting('label_map')}: {' '.join(given)!r} is not allowed.",
+            "It takes LABEL=NAME, such as LABEL_0=negative, once a label.",
+        ) from None

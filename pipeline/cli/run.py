@@ -29,8 +29,8 @@ from pipeline.wording import counted, setting
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pipeline.api import RunResult
     from pipeline.config import RunConfig
+    from pipeline.result import RunResult
 
 # Of what failed, so many causes.
 MOST_CAUSES = 3
@@ -143,7 +143,31 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
             f"The exit code is {result.exit_code}: {counted(found['errors'], 'row')} with an "
             f"error, and --max-errors allows {allowed:,}."
         )
-    yield f"Next: classify report {shlex.quote(found['output'])}"
+    next_steps = [f"classify report {shlex.quote(found['output'])}"]
+    if found["evaluation"] is not None:
+        yield from _measured(result, config)
+        next_steps.insert(0, _evaluate(found["output"], config))
+    yield from (f"Next: {command}" for command in next_steps)
+
+
+def _measured(result: RunResult, config: RunConfig) -> Iterator[str]:
+    """Yield how good the labels are, or why nobody can tell."""
+    if config.label_column == f"predicted_{config.gold}":
+        yield (
+            f"The labels are in the column {config.label_column!r}, since {config.gold!r} has the "
+            "true ones."
+        )
+    if result.evaluation is None:
+        yield f"Not measured: {result.summary['evaluation']['message']}"
+    else:
+        yield from result.evaluation.summary()
+
+
+def _evaluate(output: str, config: RunConfig) -> str:
+    """Return the command that shows all figures."""
+    words = ["classify", "evaluate", output, "--gold", config.gold or ""]
+    words += [] if config.run_dir is None else ["--run-dir", str(config.run_dir)]
+    return shlex.join(words)
 
 
 def _side_by_side(summary: dict[str, Any]) -> Iterator[str]:

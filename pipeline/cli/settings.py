@@ -31,6 +31,7 @@ GROUPS = {
     "Columns": (
         *("text_pair", "label_column", "score_column", "error_column", "predictions_column"),
     ),
+    "Labels": ("label_map", "threshold", "unsure_label", "score_labels", "gold"),
     "Files": ("run_dir", "delimiter", "encoding", "csv_escape"),
     "Answers and records": ("dedup", "cache", "metrics_file"),
     "Workers": ("engine", "workers", "ray_address"),
@@ -38,7 +39,7 @@ GROUPS = {
 # Given as an argument and as -o.
 _ELSEWHERE = {"input", "output"}
 # May be given several times.
-_REPEATED = {"endpoint", "header_from"}
+_REPEATED = {"endpoint", "header_from", "label_map", "score_labels"}
 
 
 class SettingsCommand(click.Command):

@@ -72,8 +72,8 @@ def show(config: RunConfig, table: pa.Table) -> int:
     settings = {
         name: getattr(config, name)
         for name in type(config).model_fields
-        # Nothing is kept, and nobody watches by numbers.
-        if name not in ("input", "output", "limit", "cache", "metrics_file", "max_errors")
+        # Nothing is kept or measured, and nobody watches by numbers.
+        if name not in ("input", "output", "limit", "cache", "metrics_file", "max_errors", "gold")
     }
     with tempfile.TemporaryDirectory(prefix="classify-") as scratch:
         rows = api.classify(

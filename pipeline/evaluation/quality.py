@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from pipeline.evaluation import words
+from pipeline.rows.shown import renamed
 from pipeline.wording import listed
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ CALIBRATION_BINS = 10
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 MOST_MISTAKES = 20
 MOST_LABELS = 1_000
+# True labels that differ: more of them are texts or numbers, and would fill the memory.
+MOST_VALUES = 10_000
 _TEXT_CHARACTERS = 400
 
 
@@ -107,16 +110,18 @@ class Mistake:
 class Evaluation:
     """How good labels are. Shares are None where no row tells.
 
-    `rows` have a true label; of these `unlabelled` have none from the model, and count for nothing
-    else. `macro_f1` is the mean over labels. `calibration_error` is how far scores are from the
-    share that is right, on average over rows (expected calibration error); None without scores.
-    `confusion` has the pairs with any rows, the most frequent first.
+    `rows` have a true label, `without_gold` have none, or a blank one. Of those that have one,
+    `unlabelled` have no label from the model, and `unsure` have a score below the threshold of the
+    run: both count for nothing else. `macro_f1` is the mean over labels. `calibration_error` is how
+    far scores are from the share that is right, on average over rows (expected calibration error);
+    None without scores. `confusion` has the pairs with any rows, the most frequent first.
     """
 
     gold: str
     rows: int
     without_gold: int
     unlabelled: int
+    unsure: int
     accuracy: Share
     macro_f1: float | None
     labels: list[LabelQuality]
@@ -126,6 +131,10 @@ class Evaluation:
     calibration_error: float | None
     mistakes: list[Mistake]
     notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> list[str]:
+        """Return what matters most, in sentences: accuracy first, and what looks wrong."""
+        return words.summary(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values, as `classify evaluate --json` prints it."""
@@ -157,23 +166,29 @@ def _named(value: Any) -> Any:
 class Evaluator:
     """Takes batches of rows and tells how good their labels are.
 
-    `label_map` gives the true name of a label that the model calls otherwise (`LABEL_0`).
+    `label_map` gives the true name of a label that the model calls otherwise (`LABEL_0`); `unsure`
+    is what stands for a label in rows that were not decided.
     """
 
     def __init__(
-        self, gold: str, label_map: Mapping[str, str] | None, bounds: tuple[float, float]
+        self,
+        gold: str,
+        label_map: Mapping[str, str] | None,
+        bounds: tuple[float, float],
+        unsure: str | None = None,
     ) -> None:
-        self._gold = gold
+        self._gold, self._unsure_label = gold, unsure
         self._map = dict(label_map or {})
         low, high = min(0.0, bounds[0]), max(1.0, bounds[1])
         self._edges = np.linspace(low, high, CALIBRATION_BINS + 1)
         self._pairs: Counter[tuple[str, str]] = Counter()
         self._seen: set[str] = set()
+        self._true: set[str] = set()
         # By bin: rows, those that are right, and the sum of scores.
         self._bins = np.zeros((3, CALIBRATION_BINS))
         # By threshold: rows that have so high a score, and those that are right.
         self._kept = np.zeros((2, len(THRESHOLDS)), int)
-        self._rows = self._without_gold = self._unlabelled = self._first = 0
+        self._rows = self._without_gold = self._unlabelled = self._unsure = self._first = 0
         self._mistakes: list[tuple[float, int, Mistake]] = []
 
     def add(
@@ -181,23 +196,28 @@ class Evaluator:
     ) -> None:
         """Add the columns of some rows, which follow on those before."""
         first, self._first = self._first, self._first + len(gold)
-        known = gold.is_valid().to_numpy(zero_copy_only=False)
+        known = _is_given(gold).to_numpy(zero_copy_only=False)
         labelled = known & label.is_valid().to_numpy(zero_copy_only=False)
         self._without_gold += len(gold) - int(known.sum())
         self._rows += int(known.sum())
         self._unlabelled += int(known.sum() - labelled.sum())
+        if self._unsure_label is not None:
+            is_unsure = pc.equal(_as_text(label), self._unsure_label).fill_null(False)
+            decided = labelled & ~is_unsure.to_numpy(zero_copy_only=False)
+            self._unsure += int(labelled.sum() - decided.sum())
+            labelled = decided
         places = np.flatnonzero(labelled)
         if not len(places):
             return
         taken = pa.array(places)
         true, given = _as_text(gold.take(taken)), _as_text(label.take(taken))
         self._seen.update(given.unique().to_pylist())
-        if self._map:
-            given = _mapped(given, self._map)
+        given = renamed(given, self._map)
         pairs = pa.table({"gold": true, "label": given}).group_by(["gold", "label"])
         for found in pairs.aggregate([([], "count_all")]).to_pylist():
             self._pairs[found["gold"], found["label"]] += found["count_all"]
-        if len(self._pairs) > MOST_LABELS * MOST_LABELS:
+        self._true.update(true.unique().to_pylist())
+        if len(self._true) > MOST_VALUES or len(self._pairs) > MOST_LABELS * MOST_LABELS:
             raise InputError(
                 f"The column {self._gold!r} has too many values to be labels.",
                 "Name the column of true labels.",
@@ -268,7 +288,8 @@ class Evaluator:
             self._rows,
             self._without_gold,
             self._unlabelled,
-            accuracy=Share.of(right, self._rows - self._unlabelled),
+            self._unsure,
+            accuracy=Share.of(right, self._rows - self._unlabelled - self._unsure),
             macro_f1=sum(known) / len(known) if known else None,
             labels=qualities,
             confusion=[
@@ -335,16 +356,20 @@ class Evaluator:
         return notes
 
 
+def _is_given(gold: pa.Array) -> pa.BooleanArray:
+    """Tell which rows have a true label: nothing, not a number and white space are none."""
+    known = pc.invert(gold.is_null(nan_is_null=pa.types.is_floating(gold.type)))
+    kind = gold.type.value_type if pa.types.is_dictionary(gold.type) else gold.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        is_blank = pc.equal(pc.utf8_trim_whitespace(_as_text(gold)), "")
+        known = pc.and_(known, pc.invert(pc.fill_null(is_blank, True)))
+    return known
+
+
 def _as_text(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return column.cast(pa.string())
-
-
-def _mapped(labels: pa.Array, names: Mapping[str, str]) -> pa.Array:
-    encoded = labels.dictionary_encode()
-    values = [names.get(value, value) for value in encoded.dictionary.to_pylist()]
-    return pa.array(values, pa.string()).take(encoded.indices)
 
 
 def bounds_of(scores: Iterable[pa.Array]) -> tuple[float, float]:

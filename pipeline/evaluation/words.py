@@ -29,7 +29,7 @@ def _interval(share: Share) -> str:
 
 def summary(found: Evaluation) -> list[str]:
     """Return what matters most, in sentences."""
-    given = found.rows - found.unlabelled
+    given = found.rows - found.unlabelled - found.unsure
     first = (
         f"Accuracy {_percent(found.accuracy)} ({_interval(found.accuracy)}) on "
         f"{counted(given, 'labelled row')} with a true label in {found.gold!r}"
@@ -39,6 +39,11 @@ def summary(found: Evaluation) -> list[str]:
     shown = [f"{first}."]
     if found.unlabelled:
         shown.append(f"{counted(found.unlabelled, 'row')} with a true label got no label.")
+    if found.unsure:
+        shown.append(
+            f"{counted(found.unsure, 'row')} with a true label and a score below the threshold: "
+            "not counted."
+        )
     if found.without_gold:
         shown.append(f"{counted(found.without_gold, 'row')} without a true label: not counted.")
     if found.calibration_error is not None:
@@ -77,7 +82,8 @@ def html(found: Evaluation) -> str:
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
         parts.append(f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>")
-    return "".join(parts)
+    # Both classes keep MathJax, of its second and third version, from typesetting a $.
+    return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
 
 
 def _tables(found: Evaluation) -> Iterable[tuple[str, Sequence[str], list[Sequence[str]]]]:

@@ -17,7 +17,7 @@ from pipeline.job import opening
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.job.opening import Opening
+    from pipeline.job.decisions import Opening
     from pipeline.store import RunStore
 
 # What is compared; the names are those of the summary's `plan`.

@@ -7,17 +7,25 @@ only tells it.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
-from pipeline.job.renewing import check_update, take_over
+from pipeline.job.comparing import changed, differences, recorded_input
+from pipeline.job.decisions import Complete, Continue, Fresh, Renew, Retry, Standing
+from pipeline.job.renewing import (
+    can_take_over,
+    check_answers_are_kept,
+    check_update,
+    holds_answers,
+    take_over,
+)
 from pipeline.job.replacing import check_only_input_is_lost, is_of
 from pipeline.producer import FileSource, InputTable, open_source
 from pipeline.responses import check_store
-from pipeline.rows import NOBODY_TOLD, Revision, check_columns
+from pipeline.rows import NOBODY_TOLD, Revision, check_columns, check_gold
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
 from pipeline.store.ownership import METRICS_MARK, may_replace
@@ -27,80 +35,10 @@ from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.job.decisions import EarlierRun, Opening, Place
     from pipeline.producer import Source
     from pipeline.store import RunState, RunStore
     from pipeline.store.objects import GrowingFile
-
-
-class EarlierRun(TypedDict, total=False):
-    """What is to be done about an earlier run; each is False if it is left out.
-
-    `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
-    too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
-    error, and for nothing else; an unfinished run is continued as without it. `update` labels an
-    input that has changed: it replaces a complete output and reuses its answers.
-    """
-
-    restart: bool
-    overwrite: bool
-    retry_failed: bool
-    ask_again: bool
-    update: bool
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """A run begins; whatever is recorded is thrown away, but the answers only if they are not kept.
-
-    They are keyed by all that decides them, so what was paid for is not paid for twice.
-    """
-
-    source: Source
-    keeps_answers: bool
-    state: None = None
-
-
-@dataclass(frozen=True)
-class Renew(Fresh):
-    """A run begins on a table that has changed; `was` is recorded of the one before.
-
-    With `takes_over` the answers of the output that is replaced are kept, too.
-    """
-
-    was: RunState = field(kw_only=True)
-    takes_over: bool = field(kw_only=True)
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    source: Source
-    state: RunState
-    keeps_answers: bool = True
-
-
-class Continue(_Recorded):
-    """A run, or the retry of one, goes on from its committed parts."""
-
-
-class Standing(_Recorded):
-    """The output of a run, or of a retry, is in its place; only its record is missing."""
-
-
-class Complete(_Recorded):
-    """The output is complete and stays as it is; a retry of it that was begun is dropped."""
-
-
-class Retry(_Recorded):
-    """The rows with an error of a complete output are asked again; `state` is that of the retry."""
-
-    source: FileSource
-
-
-# Where the output is that the recorded run assembled: in its place; moved aside or not there yet,
-# by a kill between the renames that replace a directory; or not known, or not there.
-Place = Literal["standing", "between renames", "elsewhere"]
-
-Opening = Fresh | Renew | Continue | Standing | Complete | Retry
 
 
 def check(config: RunConfig, store: RunStore) -> None:
@@ -166,12 +104,39 @@ def decide(
         opened = _decide_retry(config, store, found, place)
     else:
         opened = _decide_run(config, store, found, place, table, overwrite=overwrite, update=update)
+    check_gold(opened.source.input.schema, config)
     return replace(opened, keeps_answers=False) if ask_again else opened
 
 
-def _is_same_job(config: RunConfig, found: RunState, table: InputTable) -> bool:
-    """Return True if only the input differs from what was recorded."""
-    return not _differences(found, config) and bool(table.differences(_recorded_input(found)))
+def _renew(
+    config: RunConfig,
+    store: RunStore,
+    was: RunState,
+    source: Source,
+    *,
+    overwrite: bool,
+    update: bool,
+) -> Renew | None:
+    """Return how the answers of a run serve one on another table, or one that shows them otherwise.
+
+    None if that is not what this is, or its answers are nowhere.
+    """
+    differ = changed(was, config).keys()
+    if differ - set(config.SHOWN_SETTINGS):
+        return None
+    if update:
+        if not differ and not source.input.differences(recorded_input(was)):
+            return None
+        check_answers_are_kept(config, store, was)
+        takes_over = was.complete is not None and holds_answers(was) and store.output.exists()
+    else:
+        takes_over = overwrite and bool(differ) and can_take_over(config, store, was)
+        if not takes_over:
+            return None
+    check_columns(source.input.schema, config)
+    if store.output.exists():
+        store.output.check_replaceable()
+    return Renew(source, keeps_answers=True, was=was, takes_over=takes_over)
 
 
 def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
@@ -195,7 +160,8 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
                 store.log.drop_retry()
             with suppress(StoppedEarly):
                 # A kill may have come between completion and tidying up.
-                store.clear(keep_answers=isinstance(found, Retry) and found.keeps_answers)
+                kept = found.keeps_answers if isinstance(found, Retry) else False
+                store.clear(keep_answers=kept or not holds_answers(found.state))
             if isinstance(found, Retry):
                 # What was tidied up may have been a second name of a file of the output.
                 found.source.accept_links()
@@ -227,7 +193,7 @@ def _open_input(config: RunConfig, found: RunState | None) -> Source:
         encoding=config.encoding,
         escape=config.csv_escape,
         limit=config.limit,
-        earlier=_recorded_input(found) if found else None,
+        earlier=recorded_input(found) if found else None,
         output=config.output_path,
     )
 
@@ -252,22 +218,32 @@ def _decide_run(
         and found.run.settings == config.result_settings()
     ):
         # This very run has replaced the input by its output, or is to end before another begins.
-        source = FileSource(_recorded_input(found))
+        source = FileSource(recorded_input(found))
     else:
         source = source or _open_input(config, found)
-        if update and found is not None and _is_same_job(config, found, source.input):
-            check_columns(source.input.schema, config)
-            if store.output.exists():
-                store.output.check_replaceable()
-            takes_over = found.complete is not None and store.output.exists()
-            return Renew(source, keeps_answers=True, was=found, takes_over=takes_over)
+        if found is not None and (
+            renewed := _renew(config, store, found, source, overwrite=overwrite, update=update)
+        ):
+            return renewed
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
         check_columns(source.input.schema, config)
     if state is None:
-        return Fresh(source, keeps_answers=found is None or found.complete is None)
+        return Fresh(source, keeps_answers=_keeps_answers(config, found))
     if state.complete is not None:
         return Complete(source, state)
     return Standing(source, state) if place == "standing" else Continue(source, state)
+
+
+def _keeps_answers(config: RunConfig, found: RunState | None) -> bool:
+    """Return True if what is stored of a run that is thrown away is of use to the one that begins.
+
+    A complete run has answers only if its output does not hold them.
+    """
+    if found is None or found.complete is None:
+        return True
+    return not holds_answers(found) and changed(found, config).keys().isdisjoint(
+        config.ANSWER_SETTINGS
+    )
 
 
 def _decide_retry(
@@ -286,16 +262,16 @@ def _decide_retry(
         )
     # A retry that was begun is dropped first.
     again = "--overwrite" if found.complete is not None else "--restart --overwrite"
-    if differences := _differences(found, config):
+    if different := differences(found, config):
         raise ResumeRefused(
-            f"{config.output} was made with other settings:\n{differences}",
+            f"{config.output} was made with other settings:\n{different}",
             "Go back to those to ask again for its rows with an error, or label the input"
             f" again with {again}.",
         )
     if found.complete is not None and not found.errors:
-        return Complete(FileSource(_recorded_input(found)), found)
+        return Complete(FileSource(recorded_input(found)), found)
     if found.complete is None and place != "elsewhere":  # only its end is missing
-        recorded = FileSource(_recorded_input(found))
+        recorded = FileSource(recorded_input(found))
         return (Standing if place == "standing" else Continue)(recorded, found)
     if store.output.name is not None and store.output.exists():
         source = open_source([store.output.name])
@@ -345,38 +321,23 @@ def _same_run(
         return None
     if found.complete is not None and (overwrite or not output.exists()):
         return None
-    if not (differences := _differences(found, config, table)):
+    if not (different := differences(found, config, table)):
         return found
     if found.complete is None and not (found.parts or store.holds_answers()):
         return None  # nothing of it would be lost
     if found.complete is not None:
+        is_shown = changed(found, config).keys() <= set(config.SHOWN_SETTINGS)
+        uses = ", which uses its answers again" if is_shown and changed(found, config) else ""
         raise ResumeRefused(
             f"{config.output} is complete, and was made from another input or with other "
-            f"settings:\n{differences}",
-            f"Replace it with {setting('overwrite', 'True')}, or choose another output.",
+            f"settings:\n{different}",
+            f"Replace it with {setting('overwrite', 'True')}{uses}, or choose another output.",
         )
     raise ResumeRefused(
-        f"{store.place} holds an unfinished run with another input or other "
-        f"settings:\n{differences}",
+        f"{store.place} holds an unfinished run with another input or other settings:\n{different}",
         "Go back to those to continue it, throw it away with "
         f"{setting('restart', 'True')}, or choose another output.",
     )
-
-
-def _differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:
-    """List how the settings, and `table` if given, differ from what was recorded; "" if not."""
-    before, now = was.run.settings, config.result_settings()
-    found = [
-        f"{key}: {now.get(key, False)!r}, was {before.get(key, False)!r}"
-        for key in now | before
-        if now.get(key) != before.get(key)
-    ]
-    found += table.differences(_recorded_input(was)) if table is not None else []
-    return "\n".join(f"  {difference}" for difference in found)
-
-
-def _recorded_input(state: RunState) -> InputTable:
-    return InputTable.from_json(state.run.input)
 
 
 def stores(

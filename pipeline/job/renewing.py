@@ -2,6 +2,9 @@
 
 So only texts that are new or changed are asked for, without a cache to keep. The output was made
 with the same settings, which its run has recorded, and says which revision of the model it was.
+
+An output with a label map or a threshold does not hold its answers as they came; its run keeps
+them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.config import RunConfig
-    from pipeline.job.opening import EarlierRun
+    from pipeline.job.decisions import EarlierRun
     from pipeline.outcomes import Answer
     from pipeline.store import RunState, RunStore
     from pipeline.store.objects import GrowingFile
@@ -51,6 +54,42 @@ def check_update(config: RunConfig, store: RunStore, **earlier: Unpack[EarlierRu
             f"{setting('update', 'True')}: the output is the input, which has no answers once it "
             "has changed.",
             "Choose another output.",
+        )
+
+
+def holds_answers(state: RunState) -> bool:
+    """Return True if the output of a run holds its answers as they came."""
+    return not {"label_map", "threshold"} & state.run.settings.keys()
+
+
+def can_take_over(config: RunConfig, store: RunStore, was: RunState) -> bool:
+    """Return True if the output that a complete run has made gives its answers; it is read."""
+    output = store.output
+    return (
+        was.complete is not None
+        and holds_answers(was)
+        and config.dedup
+        and (config.allow_drift or not was.mixed)
+        and not output.replaces(config.input)
+        and output.exists()
+        and not output.is_torn()
+        and output.identity() == was.assembled
+    )
+
+
+def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) -> None:
+    """Refuse to pay again for the answers of a complete run that are nowhere. Raises ResumeRefused.
+
+    They are in its output, in its run directory, or in a cache that is to be given again.
+    """
+    if holds_answers(was) or config.cache is not None or store.holds_answers():
+        return
+    if was.complete is not None and was.complete["labelled"]:
+        raise ResumeRefused(
+            f"{store.place} holds no answers, and those in {config.output} are not as they came: "
+            "it was made with a label map or a threshold.",
+            f"Give the {setting('cache')} that its run had, or label the whole input again with "
+            f"{setting('overwrite', 'True')}.",
         )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import OutputError
-from pipeline.job.opening import Continue, Fresh
+from pipeline.job.decisions import Continue, Fresh
 from pipeline.observers.words import size
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.job.opening import Opening
+    from pipeline.job.decisions import Opening
     from pipeline.store import RunStore
 
 # What a label and its score take: compressed in the output, as Arrow data in a part, and in the

@@ -29,7 +29,8 @@ from pipeline.events import (
     fan_out,
 )
 from pipeline.job import kept, opening, room, summary
-from pipeline.job.opening import Complete, Standing
+from pipeline.job.decisions import Complete, Standing
+from pipeline.job.renewing import holds_answers
 from pipeline.job.replacing import check_before_publishing
 from pipeline.job.stream import Stream
 from pipeline.observers import EventLog, Metrics
@@ -46,8 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.config import RunConfig
+    from pipeline.evaluation import Evaluation
     from pipeline.events import Observer
-    from pipeline.job.opening import EarlierRun, Opening
+    from pipeline.job.decisions import EarlierRun, Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
     from pipeline.store import PartRecord, RunStore
@@ -71,6 +73,8 @@ def _told(metrics: Metrics) -> Iterator[None]:
 
 class Run:
     """One attempt at a run. `execute` does it; `stop` ends it early, keeping what was done.
+
+    `evaluation` is how good its labels are, once it is complete, if `gold` says what is true.
 
     `source` replaces the input files by a table in memory, `store` the run directory beside the
     output.
@@ -97,6 +101,8 @@ class Run:
             self._metrics_file = MetricsFile(config, self._metrics, fan_out(self._observers))
             self._observers.append(self._metrics_file)
         self._plan: dict[str, Any] | None = None
+        self.evaluation: Evaluation | None = None
+        self._evaluated: dict[str, Any] | None = None
         self._stop = Stop()
         self._damaged_parts = 0
         self._interrupts = 0
@@ -157,6 +163,7 @@ class Run:
             if retry_failed:
                 emit(NothingToRetry())
             self._announce(opened, emit)
+            await self._measure()
             found = self._summary(started, None)
             emit(RunEnded(found["state"], found["exit_code"], None))
             return found
@@ -168,6 +175,7 @@ class Run:
         try:
             with _told(self._metrics):
                 await self._execute(opened, emit)
+            await self._measure()
         except asyncio.CancelledError as cancelled:
             # A second signal cancels; what ended the run is still the first one.
             error = self._stop.reason or cancelled
@@ -188,7 +196,26 @@ class Run:
     def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:
         state = self._store.log.run
         done = state.complete or summary.facts(self._config, state, "stopped")
-        return summary.of_attempt(done, self._metrics, started, error, self._plan)
+        return summary.of_attempt(done, self._metrics, started, error, self._plan, self._evaluated)
+
+    async def _measure(self) -> None:
+        """Measure the labels of the complete output against the true ones.
+
+        If that is impossible, the summary says why: the labels stand all the same.
+        """
+        gold = self._config.gold
+        if gold is None:
+            return
+        from pipeline.evaluation import Facts, measured
+
+        settings = self._store.log.run.run.settings
+        try:
+            measure = partial(measured, self._store.output, gold, settings)
+            self.evaluation = await in_thread(measure, self._stop)
+            self._evaluated = Facts.of(self.evaluation)
+        except ClassifyError as error:
+            self._stop.check()
+            self._evaluated = Facts.without(gold, str(error))
 
     def _open(self, leaving: AsyncExitStack, **earlier: Unpack[EarlierRun]) -> Opening:
         """Check everything that can be checked; write only once all is well.
@@ -315,7 +342,8 @@ class Run:
             check_before_publishing(self._config, store, opened.source.input)
             store.output.publish()
         failpoint("finish.assembled")
-        store.finish(summary.facts(self._config, store.log.run, "complete"))
+        done = summary.facts(self._config, store.log.run, "complete")
+        store.finish(done, keep_answers=not holds_answers(store.log.run))
 
     def _output_schema(self, revision: str | None) -> pa.Schema:
         """Return the schema of the output, with what it tells of its origin."""

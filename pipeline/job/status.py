@@ -65,8 +65,8 @@ class Status:
     labels: Annotated[dict[str, int], "committed rows by their label"]
     answers: Annotated[
         int | None,
-        "answers in its journal and its `cache`, which no kill can take back; 0 once it is "
-        "complete, null if they cannot be read",
+        "answers in its journal and its `cache`, which no kill can take back; once it is complete, "
+        "0 but with `label_map` or `threshold`; null if they cannot be read",
     ]
     endpoint: Annotated[str | None, "`local`, `hf` or the address"]
     model: Annotated[str | None, "the model asked for"]

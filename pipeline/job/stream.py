@@ -8,8 +8,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from pipeline.events import PartCommitted
-from pipeline.rows import joined, result_fields
+from pipeline.events import LabelsNotGiven, PartCommitted
+from pipeline.rows import joined, labels_in, result_fields
 from pipeline.store import open_ranges
 from pipeline.system.threads import in_thread
 from pipeline.writer import write_part
@@ -148,6 +148,8 @@ class Stream:
         most = FILE_ROWS_WITH_PREDICTIONS if self.config.wants_predictions else FILE_ROWS
         self._cut = _Cut(0 if self.final_schema is None else most)
         self._waiting = self._read_to_end = self._resting = False
+        # Of a top_k that leaves labels out, the first rows may have others than the rest.
+        self._told_of_labels = not self.config.score_labels or self.config.top_k != "all"
 
     async def flow(self) -> None:
         """Stream all rows that are not committed yet. Raises what stopped the run."""
@@ -288,7 +290,17 @@ class Stream:
         """
         self.demand.block(self._waiting and self._is_full)
 
+    def _tell_of_labels(self, resolved: Resolved) -> None:
+        """Tell once of labels without a score in any row, which may be misspelt."""
+        if self._told_of_labels or resolved.errors == resolved.table.num_rows:
+            return
+        self._told_of_labels = True
+        given, missing = labels_in(resolved.table, self.config)
+        if missing:
+            self.emit(LabelsNotGiven(missing, given))
+
     async def _commit(self, resolved: Resolved) -> None:
+        self._tell_of_labels(resolved)
         revision, schema = resolved.revision, None
         if self.final_schema is not None:
             # Where no row has a label, it depends on chance whether the revision is known by now.

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
+
 from pipeline.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from pipeline.meanings import PerSecond, Seconds
 from pipeline.version import __version__
@@ -46,6 +48,10 @@ class Summary:
         dict[str, Any] | None,
         "what `classify plan` predicted: distinct_inputs, cache_hits, requests, seconds, cost",
     ]
+    evaluation: Annotated[
+        dict[str, Any] | None,
+        "with `gold`, how good the labels are, as below; null without it, or before the end",
+    ] = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, in the order of the fields."""
@@ -68,6 +74,9 @@ class Origin:
     top_k: Annotated[str, "the setting"]
     function_to_apply: Annotated[str, "the setting; empty if none was given"]
     truncate: Annotated[str, "the setting, `true` or `false`"]
+    label_map: Annotated[str, "the setting, as JSON; empty if none was given"]
+    threshold: Annotated[str, "the setting; empty if none was given"]
+    unsure_label: Annotated[str, "the label of rows below the threshold; empty if none was given"]
 
 
 def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:
@@ -94,6 +103,7 @@ def of_attempt(
     started: float,
     error: BaseException | None,
     plan: dict[str, Any] | None,
+    evaluation: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the summary of an attempt that began at `started` (by `time.monotonic`)."""
     seconds = time.monotonic() - started
@@ -111,6 +121,7 @@ def of_attempt(
         rows_per_second=round(metrics.committed_rows / seconds, 1),
         peak_in_flight=metrics.peak_in_flight,
         plan=plan,
+        evaluation=evaluation,
     ).to_json()
 
 
@@ -124,5 +135,8 @@ def metadata(config: RunConfig, revision: str | None) -> dict[bytes, bytes]:
         top_k=str(config.top_k),
         function_to_apply=config.function_to_apply or "",
         truncate=str(config.truncate).lower(),
+        label_map=orjson.dumps(config.label_map).decode() if config.label_map else "",
+        threshold="" if config.threshold is None else str(config.threshold),
+        unsure_label="" if config.threshold is None else config.unsure_label,
     )
     return {f"classify.{key}".encode(): value.encode() for key, value in asdict(origin).items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import events
 from pipeline.events import Why
-from pipeline.wording import counted, sentence, setting, shown
+from pipeline.wording import counted, listed, sentence, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # How a label is shown that has no letters.
 EMPTY_LABEL = "(empty label)"
+# Errors with the same words are counted together, so many of them, and all others as one.
+MOST_CAUSES, OTHER_CAUSES = 500, "(other causes)"
 
 
 def duration(seconds: float) -> str:
@@ -116,6 +118,13 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
         case events.PartsDamaged(parts):
             are = counted(parts, "part is", "parts are")
             return f"A committed part is damaged: {are} built again from the stored answers."
+        case events.LabelsNotGiven(labels, given):
+            return (
+                f"{setting('score_labels')}: no answer so far has {listed(labels)}. The answers "
+                f"have {listed(given)}."
+            )
+        case events.Measured(words):
+            return words
         case events.NothingToRetry():
             return "No row carries an error: nothing to retry."
         case events.AnswersPassedOver(why):

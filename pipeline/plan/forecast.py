@@ -22,7 +22,7 @@ from pipeline.client import dialect_of, stated_dialect
 from pipeline.errors import StoppedEarly, UsageError
 from pipeline.events import AnswersPassedOver
 from pipeline.job import kept, opening, room, stream
-from pipeline.job.opening import Complete, Renew, Standing
+from pipeline.job.decisions import Complete, Renew, Standing
 from pipeline.job.renewing import take_over
 from pipeline.meanings import Money
 from pipeline.observers.words import duration, notice
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.config import RunConfig
-    from pipeline.job.opening import EarlierRun, Opening
+    from pipeline.job.decisions import EarlierRun, Opening
     from pipeline.job.room import Room
     from pipeline.outcomes import Item
     from pipeline.probing import Estimate, Probe

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.observers.words import EMPTY_LABEL
+from pipeline.observers.words import EMPTY_LABEL, MOST_CAUSES, OTHER_CAUSES
 from pipeline.system import arrays
 from pipeline.writer import is_stream, read_part
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 65_536
 # A model has a few labels. Those beyond so many are counted together, whatever an endpoint says.
 MOST_LABELS = 1_000
-MOST_CAUSES = 500
 BINS = 25
 LEAST_CERTAIN = 200
 LEAST_CERTAIN_OF_A_LABEL = 50
@@ -37,7 +36,6 @@ EXAMPLES = 5
 TEXT_CHARACTERS = 400
 ERROR_CHARACTERS = 400
 OTHERS = "(other labels)"
-OTHER_CAUSES = "(other causes)"
 
 
 @dataclass(frozen=True)

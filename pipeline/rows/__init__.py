@@ -5,7 +5,15 @@ from pipeline.rows.dedup import Dedup, recall
 from pipeline.rows.drift import NOBODY_TOLD, DriftGuard, Revision
 from pipeline.rows.inputs import keys_of, open_rows, prepare
 from pipeline.rows.resolver import Resolver
-from pipeline.rows.results import Resolved, check_columns, joined, output_schema, result_fields
+from pipeline.rows.results import (
+    Resolved,
+    check_columns,
+    check_gold,
+    joined,
+    labels_in,
+    output_schema,
+    result_fields,
+)
 
 __all__ = [
     "NOBODY_TOLD",
@@ -16,8 +24,10 @@ __all__ = [
     "Resolver",
     "Revision",
     "check_columns",
+    "check_gold",
     "joined",
     "keys_of",
+    "labels_in",
     "open_rows",
     "output_schema",
     "prepare",

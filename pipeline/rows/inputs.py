@@ -37,8 +37,7 @@ class Prepared:
 def keys_of(config: RunConfig) -> Keys:
     """Return what makes the keys of a run's inputs, out of the settings that decide an answer."""
     settings = config.result_settings()
-    decides = ("endpoint", "model", "top_k", "function_to_apply", "truncate", "exact_scores")
-    return Keys({name: settings[name] for name in decides if name in settings})
+    return Keys({name: settings[name] for name in config.ANSWER_SETTINGS if name in settings})
 
 
 def open_rows(table: pa.Table, config: RunConfig) -> tuple[pa.Table, pa.Array | None]:

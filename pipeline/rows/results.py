@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
+from pipeline.rows.shown import decided, renamed, score_columns
 from pipeline.system.arrays import numbers, strings
 from pipeline.wording import alike, listed, setting, short
 
@@ -67,9 +68,17 @@ def result_fields(config: RunConfig) -> list[pa.Field]:
         pa.field(config.score_column, pa.float64()),
         pa.field(config.error_column, pa.string()),
     ]
+    fields += [pa.field(name, pa.float64()) for name in config.score_columns().values()]
     if config.wants_predictions:
         fields.append(pa.field(config.predictions_column, PREDICTIONS))
     return fields
+
+
+def labels_in(table: pa.Table, config: RunConfig) -> tuple[list[str], list[str]]:
+    """Return the labels that labelled rows have, and those of `score_labels` that none has."""
+    pairs = pc.list_flatten(table.column(config.predictions_column))
+    given = pc.unique(pc.struct_field(pairs, "label")).to_pylist()
+    return sorted(given), [label for label in config.score_labels or () if label not in given]
 
 
 def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
@@ -78,10 +87,11 @@ def output_schema(schema: pa.Schema, config: RunConfig) -> pa.Schema:
 
 
 def check_columns(schema: pa.Schema, config: RunConfig) -> None:
-    """Refuse a missing or unfit text column, and a name that the output would have twice.
+    """Refuse a missing or unfit column, and a name that the output would have twice.
 
     Raises InputError or SettingsError, before anything is sent.
     """
+    check_gold(schema, config)
     for key, name in (("text", config.text), ("text_pair", config.text_pair)):
         if name is None:
             continue
@@ -99,10 +109,41 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
     for key in ("label", "score", "error", "predictions"):
         name = getattr(config, f"{key}_column")
         if name in schema.names and (key != "predictions" or config.wants_predictions):
+            true = f" If it has the true labels, say so: {setting('gold', name)}."
             raise SettingsError(
                 f"The input has a column {name!r} already, which the output needs for its {key}.",
-                f"Give the output's another name: {setting(f'{key}_column', 'NAME')}.",
+                f"Give the output's another name: {setting(f'{key}_column', 'NAME')}."
+                + (true if key == name == "label" and config.gold is None else ""),
             )
+    for label, name in config.score_columns().items():
+        if name in schema.names:
+            raise SettingsError(
+                f"The input has a column {name!r} already, which the output needs for the scores "
+                f"of {label!r}.",
+                "Give the output's another name, which begins with that of the column of scores: "
+                f"{setting('score_column', 'NAME')}.",
+            )
+
+
+def check_gold(schema: pa.Schema, config: RunConfig) -> None:
+    """Refuse a missing or unfit column of true labels. Raises SettingsError or InputError."""
+    name = config.gold
+    if name is None:
+        return
+    if name not in schema.names:
+        raise SettingsError(
+            f"{setting('gold')}: the input has no column {name!r}. It has: "
+            f"{listed(schema.names)}.{alike(name, schema.names)}",
+            f"Name the column of true labels with {setting('gold')}.",
+        )
+    kind = schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_nested(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary(kind):
+        raise InputError(
+            f"{setting('gold')}: the column {short(name)!r} holds {kind}, which is no label.",
+            "True labels are text, numbers or categories.",
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -125,28 +166,30 @@ def finish(
         good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
         failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
         error = strings(failed)
-    label = strings([found and found[0][0] for found in good])
+    label = renamed(strings([found and found[0][0] for found in good]), config.label_map)
     score = numbers([found and found[0][1] for found in good], pa.float64())
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
         good = [None]
-    columns = [label, score, error]
+    columns = [decided(label, score, config), score, error]
     if len(outcomes) < max(table.num_rows, 1):  # or else each row has an outcome of its own
         columns = [column.take(prepared.index) for column in columns]
         columns[2] = pc.coalesce(prepared.errors, columns[2])
     if config.wants_predictions:
-        columns.append(_predictions(good).take(prepared.index))
+        predictions = _predictions(good, config)
+        spread = [*score_columns(predictions, config), predictions]
+        columns += [column.take(prepared.index) for column in spread]
     result = table
     for field, column in zip(result_fields(config), columns, strict=True):
         result = result.append_column(field, column)
     return _counted(first_row, result, config)
 
 
-def _predictions(good: Sequence[Any]) -> pa.ListArray:
+def _predictions(good: Sequence[Any], config: RunConfig) -> pa.ListArray:
     pairs = [pair for found in good for pair in found or ()]
     values = pa.StructArray.from_arrays(
         [
-            strings([name for name, _ in pairs]),
+            renamed(strings([name for name, _ in pairs]), config.label_map),
             numbers([score for _, score in pairs], pa.float64()),
         ],
         fields=list(PREDICTIONS.value_type),

@@ -166,12 +166,12 @@ class RunStore:
         self._delete_left_behind()
         return len(damaged)
 
-    def finish(self, facts: dict[str, Any]) -> None:
+    def finish(self, facts: dict[str, Any], *, keep_answers: bool = False) -> None:
         """Record that the output stands, and tidy up; a failure to do so is no failure."""
         self.log.set_complete(facts)
         failpoint("finish.complete")
         with suppress(StoppedEarly):
-            self.clear()
+            self.clear(keep_answers=keep_answers)
             self._objects.delete(_PLAN)
         failpoint("finish.cleared")
 

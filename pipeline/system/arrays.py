@@ -48,6 +48,11 @@ def numbers(values: Sequence[float | None], kind: pa.DataType) -> pa.Array:
     return _array(kind, valid, found)
 
 
+def places(found: np.ndarray[Any, Any]) -> pa.Array:
+    """Return an array of int64; a negative one is null."""
+    return _array(pa.int64(), found >= 0, found.astype(np.int64))
+
+
 def _valid(values: Sequence[Any]) -> Any:
     return np.fromiter((value is not None for value in values), np.bool_, len(values))
 

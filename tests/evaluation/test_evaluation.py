@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -215,3 +216,68 @@ def test_it_shows_itself_in_a_notebook():
     assert "<td>&lt;b&gt;</td>" in shown
     assert "<b>&lt;" not in shown
     assert "Most confident mistakes" in shown
+
+
+@pytest.mark.parametrize("kind", ["object", "string", "category"])
+def test_a_blank_true_label_is_none(kind):
+    """As in a sheet where somebody has not come to that row yet."""
+    frame = table([("good", "good", 0.9)] * 4 + [("bad", "good", 0.8)])
+    frame["gold"] = pd.Series(["good", "", " \t\u00a0", None, "bad"]).astype(kind)
+    found = cp.evaluate(frame, "gold")
+    assert (found.rows, found.without_gold) == (2, 3)
+    assert {each.label for each in found.labels} == {"good", "bad"}
+    assert "3 rows without a true label: not counted." in str(found)
+
+
+def test_a_true_label_that_is_not_a_number_is_none(tmp_path):
+    """Parquet keeps one where pandas had nothing."""
+    gold = pa.array([1.0, float("nan"), None, 2.0])
+    pq.write_table(pa.table({"gold": gold, "label": ["1", "1", "1", "1"]}), tmp_path / "t.parquet")
+    found = cp.evaluate(tmp_path / "t.parquet", "gold")
+    assert (found.rows, found.without_gold) == (2, 2)
+
+
+def test_a_column_of_texts_is_not_taken_for_labels():
+    names = [f"text {i}" for i in range(10_001)]
+    with pytest.raises(InputError, match="too many values to be labels"):
+        cp.evaluate(pd.DataFrame({"gold": names, "label": ["a"] * 10_001}), "gold")
+    few = pd.DataFrame({"gold": names[:10_000], "label": names[:10_000]})
+    assert cp.evaluate(few, "gold").accuracy.value == 1
+
+
+def test_rows_that_are_unsure_are_set_aside():
+    rows = [("good", "good", 0.9), ("bad", "unsure", 0.4), ("bad", "good", 0.8)]
+    found = cp.evaluate(table(rows), "gold", unsure_label="unsure")
+    assert (found.rows, found.unsure, found.accuracy.value) == (3, 1, 0.5)
+    assert "1 row with a true label and a score below the threshold: not counted." in str(found)
+    assert cp.evaluate(table(rows), "gold").accuracy.value == pytest.approx(1 / 3)
+
+
+def test_an_output_says_which_label_is_unsure(label, tmp_path):
+    """Even if its run is gone."""
+    table = pa.table({"text": [f"text {i}" for i in range(50)], "truth": ["positive"] * 50})
+    pq.write_table(table, tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    label(tmp_path / "in.parquet", output, threshold=0.75, unsure_label="perhaps")
+    shutil.rmtree(tmp_path / "out.parquet.run")
+    found = cp.evaluate(output, "truth")
+    assert found.unsure == pq.read_table(output)["label"].to_pylist().count("perhaps")
+    assert 0 < found.unsure < 50
+
+
+def test_an_output_is_enough(cli, labelled, tmp_path):
+    """Its run may be damaged, or gone; then columns have their usual names or are named."""
+    (entry, *_) = sorted((tmp_path / "out.parquet.run" / "log").glob("*.json"))
+    whole = cp.evaluate(labelled, "truth", label_column="sentiment")
+    assert len(whole.notes) == 1
+    entry.write_bytes(entry.read_bytes()[:-20])
+    refused = cli("evaluate", str(labelled), "--gold", "truth")
+    assert refused.code == 2
+    assert "--label-column: there is no column 'label'" in refused.stderr
+    assert str(entry.parent) in refused.stderr
+    done = cli("evaluate", str(labelled), "--gold", "truth", "--label-column", "sentiment")
+    assert done.code == 0, done.stderr
+    assert "The columns are taken to have their usual names." in done.stdout
+    assert str(entry.parent) in done.stdout
+    found = cp.evaluate(labelled, "truth", label_column="sentiment")
+    assert (found.accuracy, found.confusion) == (whole.accuracy, whole.confusion)

@@ -268,6 +268,15 @@ def test_a_dataset_of_the_hub_gets_all_by_one_commit(
     assert hub.files["README.md"] == b"# Words"
 
 
+@pytest.mark.parametrize("name", ["out"])
+def test_an_output_in_the_hub_is_measured_without_its_run(to_hub, cli, name):
+    """The dataset says nothing of a run directory, and its rows are enough."""
+    assert to_hub(name, "--run-dir", "run").code == 0
+    found = cli("evaluate", f"hf://datasets/owner/data/{name}", "--gold", "id", "--json")
+    assert found.code == 0, found.stderr
+    assert found.json["rows"] == len(TEXTS)
+
+
 def test_a_commit_of_somebody_else_is_not_overwritten(to_hub, server, hub, name, on_disk):
     def commit():
         hub.files["README.md"] += b" and more"

@@ -82,6 +82,7 @@ FREE = {
     "max_requests": 1_000,
     "grace_s": 7,
     "metrics_file": "classify.prom",
+    "gold": "other",
     "engine": "processes",
     "workers": 2,
 }
@@ -142,6 +143,10 @@ CHANGED = {
     "score_column": ({"score_column": "new"}, "'new', was 'score'"),
     "error_column": ({"error_column": "new"}, "'new', was 'error'"),
     "predictions_column": ({"predictions_column": "new"}, "'new', was 'predictions'"),
+    "label_map": ({"label_map": {"a": "b"}}, "{'a': 'b'}, was None"),
+    "threshold": ({"threshold": 0.5}, "0.5, was None"),
+    "unsure_label": ({"unsure_label": "new"}, "'new', was 'unsure'"),
+    "score_labels": ({"score_labels": "a"}, "['a'], was None"),
 }
 # How CSV is read is part of the input.
 READING = {

@@ -1,0 +1,111 @@
+"""What came of a run, for whoever called it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.observers import result_html
+from pipeline.observers.words import MOST_CAUSES, OTHER_CAUSES
+from pipeline.store import output_at, place_of
+from pipeline.wording import counted
+
+if TYPE_CHECKING:
+    from pipeline.evaluation import Evaluation
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult:
+    """What came of a run; `summary` has all of it, as `classify run --json` prints it.
+
+    `evaluation` is how good its labels are, if `gold` says which are true.
+    Offers the Arrow PyCapsule interface, as a table that is read from the output.
+    """
+
+    summary: dict[str, Any]
+    error_column: str = "error"
+    evaluation: Evaluation | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every row is labelled or errors are within `max_errors`, else 3."""
+        return int(self.summary["exit_code"])
+
+    @property
+    def output(self) -> Path | str:
+        """The labelled table: its path, or its address."""
+        return place_of(self.summary["output"])
+
+    def to_arrow(self) -> pa.Table:
+        """Read the labelled table into memory, as a pyarrow Table."""
+        return read_table(self.output)
+
+    def to_pandas(self) -> Any:
+        """Read the labelled table into memory, as a pandas DataFrame."""
+        return self.to_arrow().to_pandas()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def errors_by_cause(self) -> dict[str, int]:
+        """Count the rows with an error by what their error says, the most frequent first.
+
+        Causes beyond the first 500 are counted together, as `(other causes)`.
+        """
+        causes: Counter[str] = Counter()
+        for file in output_at(self.output).files():
+            with file.open() as opened, pq.ParquetFile(opened) as table:
+                for batch in table.iter_batches(columns=[self.error_column]):
+                    for found in batch.column(0).drop_null().value_counts().to_pylist():
+                        cause = found["values"]
+                        if cause not in causes and len(causes) >= MOST_CAUSES:
+                            cause = OTHER_CAUSES
+                        causes[cause] += found["counts"]
+        return dict(causes.most_common())
+
+    def report(self, page: str | Path | None = None) -> Path:
+        """Write a page on this run, as `classify report` does, and return its path.
+
+        Raises UsageError where it cannot be written, or the extra `report` is not installed.
+        """
+        from pipeline.report import write_report
+
+        return write_report(self.output, None if page is None else Path(page))
+
+    def __str__(self) -> str:
+        found = self.summary
+        return (
+            f"{found['output']}: {counted(found['rows'], 'row')}, {found['labelled']:,} labelled, "
+            f"{found['errors']:,} with errors; {counted(found['requests'], 'request')} in "
+            f"{found['seconds']:,.1f} s"
+        )
+
+    def __repr__(self) -> str:
+        return f"<RunResult {self}>"
+
+    def _repr_html_(self) -> str:
+        causes: dict[str, int] = {}
+        if self.summary["errors"]:
+            # The output may have been moved since: the rest is true all the same.
+            with suppress(OSError, pa.ArrowException, KeyError):
+                causes = self.errors_by_cause()
+        shown = result_html(self.summary, causes)
+        return shown if self.evaluation is None else shown + self.evaluation._repr_html_()
+
+
+def read_table(output: Path | str, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a labelled table into memory; with a schema, only its columns."""
+    if isinstance(output, Path):
+        # A relative path such as `exp:1/out.parquet` would be taken for a URI.
+        return pq.read_table(output.absolute(), schema=schema, partitioning=None)
+    tables = []
+    for file in output_at(output).files():
+        with file.open() as opened:
+            tables.append(pq.read_table(opened, schema=schema, partitioning=None))
+    return pa.concat_tables(tables)
