@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import click
 from pydantic_core import PydanticUndefined
 
+from pipeline import config_values as values
 from pipeline import errors
 from pipeline.cli import main
+from pipeline.cli.settings import SettingsCommand
 from pipeline.client.dialects import REGISTRY
 from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
@@ -40,8 +42,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from signatures import LIBRARY, library
 
 REFERENCE = Path(__file__).parent / "reference"
-# Not in RESULT_SETTINGS, since what is compared is what was read.
-READ = ("input", "delimiter", "encoding", "csv_escape")
+# What most settings take: settings.md explains these by hand.
+KINDS = {
+    values.COUNT.words: "count",
+    values.DURATION.words: "duration",
+    values.COLUMN.words: "column",
+    values.PATH.words: "path",
+    values.PLACE.words: "path or address",
+    values.SWITCH: "switch",
+}
+# Options that mean the same for every command: commands.md has them once, by hand.
+SHARED = ("output", "config_file", "as_json", "run_dir")
 
 
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:
@@ -57,31 +68,28 @@ def settings() -> str:
         (
             f"`{name}`",
             field.description or "",
-            takes(name).words,
+            KINDS.get(takes(name).words, takes(name).words),
             _default(field.default),
-            _decides(name),
         )
         for name, field in RunConfig.model_fields.items()
     )
-    return table("setting | meaning | takes | default | decides results", rows)
+    return table("setting | meaning | takes | default", rows)
+
+
+def decides() -> str:
+    """Every setting that decides results."""
+    names = ", ".join(f"`{name}`" for name in RunConfig.RESULT_SETTINGS)
+    return textwrap.fill(f"{names}.", 100)
 
 
 def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
     if value is None:
-        return "none"
+        return ""
     if isinstance(value, bool):
         return f"`{value}`".lower()
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def _decides(name: str) -> str:
-    if name in RunConfig.RESULT_SETTINGS:
-        return "yes"
-    if name == "output":
-        return "names the run"
-    return "by what is read" if name in READ else "no"
 
 
 def dialects() -> str:
@@ -119,16 +127,19 @@ def _command(name: str) -> str:
     command = main.get_command(context, name)
     assert command is not None
     usage = command.get_usage(click.Context(command, info_name=name, parent=context))
-    parts = [f"## classify {name}", f"```\n{usage.removeprefix('Usage: ')}\n```"]
+    parts = [f"## classify {name}", f"`{usage.removeprefix('Usage: ')}`"]
     parts += _prose(command.help or "")
+    settings = isinstance(command, SettingsCommand)
+    left_out = {*SHARED, *(RunConfig.model_fields if settings else ())}
     options = [param for param in command.params if isinstance(param, click.Option)]
-    own = [option for option in options if option.name not in RunConfig.model_fields]
-    if output := [option for option in options if option.name == "output"]:
-        own = output + own
-    if own:
-        parts.append(table("option | does", map(_option, own)))
-    if len(own) < len(options):
-        parts.append("Each [setting](settings.md) is a flag too: `batch_size` is `--batch-size`.")
+    if own := [option for option in options if option.name not in left_out]:
+        # Options with the same help share a row.
+        rows: dict[str, list[str]] = {}
+        for names, does in map(_option, own):
+            rows.setdefault(does, []).append(names)
+        parts.append(table("option | does", ((", ".join(rows[does]), does) for does in rows)))
+    if settings:
+        parts.append("All [settings](settings.md) are flags.")
     parts += _prose(command.epilog or "")
     return "\n\n".join(parts)
 
@@ -166,21 +177,24 @@ def codes() -> str:
     rows = {
         errors.EXIT_COMPLETE: (
             "",
-            "Complete: every row has a label, or no more failed than `max_errors` allows.",
+            "Complete: every row has a label, or `max_errors` allows the rest.",
         )
     }
-    rows[1] = ("", "A bug: please report it, with what was written on standard error.")
+    rows[1] = ("", "A bug: please report it, with standard error.")
     found = [each for each in vars(errors).values() if inspect.isclass(each)]
     tree = [each for each in found if issubclass(each, ClassifyError) and each.exit_code > 1]
     for error in sorted(tree, key=lambda each: len(each.mro()), reverse=True):
         # The one nearest to the root stands for its kinds.
         rows[error.exit_code] = (_name(error), _summary(error))
     for number in (signal.SIGINT, signal.SIGTERM):
-        words = f"{number.name} stopped it, and what was answered is kept; resumable."
+        words = f"Stopped by {number.name}; resumable."
         rows[Interrupted("", signal_number=number).exit_code] = (_name(Interrupted), words)
     name, stopped = rows[errors.EXIT_ROWS_FAILED]
-    complete = "Complete, but rows carry errors, and `max_errors` does not allow as many."
-    rows[errors.EXIT_ROWS_FAILED] = (name, f"{complete} Or stopped: {stopped.lower()}")
+    complete = "Complete, but with more errors than `max_errors` allows."
+    rows[errors.EXIT_ROWS_FAILED] = (
+        name,
+        f"{complete} Or stopped: {stopped[0].lower()}{stopped[1:]}",
+    )
     return table("code | in Python | meaning", ((str(code), *rows[code]) for code in sorted(rows)))
 
 
@@ -202,10 +216,10 @@ def columns() -> str:
     """The columns that a run appends."""
     config = RunConfig(input="t.csv", output="t.parquet", endpoint="local", top_k="all")
     holds = {
-        "label": "the best label; null where the row has none",
-        "score": "its score, as the endpoint gave it; null where the row has no label",
-        "error": "why the row has no label; null where it has one",
-        "predictions": "the labels asked for, best first; only with `top_k` over 1 or `all`",
+        "label": "the best label, or null",
+        "score": "its score, as the endpoint gave it, or null",
+        "error": "why there is no label, or null",
+        "predictions": "labels, best first; only with `top_k` over 1 or `all`",
     }
     fields = [(field.name, str(field.type)) for field in result_fields(config)]
     return table(
@@ -283,6 +297,7 @@ MADE: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         settings,
+        decides,
         dialects,
         commands,
         codes,
