@@ -26,7 +26,7 @@ from pipeline.endpoint.process import EndpointProcess
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md"),
     "data/sample/README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
@@ -47,10 +47,6 @@ class Block(NamedTuple):
 def code_blocks(text: str) -> list[Block]:
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [Block(language, code) for language, code in found]
-
-
-def section(title: str) -> str:
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -95,9 +91,7 @@ def test_each_command_is_named():
 
 def test_each_exit_code_is_in_the_table():
     """The table of exit codes holds those of the error tree, and no other."""
-    documented = [
-        int(code) for row in table_rows(section("Run it again")) for code in row[0].split(",")
-    ]
+    documented = [int(row[0]) for row in table_rows(read("docs/reference/exit-codes.md"))]
     tree = {
         error.exit_code
         for error in vars(errors).values()
@@ -230,14 +224,15 @@ def execute(command: list[str], directory: Path, code: int = 0) -> str:
 
 
 def test_the_rehearsal_ends_well(checkout):
-    """The README's faults and its job: all rows are labelled but the poisoned and the empty one."""
-    (serve,) = [words for words in classify_commands() if words[:2] == ["serve", "--cold-start"]]
-    (job,) = [words for words in classify_commands() if "rehearsal.parquet" in words]
+    """A bad day and its job: all rows are labelled but the poisoned and the empty one."""
+    commands = classify_commands(read("docs/how-to/rehearse-faults.md"))
+    (serve,) = [words for words in commands if words[:2] == ["serve", "--cold-start"]]
+    (job,) = [words for words in commands if "day.parquet" in words]
     poison = serve[serve.index("--poison") + 1]
     with EndpointProcess(arguments=serve[1:]) as endpoint:
         job[job.index("--endpoint") + 1] = endpoint.url
         execute(["classify", *job], checkout)
-    for row in pq.read_table(checkout / "rehearsal.parquet").to_pylist():
+    for row in pq.read_table(checkout / "day.parquet").to_pylist():
         spoiled = row["review"] is None or poison in row["review"]
         assert (row["label"] is None) == (row["error"] is not None) == spoiled
 
