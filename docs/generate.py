@@ -56,7 +56,7 @@ SHARED = ("output", "config_file", "as_json", "run_dir")
 
 
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    """Lay out a table; the cells of `head` are separated by ` | `."""
+    """Return a table; the cells of `head` are separated by ` | `."""
     lines = [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
@@ -123,34 +123,35 @@ def commands() -> str:
 
 
 def _command(name: str) -> str:
-    context = click.Context(main, info_name="classify")
-    command = main.get_command(context, name)
+    command = main.get_command(click.Context(main, info_name="classify"), name)
     assert command is not None
-    usage = command.get_usage(click.Context(command, info_name=name, parent=context))
-    parts = [f"## classify {name}", f"`{usage.removeprefix('Usage: ')}`"]
-    parts += _prose(command.help or "")
+    parts = [f"## classify {name}", *_prose(command.help or "")]
     settings = isinstance(command, SettingsCommand)
     left_out = {*SHARED, *(RunConfig.model_fields if settings else ())}
     options = [param for param in command.params if isinstance(param, click.Option)]
     if own := [option for option in options if option.name not in left_out]:
-        # Options with the same help share a row.
+        # Options with the same help share a line.
         rows: dict[str, list[str]] = {}
         for names, does in map(_option, own):
             rows.setdefault(does, []).append(names)
-        parts.append(table("option | does", ((", ".join(rows[does]), does) for does in rows)))
-    if settings:
-        parts.append("All [settings](settings.md) are flags.")
+        parts.append("\n".join(f"- {', '.join(rows[does])}: {does}" for does in rows))
     parts += _prose(command.epilog or "")
     return "\n\n".join(parts)
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a help text, with lists of commands in fences."""
+    """Yield the paragraphs of a help text, with lists of commands in fences.
+
+    Exit codes are left out: exit-codes.md has them.
+    """
     for paragraph in filter(None, inspect.cleandoc(text).split("\n\n")):
         kept = paragraph.startswith("\b")
         lines = paragraph.removeprefix("\b\n").splitlines()
+        if lines[0].startswith("Exit codes: "):
+            continue
         if kept and any(line.startswith("  ") for line in lines):
-            yield lines[0]
+            if lines[0] != "Examples:":
+                yield lines[0]
             code = inspect.cleandoc("\n".join(["", *lines[1:]]))
             yield f"```bash\n{code}\n```"
         else:
@@ -230,7 +231,12 @@ def columns() -> str:
 
 def metadata() -> str:
     """What the output says of its origin."""
-    return _keys(Origin)
+    return "\n".join(f"- `{name}`: {text}" for name, (_, text) in meanings_of(Origin).items())
+
+
+def common() -> str:
+    """The keys that several objects have."""
+    return _listed(_common())
 
 
 def summary() -> str:
@@ -258,9 +264,20 @@ def estimate() -> str:
     return _keys(Estimate)
 
 
+def _common() -> dict[str, tuple[str, str]]:
+    """Return the keys that mean the same in several objects."""
+    found = [each for made in OBJECTS for each in meanings_of(made).items()]
+    return dict(each for each in found if found.count(each) > 1)
+
+
 def _keys(made: type) -> str:
-    rows = ((f"`{name}`", *meaning) for name, meaning in meanings_of(made).items())
-    return table("key | kind | meaning", rows)
+    told = _common().items()
+    return _listed(dict(each for each in meanings_of(made).items() if each not in told))
+
+
+def _listed(meanings: dict[str, tuple[str, str]]) -> str:
+    told = ((name, kind.replace(" or null", "?"), text) for name, (kind, text) in meanings.items())
+    return "\n".join(f"- `{name}` ({kind}): {text}" for name, kind, text in told)
 
 
 def meanings_of(made: type) -> dict[str, tuple[str, str]]:
@@ -293,6 +310,7 @@ def _kind(hint: Any) -> str:
     return names.get(get_origin(hint) or hint, "object")
 
 
+OBJECTS = (Summary, Forecast, Probe, Estimate, Status)
 MADE: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
@@ -304,6 +322,7 @@ MADE: dict[str, Callable[[], str]] = {
         tree,
         columns,
         metadata,
+        common,
         summary,
         plan,
         probe,

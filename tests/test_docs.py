@@ -150,13 +150,6 @@ def targets_of_make() -> set[str]:
     return set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
 
 
-def test_contributing_lists_the_targets_of_the_makefile():
-    listed = {
-        row[0].strip("`").removeprefix("make ") for row in table_rows(read("CONTRIBUTING.md"))
-    }
-    assert listed >= targets_of_make()
-
-
 def test_each_page_is_in_the_index():
     """Who starts at docs/README.md finds all there is."""
     index = read("docs/README.md")

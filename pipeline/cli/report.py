@@ -33,7 +33,6 @@ def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
 
     \b
     Examples:
-      classify report labelled.parquet
       classify report labelled.parquet -o monday.html
 
     \b

@@ -24,11 +24,8 @@ _TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 _EPILOG = """\
 \b
 Examples:
-  classify serve
-  classify serve --model sentiment --model language --port 0
-  classify serve --model ./my-model
-  classify serve --cold-start 20 --rate-limit 50 --rate-hint ratelimit
-  classify serve --share-500 0.02 --share-reset 0.01 --seed 7
+  classify serve --model sentiment --model ./my-model --port 0
+  classify serve --cold-start 20 --rate-limit 50 --share-500 0.02 --seed 7
 
 \b
 Then, in another terminal:

@@ -29,7 +29,6 @@ def status(output: Place, run_dir: Place | None, *, as_json: bool) -> None:
 
     \b
     Examples:
-      classify status labelled.parquet
       classify status labelled.parquet --json
 
     OUTPUT is the output of `classify run`, or a run directory such as the checkpoint of a

@@ -58,18 +58,18 @@ class Status:
     doing: Annotated[str, "what a running one does, in words"]
     next: Annotated[str, "what to do, in words"]
     retry: Annotated[bool, "true for `--retry-failed`, which passes all rows again"]
-    rows: Annotated[int | None, "rows of the input; null until it is read"]
-    committed_rows: Annotated[int, "rows that a kill cannot undo"]
-    labelled: Annotated[int, "of these, rows with a label"]
-    errors: Annotated[int, "of these, rows with an error"]
+    rows: Annotated[int | None, "rows of the input"]
+    committed_rows: Annotated[int, "rows that no kill undoes"]
+    labelled: Annotated[int, "committed rows with a label"]
+    errors: Annotated[int, "committed rows with an error"]
     labels: Annotated[dict[str, int], "committed rows by their label"]
     answers: Annotated[
         int | None,
-        "stored answers, with its `cache`; 0 once complete, null if unreadable",
+        "stored answers, with its `cache`; 0 once complete",
     ]
-    endpoint: Annotated[str | None, "`local`, `hf` or the address"]
+    endpoint: Annotated[str | None, "`local`, `hf` or the address without its keys"]
     model: Annotated[str | None, "model asked for"]
-    model_revision: Annotated[str | None, "revision, once known"]
+    model_revision: Annotated[str | None, "revision (`x-sha`)"]
     pid: Annotated[int | None, "process at work"] = None
     host: Annotated[str | None, "its machine"] = None
     since: Annotated[Seconds | None, "when it began, Unix time"] = None
@@ -89,7 +89,7 @@ class Status:
     workers_lost: Annotated[int, "workers lost, of recent events"] = 0
     seconds_left: Annotated[Seconds | None, "time left at that speed"] = None
     message: Annotated[str | None, "why the last attempt stopped"] = None
-    exit_code: Annotated[int | None, "of the last attempt; null if killed"] = None
+    exit_code: Annotated[int | None, "of the last attempt, unless killed"] = None
     last_attempt: Annotated[
         dict[str, Any], "part of its summary; empty if it runs or was killed"
     ] = field(default_factory=dict)
