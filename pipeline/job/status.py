@@ -209,16 +209,16 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
             f"{counted(recorded['errors'], 'row')} with an error."
         )
     else:
-        advice = "Nothing: the output is there, and the same command leaves it as it is."
+        advice = "Nothing to do: the output is complete."
     return {"state": "complete", "next": advice, "exit_code": recorded["exit_code"]}
 
 
 def _killed(events: Sequence[LoggedEvent]) -> dict[str, Any]:
-    seen = f" Its last sign is of {clock(events[-1]['at'])}." if events else ""
+    seen = f" Last seen at {clock(events[-1]['at'])}." if events else ""
     return {
         "state": "stopped",
         "next": _SAME_COMMAND,
-        "message": f"Killed, or its machine went down: it could not say why it ended.{seen}",
+        "message": f"Killed, or its machine went down.{seen}",
     }
 
 

@@ -344,10 +344,9 @@ def _duration(
         return (least_s, most_s), f"a guess: {guess}"
     rate_s = round(requests / config.rate, 1)
     if rate_s >= most_s and config.batch_size != "auto":
-        return (rate_s, rate_s), f"what a rate of {config.rate:g} requests a second takes"
+        return (rate_s, rate_s), f"what a rate of {config.rate:g} requests/s takes"
     return (max(rate_s, least_s), most_s), (
-        f"a rate of {config.rate:g} requests a second takes {rate_s:g} s; beyond that a guess: "
-        f"{guess}"
+        f"a rate of {config.rate:g} requests/s takes {rate_s:g} s; beyond that a guess: {guess}"
     )
 
 

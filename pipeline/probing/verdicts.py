@@ -151,7 +151,7 @@ def _told(told: Notice) -> _Seen:
 def _token(found: Findings) -> _Seen:
     token, target = found.token, found.target
     if found.config.endpoint == "local":
-        return _ok("None is needed: the embedded endpoint is of this machine.")
+        return _ok("None is needed: the embedded endpoint runs on this machine.")
     if token.value is None:
         if found.answered:
             return _ok("None was found, and the endpoint asks for none.")
@@ -280,7 +280,7 @@ def _named_labels(found: Findings) -> _Seen:
 def _revision(found: Findings) -> _Seen:
     if not found.revisions:
         return _warning(
-            "None is told (no x-sha header): a run would not notice another model there.",
+            "The server reports none (no x-sha header): a run would not notice another model.",
             "Do not deploy another model while a run goes on.",
         )
     drift = setting("allow_drift")
