@@ -50,6 +50,7 @@ KINDS = {
     values.PATH.words: "path",
     values.PLACE.words: "path or address",
     values.SWITCH: "switch",
+    ", ".join(("auto", *values.DIALECTS)): "auto, or a [dialect](dialects.md)",
 }
 # Options that mean the same for every command: commands.md has them once, by hand.
 SHARED = ("output", "config_file", "as_json", "run_dir")

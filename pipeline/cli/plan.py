@@ -75,10 +75,9 @@ def plan(
       classify plan --config nightly.yaml --price-per-request 0.0005
       classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
-    Reads the whole input, counts distinct texts and looks up known answers. Sends nothing without
-    --probe, which checks the endpoint as `classify probe` does, then measures its throughput with
-    several requests at once, and with larger batches if --batch-size is auto. The plan is kept in
-    OUTPUT.run/plan.json, so that the summary of the run compares it with the actual figures.
+    Reads the whole input, counts distinct texts and looks up known answers. Sends nothing, unless
+    --probe checks the endpoint and measures it with several requests at once and, if --batch-size
+    is auto, larger batches. The summary of the run compares the plan with the actual figures.
 
     \b
     Exit codes: 0 the run would begin; 2 settings or input refused; 5 output in use; with --probe

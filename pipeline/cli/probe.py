@@ -42,9 +42,9 @@ def probe(*, as_json: bool, **given: Any) -> None:
       classify probe reviews.csv --text review --endpoint https://my-endpoint.example
       classify probe --config nightly.yaml --json
 
-    Sends at most 8 requests, as `classify run` would, with texts from the first rows of INPUT if it
-    is given; answers are not kept. Waits up to --max-loading-s for a loading model, and those
-    requests do not count. Tries each of several addresses.
+    Sends at most 8 requests, as `classify run` would, with texts of INPUT if it is given; answers
+    are not kept. Waits up to --max-loading-s for a loading model, which does not count. Tries each
+    of several addresses.
 
     \b
     Exit codes: 0 a run can begin (one address is enough); 2 wrong settings or input; 4 refused by

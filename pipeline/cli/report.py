@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
-    OUTPUT is the output of `classify run`, or a run directory such as the checkpoint of a
-    notebook. The page is one HTML file that loads nothing. If the run is incomplete, it shows what
-    is committed.
+    OUTPUT may be a run directory, such as the checkpoint of a notebook. The page is one HTML file
+    that loads nothing. If the run is incomplete, it shows what is committed.
 
     \b
     Examples:

@@ -66,10 +66,9 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
       classify run 'exports/*.parquet' --model org/name --rate 20 -o labelled.parquet
       classify run --config nightly.yaml --deadline 6h --json
 
-    Appends the columns `label`, `score` and `error`. The same command continues a run that was
-    stopped or killed, and does nothing once it is complete. With --limit and no -o, it labels the
-    first rows and shows them. Each flag is also a YAML key and an environment variable
-    (--batch-size: batch_size, CLASSIFY_BATCH_SIZE).
+    Appends the columns `label`, `score` and `error`. The same command continues a stopped run, and
+    does nothing once it is complete. With --limit and no -o, shows the labels of the first rows.
+    Each flag is also a YAML key and an environment variable (batch_size, CLASSIFY_BATCH_SIZE).
 
     \b
     Exit codes: 0 complete; 2 wrong usage, settings or input; 3 errors, more than --max-errors;

@@ -31,8 +31,8 @@ def status(output: Place, run_dir: Place | None, *, as_json: bool) -> None:
     Examples:
       classify status labelled.parquet --json
 
-    OUTPUT is the output of `classify run`, or a run directory such as the checkpoint of a
-    notebook. Nothing is changed, and running jobs are unaffected.
+    OUTPUT may be a run directory, such as the checkpoint of a notebook. Nothing is
+    changed, and running jobs are unaffected.
 
     \b
     Exit codes: 0 there is a run; 2 no run, or unreadable.
