@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 from pipeline import config_values as values
 from pipeline import errors
 from pipeline.cli import main
-from pipeline.cli.settings import SettingsCommand
+from pipeline.cli.settings import GROUPS, SettingsCommand
 from pipeline.client.dialects import REGISTRY
 from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
@@ -34,7 +34,7 @@ from pipeline.probing import Estimate, Probe
 from pipeline.rows import result_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.client.dialects.base import Limit
 
@@ -64,17 +64,26 @@ def table(head: str, rows: Iterable[Iterable[str]]) -> str:
 
 
 def settings() -> str:
-    """Every setting."""
-    rows = (
-        (
-            f"`{name}`",
-            field.description or "",
-            KINDS.get(takes(name).words, takes(name).words),
-            _default(field.default),
-        )
-        for name, field in RunConfig.model_fields.items()
-    )
-    return table("setting | meaning | takes | default", rows)
+    """Every setting, in the groups of the help."""
+    groups: dict[str, Sequence[str]] = {"Input and output": ("input", "output"), **GROUPS}
+    grouped = {name for names in groups.values() for name in names}
+    groups["Others"] = [name for name in RunConfig.model_fields if name not in grouped]
+    lists = {
+        group: "\n".join(_setting(name) for name in names if name in RunConfig.model_fields)
+        for group, names in groups.items()
+    }
+    return "\n\n".join(f"### {group}\n\n{lines}" for group, lines in lists.items() if lines)
+
+
+def _setting(name: str) -> str:
+    field = RunConfig.model_fields[name]
+    told = ", ".join(filter(None, (_takes(name), _default(field.default))))
+    return f"- `{name}` ({told}): {field.description}"
+
+
+def _takes(name: str) -> str:
+    words = takes(name).words
+    return KINDS.get(words, words)
 
 
 def decides() -> str:
@@ -89,8 +98,8 @@ def _default(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return f"`{value}`".lower()
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+        return f"default `{value}`".lower()
+    return f"default `{value:g}`" if isinstance(value, float) else f"default `{value}`"
 
 
 def dialects() -> str:
@@ -278,7 +287,8 @@ def _keys(made: type) -> str:
 
 def _listed(meanings: dict[str, tuple[str, str]]) -> str:
     told = ((name, kind.replace(" or null", "?"), text) for name, (kind, text) in meanings.items())
-    return "\n".join(f"- `{name}` ({kind}): {text}" for name, kind, text in told)
+    kinds = ((name, "" if kind == "count" else f" ({kind})", text) for name, kind, text in told)
+    return "\n".join(f"- `{name}`{kind}: {text}" for name, kind, text in kinds)
 
 
 def meanings_of(made: type) -> dict[str, tuple[str, str]]:
