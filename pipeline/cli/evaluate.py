@@ -45,9 +45,7 @@ def evaluate(
 
     \b
     Examples:
-      classify evaluate labelled.parquet --gold sentiment
-      classify evaluate labelled.parquet --gold sentiment --label-map LABEL_0=negative \\
-        --label-map LABEL_1=positive
+      classify evaluate labelled.parquet --gold sentiment --label-map LABEL_0=negative
 
     \b
     Exit codes: 0 measured; 2 no such column or table.

@@ -71,9 +71,8 @@ def plan(
 
     \b
     Examples:
-      classify plan reviews.csv --text review --model org/name -o labelled.parquet
+      classify plan reviews.csv --text review --model org/name -o labelled.parquet --probe
       classify plan --config nightly.yaml --price-per-request 0.0005
-      classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
     Reads the whole input, counts distinct texts and looks up known answers. Sends nothing, unless
     --probe checks the endpoint and measures it with several requests at once and, if --batch-size

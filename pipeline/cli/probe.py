@@ -38,9 +38,7 @@ def probe(*, as_json: bool, **given: Any) -> None:
 
     \b
     Examples:
-      classify probe --model org/name
       classify probe reviews.csv --text review --endpoint https://my-endpoint.example
-      classify probe --config nightly.yaml --json
 
     Sends at most 8 requests, as `classify run` would, with texts of INPUT if it is given; answers
     are not kept. Waits up to --max-loading-s for a loading model, which does not count. Tries each

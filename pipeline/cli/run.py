@@ -62,8 +62,7 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
 
     \b
     Examples:
-      classify run reviews.csv --text review --endpoint local -o labelled.parquet
-      classify run 'exports/*.parquet' --model org/name --rate 20 -o labelled.parquet
+      classify run 'exports/*.parquet' --text review --model org/name -o labelled.parquet
       classify run --config nightly.yaml --deadline 6h --json
 
     Appends the columns `label`, `score` and `error`. The same command continues a stopped run, and

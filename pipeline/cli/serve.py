@@ -30,8 +30,7 @@ Examples:
 \b
 Then, in another terminal:
   curl http://127.0.0.1:8080 -d '{"inputs": ["I love it"], "parameters": {"top_k": 1}}'
-  classify run data/sample/reviews.csv --text review -o out.parquet \\
-    --endpoint http://127.0.0.1:8080
+  classify try "I love it" --endpoint http://127.0.0.1:8080
 
 A model answers at /models/NAME, a saved one by the name of its directory, the first one also at /.
 GET /stats counts requests, texts, statuses and faults. Once it listens, it prints one line of JSON
