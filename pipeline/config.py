@@ -77,7 +77,7 @@ class RunConfig(BaseModel):
     text_pair: Name | None = described("second column, for models of pairs", COLUMN, None)
     endpoint: Endpoints = described(
         "`local` (embedded), `hf` (serverless), or a URL; several URLs of one model share the work",
-        Takes("local, hf, or http(s):// URLs", "URL"),
+        Takes("local, hf, or URLs with http:// or https://", "URL"),
         "hf",
     )
     model: Name | None = described(
@@ -99,7 +99,7 @@ class RunConfig(BaseModel):
     token_file: Path | None = described("file with the token, if HF_TOKEN is unset", PATH, None)
     header_from: HeaderPlaces = described(
         "headers for a gateway, each with the place of its secret",
-        Takes("NAME=env:VARIABLE or NAME=file:PATH", "NAME=PLACE"),
+        Takes("NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these", "NAME=PLACE"),
         None,
     )
     allow_drift: bool = described("continue if the model's revision changes", SWITCH, default=False)
@@ -123,7 +123,7 @@ class RunConfig(BaseModel):
     concurrency: Count = described("most requests in flight; fewer if more do not help", COUNT, 32)
     rate: PerSecond | None = described(
         "most requests a second, retries included",
-        Takes("a number from 0.000001 to 10^12", "N"),
+        Takes("a number above 0, between 0.000001 and 10^12", "N"),
         None,
     )
     timeout_s: Seconds = described("limit of one attempt, to the last byte", DURATION, 120.0)
@@ -133,7 +133,7 @@ class RunConfig(BaseModel):
     cache: Path | None = described("file of answers shared between runs", PATH, None)
     max_errors: MaxErrors | None = described(
         "rows that may fail before the run stops",
-        Takes("rows, or a share such as 1%", "N"),
+        Takes("a number of rows, or a share such as 1%", "N"),
         None,
     )
     deadline: Seconds | None = described("stop resumably after this time", DURATION, None)

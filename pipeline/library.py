@@ -83,7 +83,7 @@ def classify(
             required for an output on the Hub. Takes a path or an address.
         text_pair: Second column, for models of pairs.
         endpoint: `local` (embedded), `hf` (serverless), or a URL; several URLs of one model share
-            the work. Takes local, hf, or http(s):// URLs.
+            the work. Takes local, hf, or URLs with http:// or https://.
         model: Model id, required with `hf`; with `local`: sentiment (the default), language, or the
             directory of a saved transformers model. Takes a model id such as org/name.
         dialect: Request format of the server; auto detects it. Takes auto, hf, infinity, mlflow,
@@ -93,7 +93,7 @@ def classify(
         bill_to: Organisation that pays. Takes an organisation's name.
         token_file: File with the token, if HF_TOKEN is unset.
         header_from: Headers for a gateway, each with the place of its secret. Takes
-            NAME=env:VARIABLE or NAME=file:PATH.
+            NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
         allow_drift: Continue if the model's revision changes.
         truncate: Let the server truncate long texts, otherwise errors.
         exact_scores: Never let the server pad texts into one batch, which may be faster but changes
@@ -102,7 +102,8 @@ def classify(
         batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
         concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
             to 10^12.
-        rate: Most requests a second, retries included. Takes a number from 0.000001 to 10^12.
+        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
+            10^12.
         timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
             duration such as 90s, 30m, 7h.
         max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
@@ -111,7 +112,8 @@ def classify(
             most, or a duration such as 90s, 30m, 7h.
         dedup: Send identical inputs once.
         cache: File of answers shared between runs.
-        max_errors: Rows that may fail before the run stops. Takes rows, or a share such as 1%.
+        max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
+            as 1%.
         deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
             such as 90s, 30m, 7h.
         max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
@@ -215,7 +217,7 @@ async def aclassify(
             required for an output on the Hub. Takes a path or an address.
         text_pair: Second column, for models of pairs.
         endpoint: `local` (embedded), `hf` (serverless), or a URL; several URLs of one model share
-            the work. Takes local, hf, or http(s):// URLs.
+            the work. Takes local, hf, or URLs with http:// or https://.
         model: Model id, required with `hf`; with `local`: sentiment (the default), language, or the
             directory of a saved transformers model. Takes a model id such as org/name.
         dialect: Request format of the server; auto detects it. Takes auto, hf, infinity, mlflow,
@@ -225,7 +227,7 @@ async def aclassify(
         bill_to: Organisation that pays. Takes an organisation's name.
         token_file: File with the token, if HF_TOKEN is unset.
         header_from: Headers for a gateway, each with the place of its secret. Takes
-            NAME=env:VARIABLE or NAME=file:PATH.
+            NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
         allow_drift: Continue if the model's revision changes.
         truncate: Let the server truncate long texts, otherwise errors.
         exact_scores: Never let the server pad texts into one batch, which may be faster but changes
@@ -234,7 +236,8 @@ async def aclassify(
         batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
         concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
             to 10^12.
-        rate: Most requests a second, retries included. Takes a number from 0.000001 to 10^12.
+        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
+            10^12.
         timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
             duration such as 90s, 30m, 7h.
         max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
@@ -243,7 +246,8 @@ async def aclassify(
             most, or a duration such as 90s, 30m, 7h.
         dedup: Send identical inputs once.
         cache: File of answers shared between runs.
-        max_errors: Rows that may fail before the run stops. Takes rows, or a share such as 1%.
+        max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
+            as 1%.
         deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
             such as 90s, 30m, 7h.
         max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
@@ -355,7 +359,7 @@ def run(
             required for an output on the Hub. Takes a path or an address.
         text_pair: Second column, for models of pairs.
         endpoint: `local` (embedded), `hf` (serverless), or a URL; several URLs of one model share
-            the work. Takes local, hf, or http(s):// URLs.
+            the work. Takes local, hf, or URLs with http:// or https://.
         model: Model id, required with `hf`; with `local`: sentiment (the default), language, or the
             directory of a saved transformers model. Takes a model id such as org/name.
         dialect: Request format of the server; auto detects it. Takes auto, hf, infinity, mlflow,
@@ -365,7 +369,7 @@ def run(
         bill_to: Organisation that pays. Takes an organisation's name.
         token_file: File with the token, if HF_TOKEN is unset.
         header_from: Headers for a gateway, each with the place of its secret. Takes
-            NAME=env:VARIABLE or NAME=file:PATH.
+            NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
         allow_drift: Continue if the model's revision changes.
         truncate: Let the server truncate long texts, otherwise errors.
         exact_scores: Never let the server pad texts into one batch, which may be faster but changes
@@ -374,7 +378,8 @@ def run(
         batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
         concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
             to 10^12.
-        rate: Most requests a second, retries included. Takes a number from 0.000001 to 10^12.
+        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
+            10^12.
         timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
             duration such as 90s, 30m, 7h.
         max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
@@ -383,7 +388,8 @@ def run(
             most, or a duration such as 90s, 30m, 7h.
         dedup: Send identical inputs once.
         cache: File of answers shared between runs.
-        max_errors: Rows that may fail before the run stops. Takes rows, or a share such as 1%.
+        max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
+            as 1%.
         deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
             such as 90s, 30m, 7h.
         max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
