@@ -67,7 +67,7 @@ $(SERVERS)/%/.installed: Makefile
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' $(patsubst %,'%',$($*))
 	@touch $@
 
-test-ray: $(DEVELOP) ## install Ray, and run the tests that need it
+test-ray: $(DEVELOP) ## install Ray (240 MB), and run the tests that need it
 	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,ray]'
 	$(BIN)/python -m pytest -m ray tests/ray
 

@@ -46,8 +46,8 @@ ROW_TEXT_BYTES = 220
 class Driver:
     """What the driver's core does, in seconds: for a request, and for a row.
 
-    The parts of a row are shares of docs/performance.md's table: reading, keys and look-up; answers
-    and journal; results and part.
+    The parts of a row are those of docs/performance.md: reading, keys and look-up; answers and
+    journal; results and part.
     """
 
     # From 116,721 rows/s at 32 texts and 184,852 at 128: RESULTS.md.

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import click
 from pydantic_core import PydanticUndefined
 
+from pipeline import config_values as values
 from pipeline import errors
 from pipeline.cli import main
+from pipeline.cli.settings import GROUPS, SettingsCommand
 from pipeline.client.dialects import REGISTRY
 from pipeline.config import RunConfig, takes
 from pipeline.errors import ClassifyError, Interrupted
@@ -33,7 +35,7 @@ from pipeline.probing import Estimate, Probe
 from pipeline.rows import result_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.client.dialects.base import Limit
 
@@ -41,48 +43,64 @@ sys.path.insert(0, str(Path(__file__).parent))
 from signatures import LIBRARY, library
 
 REFERENCE = Path(__file__).parent / "reference"
-# Not in RESULT_SETTINGS, since what is compared is what was read.
-READ = ("input", "delimiter", "encoding", "csv_escape")
+# What most settings take: settings.md explains these by hand.
+KINDS = {
+    values.COUNT.words: "count",
+    values.DURATION.words: "duration",
+    values.COLUMN.words: "column",
+    values.PATH.words: "path",
+    values.PLACE.words: "path or address",
+    values.SWITCH: "switch",
+    ", ".join(("auto", *values.DIALECTS)): "auto, or a [dialect](dialects.md)",
+}
+# Options that mean the same for every command: commands.md has them once, by hand.
+SHARED = ("output", "config_file", "as_json", "run_dir")
 
 
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    """Lay out a table; the cells of `head` are separated by ` | `."""
+    """Return a table; the cells of `head` are separated by ` | `."""
     lines = [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def settings() -> str:
-    """Every setting."""
-    rows = (
-        (
-            f"`{name}`",
-            field.description or "",
-            takes(name).words,
-            _default(field.default),
-            _decides(name),
-        )
-        for name, field in RunConfig.model_fields.items()
-    )
-    return table("setting | meaning | takes | default | decides results", rows)
+    """Every setting, in the groups of the help."""
+    groups: dict[str, Sequence[str]] = {"Input and output": ("input", "output"), **GROUPS}
+    grouped = {name for names in groups.values() for name in names}
+    groups["Others"] = [name for name in RunConfig.model_fields if name not in grouped]
+    lists = {
+        group: "\n".join(_setting(name) for name in names if name in RunConfig.model_fields)
+        for group, names in groups.items()
+    }
+    return "\n\n".join(f"### {group}\n\n{lines}" for group, lines in lists.items() if lines)
+
+
+def _setting(name: str) -> str:
+    field = RunConfig.model_fields[name]
+    told = ", ".join(filter(None, (_takes(name), _default(field.default))))
+    return f"- `{name}` ({told}): {field.description}"
+
+
+def _takes(name: str) -> str:
+    words = takes(name).words
+    return KINDS.get(words, words)
+
+
+def decides() -> str:
+    """Every setting that decides results."""
+    names = ", ".join(f"`{name}`" for name in RunConfig.RESULT_SETTINGS)
+    return textwrap.fill(f"{names}.", 100)
 
 
 def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
     if value is None:
-        return "none"
+        return ""
     if isinstance(value, bool):
-        return f"`{value}`".lower()
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def _decides(name: str) -> str:
-    if name in RunConfig.RESULT_SETTINGS:
-        return "yes"
-    if name == "output":
-        return "names the run"
-    return "by what is read" if name in READ else "no"
+        return f"default `{value}`".lower()
+    return f"default `{value:g}`" if isinstance(value, float) else f"default `{value}`"
 
 
 def dialects() -> str:
@@ -116,31 +134,35 @@ def commands() -> str:
 
 
 def _command(name: str) -> str:
-    context = click.Context(main, info_name="classify")
-    command = main.get_command(context, name)
+    command = main.get_command(click.Context(main, info_name="classify"), name)
     assert command is not None
-    usage = command.get_usage(click.Context(command, info_name=name, parent=context))
-    parts = [f"## classify {name}", f"```\n{usage.removeprefix('Usage: ')}\n```"]
-    parts += _prose(command.help or "")
+    parts = [f"## classify {name}", *_prose(command.help or "")]
+    settings = isinstance(command, SettingsCommand)
+    left_out = {*SHARED, *(RunConfig.model_fields if settings else ())}
     options = [param for param in command.params if isinstance(param, click.Option)]
-    own = [option for option in options if option.name not in RunConfig.model_fields]
-    if output := [option for option in options if option.name == "output"]:
-        own = output + own
-    if own:
-        parts.append(table("option | does", map(_option, own)))
-    if len(own) < len(options):
-        parts.append("Each [setting](settings.md) is a flag too: `batch_size` is `--batch-size`.")
+    if own := [option for option in options if option.name not in left_out]:
+        # Options with the same help share a line.
+        rows: dict[str, list[str]] = {}
+        for names, does in map(_option, own):
+            rows.setdefault(does, []).append(names)
+        parts.append("\n".join(f"- {', '.join(rows[does])}: {does}" for does in rows))
     parts += _prose(command.epilog or "")
     return "\n\n".join(parts)
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a help text, with lists of commands in fences."""
+    """Yield the paragraphs of a help text, with lists of commands in fences.
+
+    Exit codes are left out: exit-codes.md has them.
+    """
     for paragraph in filter(None, inspect.cleandoc(text).split("\n\n")):
         kept = paragraph.startswith("\b")
         lines = paragraph.removeprefix("\b\n").splitlines()
+        if lines[0].startswith("Exit codes: "):
+            continue
         if kept and any(line.startswith("  ") for line in lines):
-            yield lines[0]
+            if lines[0] != "Examples:":
+                yield lines[0]
             code = inspect.cleandoc("\n".join(["", *lines[1:]]))
             yield f"```bash\n{code}\n```"
         else:
@@ -167,21 +189,24 @@ def codes() -> str:
     rows = {
         errors.EXIT_COMPLETE: (
             "",
-            "Complete: every row has a label, or no more failed than `max_errors` allows.",
+            "Complete: every row has a label, or `max_errors` allows the rest.",
         )
     }
-    rows[1] = ("", "A bug: please report it, with what was written on standard error.")
+    rows[1] = ("", "A bug: please report it, with standard error.")
     found = [each for each in vars(errors).values() if inspect.isclass(each)]
     tree = [each for each in found if issubclass(each, ClassifyError) and each.exit_code > 1]
     for error in sorted(tree, key=lambda each: len(each.mro()), reverse=True):
         # The one nearest to the root stands for its kinds.
         rows[error.exit_code] = (_name(error), _summary(error))
     for number in (signal.SIGINT, signal.SIGTERM):
-        words = f"{number.name} stopped it, and what was answered is kept; resumable."
+        words = f"Stopped by {number.name}; resumable."
         rows[Interrupted("", signal_number=number).exit_code] = (_name(Interrupted), words)
     name, stopped = rows[errors.EXIT_ROWS_FAILED]
-    complete = "Complete, but rows carry errors, and `max_errors` does not allow as many."
-    rows[errors.EXIT_ROWS_FAILED] = (name, f"{complete} Or stopped: {stopped.lower()}")
+    complete = "Complete, but with more errors than `max_errors` allows."
+    rows[errors.EXIT_ROWS_FAILED] = (
+        name,
+        f"{complete} Or stopped: {stopped[0].lower()}{stopped[1:]}",
+    )
     return table("code | in Python | meaning", ((str(code), *rows[code]) for code in sorted(rows)))
 
 
@@ -205,13 +230,11 @@ def columns() -> str:
         input="t.csv", output="t.parquet", endpoint="local", top_k="all", score_labels="LABEL"
     )
     holds = {
-        "label": "the best label, by its name in `label_map`, or `unsure` below the `threshold`; "
-        "null where the row has none",
-        "score": "its score, as the endpoint gave it; null where the row has no label",
-        "error": "why the row has no label; null where it has one",
-        "score_LABEL": "the score of that label; null where the answer does not have it; one for "
-        "each of `score_labels`",
-        "predictions": "the labels asked for, best first; only with `top_k` over 1 or `all`",
+        "label": "the best label as `label_map` names it, `unsure` below the `threshold`, or null",
+        "score": "its score, as the endpoint gave it, or null",
+        "error": "why there is no label, or null",
+        "score_LABEL": "score of that label, or null; one for each of `score_labels`",
+        "predictions": "labels, best first; only with `top_k` over 1 or `all`",
     }
     settings = {name: f"{name}_column" for name in holds} | {"score_LABEL": "score_column"}
     fields = [(field.name, str(field.type)) for field in result_fields(config)]
@@ -223,7 +246,12 @@ def columns() -> str:
 
 def metadata() -> str:
     """What the output says of its origin."""
-    return _keys(Origin)
+    return "\n".join(f"- `{name}`: {text}" for name, (_, text) in meanings_of(Origin).items())
+
+
+def common() -> str:
+    """The keys that several objects have."""
+    return _listed(_common())
 
 
 def summary() -> str:
@@ -256,9 +284,21 @@ def estimate() -> str:
     return _keys(Estimate)
 
 
+def _common() -> dict[str, tuple[str, str]]:
+    """Return the keys that mean the same in several objects."""
+    found = [each for made in OBJECTS for each in meanings_of(made).items()]
+    return dict(each for each in found if found.count(each) > 1)
+
+
 def _keys(made: type) -> str:
-    rows = ((f"`{name}`", *meaning) for name, meaning in meanings_of(made).items())
-    return table("key | kind | meaning", rows)
+    told = _common().items()
+    return _listed(dict(each for each in meanings_of(made).items() if each not in told))
+
+
+def _listed(meanings: dict[str, tuple[str, str]]) -> str:
+    told = ((name, kind.replace(" or null", "?"), text) for name, (kind, text) in meanings.items())
+    kinds = ((name, "" if kind == "count" else f" ({kind})", text) for name, kind, text in told)
+    return "\n".join(f"- `{name}`{kind}: {text}" for name, kind, text in kinds)
 
 
 def meanings_of(made: type) -> dict[str, tuple[str, str]]:
@@ -298,16 +338,19 @@ def _kind(hint: Any) -> str:
     return names.get(get_origin(hint) or hint, "object")
 
 
+OBJECTS = (Summary, Forecast, Probe, Estimate, Status)
 MADE: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         settings,
+        decides,
         dialects,
         commands,
         codes,
         tree,
         columns,
         metadata,
+        common,
         summary,
         evaluation,
         plan,

@@ -61,85 +61,79 @@ class RunConfig(BaseModel):
 
     input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
         described(
-            "files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local, "
-            "or at an address with s3://, gs://, abfs://, hf:// or https://",
+            "files, globs or directories of .parquet, .csv and .tsv, also .gz or .zst; local or at "
+            "s3://, gs://, abfs://, hf:// or https://",
             "paths or addresses",
         )
     )
     output: Place = described(
-        "a .parquet file, or a directory for a dataset of parts; local, or at an address with "
-        "s3://, gs://, abfs:// or hf://",
+        "a .parquet file, or a directory for several; local or at s3://, gs://, abfs:// or hf://",
         PLACE,
     )
     run_dir: Place | None = described(
-        "directory that keeps the state of the run, local or at an address with s3://, gs:// or "
-        "abfs://; OUTPUT.run if none is given, required for an output on the Hub",
+        "state of the run, local or at s3://, gs:// or abfs://; OUTPUT.run by default, required "
+        "for an output on the Hub",
         PLACE,
         None,
     )
     text: Name = described("column to classify", COLUMN, "text")
-    text_pair: Name | None = described("second column, for models that take pairs", COLUMN, None)
+    text_pair: Name | None = described("second column, for models of pairs", COLUMN, None)
     endpoint: Endpoints = described(
-        "`local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of one "
-        "model, are asked at once",
+        "`local` (embedded), `hf` (serverless), or a URL; several URLs of one model share the work",
         Takes("local, hf, or URLs with http:// or https://", "URL"),
         "hf",
     )
     model: Name | None = described(
-        "model id, required with `hf`; with `local` sentiment (the default), language, or the "
+        "model id, required with `hf`; with `local`: sentiment (the default), language, or the "
         "directory of a saved transformers model",
         "a model id such as org/name",
         None,
     )
     dialect: DialectName = described(
-        "how the server wants to be asked; auto finds out", ", ".join(("auto", *DIALECTS)), "auto"
+        "request format of the server; auto detects it", ", ".join(("auto", *DIALECTS)), "auto"
     )
     top_k: Literal["all"] | Count = described(
-        "labels asked for; over 1 adds the column of predictions", "1, 2, ... or all", 1
+        "labels per row; over 1 adds the column of predictions", "1, 2, ... or all", 1
     )
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = described(
-        "how the server turns logits into scores", "sigmoid, softmax, none", None
+        "how logits become scores", "sigmoid, softmax, none", None
     )
     bill_to: Name | None = described("organisation that pays", "an organisation's name", None)
-    token_file: Path | None = described(
-        "file that holds the token, where HF_TOKEN does not", PATH, None
-    )
+    token_file: Path | None = described("file with the token, if HF_TOKEN is unset", PATH, None)
     header_from: HeaderPlaces = described(
-        "headers that a gateway wants, each with the place of its secret value",
+        "headers for a gateway, each with the place of its secret",
         Takes("NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these", "NAME=PLACE"),
         None,
     )
-    allow_drift: bool = described("go on where the model's revision changes", SWITCH, default=False)
+    allow_drift: bool = described("continue if the model's revision changes", SWITCH, default=False)
     truncate: bool = described(
-        "ask the server to truncate long texts, which are errors otherwise", SWITCH, default=False
+        "let the server truncate long texts, otherwise errors", SWITCH, default=False
     )
     exact_scores: bool = described(
-        "never ask the server to pad the texts of a request into one batch, which is faster on "
-        "some servers and changes the last digits of scores",
+        "never let the server pad texts into one batch, which may be faster but changes the last "
+        "digits of scores",
         SWITCH,
         default=False,
     )
     server_cache: bool = described(
-        "false for nondeterministic models: sends x-use-cache: false", SWITCH, default=True
+        "false sends x-use-cache: false, for nondeterministic models", SWITCH, default=True
     )
     batch_size: Literal["auto"] | Count = described(
-        "texts in one request; auto finds out by measuring, with fewer requests than concurrency",
+        "texts a request; auto measures what is best",
         "1, 2, ... or auto",
         "auto",
     )
-    concurrency: Count = described("the most requests in flight; fewer where fewer help", COUNT, 32)
+    concurrency: Count = described("most requests in flight; fewer if more do not help", COUNT, 32)
     rate: PerSecond | None = described(
-        "the most requests a second, retries included",
+        "most requests a second, retries included",
         Takes("a number above 0, between 0.000001 and 10^12", "N"),
         None,
     )
-    timeout_s: Seconds = described("one attempt, from sending to the last byte", DURATION, 120.0)
-    max_loading_s: Seconds = described("how long to wait for a loading model", DURATION, 1800.0)
-    max_outage_s: Seconds = described(
-        "how long to wait for an endpoint that is down", DURATION, 600.0
-    )
+    timeout_s: Seconds = described("limit of one attempt, to the last byte", DURATION, 120.0)
+    max_loading_s: Seconds = described("longest wait for a loading model", DURATION, 1800.0)
+    max_outage_s: Seconds = described("longest wait for an endpoint that is down", DURATION, 600.0)
     dedup: bool = described("send identical inputs once", SWITCH, default=True)
-    cache: Path | None = described("a file of answers shared between runs", PATH, None)
+    cache: Path | None = described("file of answers shared between runs", PATH, None)
     max_errors: MaxErrors | None = described(
         "rows that may fail before the run stops",
         Takes("a number of rows, or a share such as 1%", "N"),
@@ -148,43 +142,40 @@ class RunConfig(BaseModel):
     deadline: Seconds | None = described("stop resumably after this time", DURATION, None)
     max_requests: Count | None = described("stop resumably after this many requests", COUNT, None)
     grace_s: Seconds = described(
-        "after a signal, how long to wait for the answers in flight", DURATION, 30.0
+        "after a signal, longest wait for answers in flight", DURATION, 30.0
     )
     metrics_file: PromFile | None = described(
-        "a .prom file of the run in numbers, for the node exporter's textfile collector",
+        "metrics for the node exporter's textfile collector",
         Takes("a path that ends with .prom", "PATH"),
         None,
     )
     limit: Count | None = described("take the first rows only", COUNT, None)
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = described(
-        "what separates the cells of a CSV file; without, a comma, or a tab in .tsv",
+        "CSV delimiter; by default a comma, in .tsv a tab",
         Takes("one character", "CHAR"),
         None,
     )
     encoding: Name = described(
-        "encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark",
+        "CSV encoding; auto: UTF-8, or UTF-16 and UTF-32 with a byte order mark",
         "auto, or a codec name such as latin-1",
         "auto",
     )
     csv_escape: Annotated[str, Field(min_length=1, max_length=1)] | None = described(
-        "character that makes the next one of a CSV file plain text; a backslash in exports of "
-        "Spark and MySQL",
+        "CSV escape character, such as the backslash of Spark and MySQL",
         Takes("one character", "CHAR"),
         None,
     )
-    label_column: Name = described("output column of the label", COLUMN, "label")
-    score_column: Name = described("output column of the score", COLUMN, "score")
-    error_column: Name = described("output column of the error", COLUMN, "error")
-    predictions_column: Name = described("output column of all predictions", COLUMN, "predictions")
+    label_column: Name = described("column of the label", COLUMN, "label")
+    score_column: Name = described("column of the score", COLUMN, "score")
+    error_column: Name = described("column of the error", COLUMN, "error")
+    predictions_column: Name = described("column of all predictions", COLUMN, "predictions")
     label_map: LabelMap = described(
-        "names of labels in the output, each with the label that the model gives; a label without "
-        "a name stays as it is",
+        "other names for labels in the output; a label without one keeps its own",
         Takes("LABEL=NAME, or a mapping of these, with names that differ", "LABEL=NAME"),
         None,
     )
     threshold: Share | None = described(
-        "the score below which a row is unsure: its label is that of `unsure_label`, its score "
-        "stays",
+        "score below which the label is that of `unsure_label`",
         Takes("a number from 0 to 1", "SCORE"),
         None,
     )
@@ -192,27 +183,25 @@ class RunConfig(BaseModel):
         "label of rows with a score below the threshold", Takes("a label", "LABEL"), "unsure"
     )
     score_labels: Labels = described(
-        "labels, as the output names them, that get a column of scores each, such as "
-        "`score_positive`; with a `top_k` of 1, all labels are asked for",
+        "labels, as the output names them, that each get a column of scores, such as "
+        "`score_positive`; if `top_k` is 1, all labels are requested",
         Takes("labels, such as positive", "LABEL"),
         None,
     )
     gold: Name | None = described(
-        "column of true labels, against which the run measures its own at the end; with `label`, "
-        "the output names its columns `predicted_label`, `predicted_score`, `predicted_error`",
+        "column of true labels, against which the run measures its own at the end; if it is "
+        "`label`, the output's columns are `predicted_label`, `predicted_score`, `predicted_error`",
         COLUMN,
         None,
     )
     engine: Literal["local", "processes", "ray"] = described(
-        "what sends the requests: this process, processes of this machine, or a Ray cluster",
+        "what sends requests: this process, several processes, or a Ray cluster",
         "local, processes, ray",
         "local",
     )
-    workers: Count = described(
-        "processes or Ray actors that send the requests; they share concurrency and rate", COUNT, 1
-    )
+    workers: Count = described("processes or Ray actors; they share concurrency and rate", COUNT, 1)
     ray_address: Name | None = described(
-        "address of a Ray cluster, host:port; without it the one that this machine is part of",
+        "Ray cluster; by default the one of this machine",
         Takes("host:port or auto", "ADDRESS"),
         None,
     )

@@ -58,7 +58,7 @@ class ClassifyError(Exception):
 
 
 class UsageError(ClassifyError):
-    """Wrong usage, settings or input, found before anything was sent or written."""
+    """Wrong usage, settings or input; nothing was sent or written."""
 
     exit_code = 2
 
@@ -86,7 +86,7 @@ class ResumeRefused(UsageError):
 
 
 class TooManyErrors(ClassifyError):
-    """More rows failed than `max_errors` allows; what was answered is kept."""
+    """More rows failed than `max_errors` allows; resumable."""
 
     exit_code = 3
 
@@ -116,13 +116,13 @@ class EndpointRefused(ClassifyError):
 
 
 class OutputBusy(ClassifyError):
-    """Another process holds the lock of this output."""
+    """Another run holds this output."""
 
     exit_code = 5
 
 
 class StoppedEarly(ClassifyError):
-    """A deadline, a limit, an outage or a full disk stopped the run; the same command continues."""
+    """Stopped by a deadline, a limit, an outage or a full disk; resumable."""
 
     exit_code = 75
 

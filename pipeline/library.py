@@ -84,79 +84,74 @@ def classify(
             continues it. Without, what was answered is kept in a temporary directory, which the
             error names.
         progress: Show how far the call is; left out, in a notebook only.
-        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
-            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
-            or an address.
-        text_pair: Second column, for models that take pairs.
-        endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
-            one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
-        model: Model id, required with `hf`; with `local` sentiment (the default), language, or the
+        run_dir: State of the run, local or at s3://, gs:// or abfs://; OUTPUT.run by default,
+            required for an output on the Hub. Takes a path or an address.
+        text_pair: Second column, for models of pairs.
+        endpoint: `local` (embedded), `hf` (serverless), or a URL; several URLs of one model share
+            the work. Takes local, hf, or URLs with http:// or https://.
+        model: Model id, required with `hf`; with `local`: sentiment (the default), language, or the
             directory of a saved transformers model. Takes a model id such as org/name.
-        dialect: How the server wants to be asked; auto finds out. Takes auto, hf, infinity, mlflow,
+        dialect: Request format of the server; auto detects it. Takes auto, hf, infinity, mlflow,
             sglang, single, tei, vertex, vllm.
-        top_k: Labels asked for; over 1 adds the column of predictions. Takes 1, 2, ... or all.
-        function_to_apply: How the server turns logits into scores. Takes sigmoid, softmax, none.
+        top_k: Labels per row; over 1 adds the column of predictions. Takes 1, 2, ... or all.
+        function_to_apply: How logits become scores. Takes sigmoid, softmax, none.
         bill_to: Organisation that pays. Takes an organisation's name.
-        token_file: File that holds the token, where HF_TOKEN does not.
-        header_from: Headers that a gateway wants, each with the place of its secret value. Takes
+        token_file: File with the token, if HF_TOKEN is unset.
+        header_from: Headers for a gateway, each with the place of its secret. Takes
             NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
-        allow_drift: Go on where the model's revision changes.
-        truncate: Ask the server to truncate long texts, which are errors otherwise.
-        exact_scores: Never ask the server to pad the texts of a request into one batch, which is
-            faster on some servers and changes the last digits of scores.
-        server_cache: False for nondeterministic models: sends x-use-cache: false.
-        batch_size: Texts in one request; auto finds out by measuring, with fewer requests than
-            concurrency. Takes 1, 2, ... or auto.
-        concurrency: The most requests in flight; fewer where fewer help. Takes a whole number from
-            1 to 10^12.
-        rate: The most requests a second, retries included. Takes a number above 0, between 0.000001
-            and 10^12.
-        timeout_s: One attempt, from sending to the last byte. Takes seconds above 0, 10^9 at most,
-            or a duration such as 90s, 30m, 7h.
-        max_loading_s: How long to wait for a loading model. Takes seconds above 0, 10^9 at most, or
-            a duration such as 90s, 30m, 7h.
-        max_outage_s: How long to wait for an endpoint that is down. Takes seconds above 0, 10^9 at
+        allow_drift: Continue if the model's revision changes.
+        truncate: Let the server truncate long texts, otherwise errors.
+        exact_scores: Never let the server pad texts into one batch, which may be faster but changes
+            the last digits of scores.
+        server_cache: False sends x-use-cache: false, for nondeterministic models.
+        batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
+        concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
+            to 10^12.
+        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
+            10^12.
+        timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
+            duration such as 90s, 30m, 7h.
+        max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
+            duration such as 90s, 30m, 7h.
+        max_outage_s: Longest wait for an endpoint that is down. Takes seconds above 0, 10^9 at
             most, or a duration such as 90s, 30m, 7h.
         dedup: Send identical inputs once.
-        cache: A file of answers shared between runs.
+        cache: File of answers shared between runs.
         max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
             as 1%.
         deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
             such as 90s, 30m, 7h.
         max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
-        grace_s: After a signal, how long to wait for the answers in flight. Takes seconds above 0,
-            10^9 at most, or a duration such as 90s, 30m, 7h.
-        metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
-            collector. Takes a path that ends with .prom.
+        grace_s: After a signal, longest wait for answers in flight. Takes seconds above 0, 10^9 at
+            most, or a duration such as 90s, 30m, 7h.
+        metrics_file: Metrics for the node exporter's textfile collector. Takes a path that ends
+            with .prom.
         limit: Take the first rows only. Takes a whole number from 1 to 10^12.
-        delimiter: What separates the cells of a CSV file; without, a comma, or a tab in .tsv. Takes
-            one character.
-        encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
+        delimiter: CSV delimiter; by default a comma, in .tsv a tab. Takes one character.
+        encoding: CSV encoding; auto: UTF-8, or UTF-16 and UTF-32 with a byte order mark. Takes
             auto, or a codec name such as latin-1.
-        csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
-            exports of Spark and MySQL. Takes one character.
-        label_column: Output column of the label.
-        score_column: Output column of the score.
-        error_column: Output column of the error.
-        predictions_column: Output column of all predictions.
-        label_map: Names of labels in the output, each with the label that the model gives; a label
-            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
-            differ.
-        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
-            score stays. Takes a number from 0 to 1.
+        csv_escape: CSV escape character, such as the backslash of Spark and MySQL. Takes one
+            character.
+        label_column: Column of the label.
+        score_column: Column of the score.
+        error_column: Column of the error.
+        predictions_column: Column of all predictions.
+        label_map: Other names for labels in the output; a label without one keeps its own. Takes
+            LABEL=NAME, or a mapping of these, with names that differ.
+        threshold: Score below which the label is that of `unsure_label`. Takes a number from 0 to
+            1.
         unsure_label: Label of rows with a score below the threshold. Takes a label.
-        score_labels: Labels, as the output names them, that get a column of scores each, such as
-            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+        score_labels: Labels, as the output names them, that each get a column of scores, such as
+            `score_positive`; if `top_k` is 1, all labels are requested. Takes labels, such as
             positive.
-        gold: Column of true labels, against which the run measures its own at the end; with
-            `label`, the output names its columns `predicted_label`, `predicted_score`,
+        gold: Column of true labels, against which the run measures its own at the end; if it is
+            `label`, the output's columns are `predicted_label`, `predicted_score`,
             `predicted_error`.
-        engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
-            Takes local, processes, ray.
-        workers: Processes or Ray actors that send the requests; they share concurrency and rate.
-            Takes a whole number from 1 to 10^12.
-        ray_address: Address of a Ray cluster, host:port; without it the one that this machine is
-            part of. Takes host:port or auto.
+        engine: What sends requests: this process, several processes, or a Ray cluster. Takes local,
+            processes, ray.
+        workers: Processes or Ray actors; they share concurrency and rate. Takes a whole number from
+            1 to 10^12.
+        ray_address: Ray cluster; by default the one of this machine. Takes host:port or auto.
 
     Returns:
         The table with the columns `label`, `score` and `error` appended.
@@ -239,79 +234,74 @@ async def aclassify(
             continues it. Without, what was answered is kept in a temporary directory, which the
             error names.
         progress: Show how far the call is; left out, in a notebook only.
-        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
-            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
-            or an address.
-        text_pair: Second column, for models that take pairs.
-        endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
-            one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
-        model: Model id, required with `hf`; with `local` sentiment (the default), language, or the
+        run_dir: State of the run, local or at s3://, gs:// or abfs://; OUTPUT.run by default,
+            required for an output on the Hub. Takes a path or an address.
+        text_pair: Second column, for models of pairs.
+        endpoint: `local` (embedded), `hf` (serverless), or a URL; several URLs of one model share
+            the work. Takes local, hf, or URLs with http:// or https://.
+        model: Model id, required with `hf`; with `local`: sentiment (the default), language, or the
             directory of a saved transformers model. Takes a model id such as org/name.
-        dialect: How the server wants to be asked; auto finds out. Takes auto, hf, infinity, mlflow,
+        dialect: Request format of the server; auto detects it. Takes auto, hf, infinity, mlflow,
             sglang, single, tei, vertex, vllm.
-        top_k: Labels asked for; over 1 adds the column of predictions. Takes 1, 2, ... or all.
-        function_to_apply: How the server turns logits into scores. Takes sigmoid, softmax, none.
+        top_k: Labels per row; over 1 adds the column of predictions. Takes 1, 2, ... or all.
+        function_to_apply: How logits become scores. Takes sigmoid, softmax, none.
         bill_to: Organisation that pays. Takes an organisation's name.
-        token_file: File that holds the token, where HF_TOKEN does not.
-        header_from: Headers that a gateway wants, each with the place of its secret value. Takes
+        token_file: File with the token, if HF_TOKEN is unset.
+        header_from: Headers for a gateway, each with the place of its secret. Takes
             NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
-        allow_drift: Go on where the model's revision changes.
-        truncate: Ask the server to truncate long texts, which are errors otherwise.
-        exact_scores: Never ask the server to pad the texts of a request into one batch, which is
-            faster on some servers and changes the last digits of scores.
-        server_cache: False for nondeterministic models: sends x-use-cache: false.
-        batch_size: Texts in one request; auto finds out by measuring, with fewer requests than
-            concurrency. Takes 1, 2, ... or auto.
-        concurrency: The most requests in flight; fewer where fewer help. Takes a whole number from
-            1 to 10^12.
-        rate: The most requests a second, retries included. Takes a number above 0, between 0.000001
-            and 10^12.
-        timeout_s: One attempt, from sending to the last byte. Takes seconds above 0, 10^9 at most,
-            or a duration such as 90s, 30m, 7h.
-        max_loading_s: How long to wait for a loading model. Takes seconds above 0, 10^9 at most, or
-            a duration such as 90s, 30m, 7h.
-        max_outage_s: How long to wait for an endpoint that is down. Takes seconds above 0, 10^9 at
+        allow_drift: Continue if the model's revision changes.
+        truncate: Let the server truncate long texts, otherwise errors.
+        exact_scores: Never let the server pad texts into one batch, which may be faster but changes
+            the last digits of scores.
+        server_cache: False sends x-use-cache: false, for nondeterministic models.
+        batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
+        concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
+            to 10^12.
+        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
+            10^12.
+        timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
+            duration such as 90s, 30m, 7h.
+        max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
+            duration such as 90s, 30m, 7h.
+        max_outage_s: Longest wait for an endpoint that is down. Takes seconds above 0, 10^9 at
             most, or a duration such as 90s, 30m, 7h.
         dedup: Send identical inputs once.
-        cache: A file of answers shared between runs.
+        cache: File of answers shared between runs.
         max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
             as 1%.
         deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
             such as 90s, 30m, 7h.
         max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
-        grace_s: After a signal, how long to wait for the answers in flight. Takes seconds above 0,
-            10^9 at most, or a duration such as 90s, 30m, 7h.
-        metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
-            collector. Takes a path that ends with .prom.
+        grace_s: After a signal, longest wait for answers in flight. Takes seconds above 0, 10^9 at
+            most, or a duration such as 90s, 30m, 7h.
+        metrics_file: Metrics for the node exporter's textfile collector. Takes a path that ends
+            with .prom.
         limit: Take the first rows only. Takes a whole number from 1 to 10^12.
-        delimiter: What separates the cells of a CSV file; without, a comma, or a tab in .tsv. Takes
-            one character.
-        encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
+        delimiter: CSV delimiter; by default a comma, in .tsv a tab. Takes one character.
+        encoding: CSV encoding; auto: UTF-8, or UTF-16 and UTF-32 with a byte order mark. Takes
             auto, or a codec name such as latin-1.
-        csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
-            exports of Spark and MySQL. Takes one character.
-        label_column: Output column of the label.
-        score_column: Output column of the score.
-        error_column: Output column of the error.
-        predictions_column: Output column of all predictions.
-        label_map: Names of labels in the output, each with the label that the model gives; a label
-            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
-            differ.
-        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
-            score stays. Takes a number from 0 to 1.
+        csv_escape: CSV escape character, such as the backslash of Spark and MySQL. Takes one
+            character.
+        label_column: Column of the label.
+        score_column: Column of the score.
+        error_column: Column of the error.
+        predictions_column: Column of all predictions.
+        label_map: Other names for labels in the output; a label without one keeps its own. Takes
+            LABEL=NAME, or a mapping of these, with names that differ.
+        threshold: Score below which the label is that of `unsure_label`. Takes a number from 0 to
+            1.
         unsure_label: Label of rows with a score below the threshold. Takes a label.
-        score_labels: Labels, as the output names them, that get a column of scores each, such as
-            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+        score_labels: Labels, as the output names them, that each get a column of scores, such as
+            `score_positive`; if `top_k` is 1, all labels are requested. Takes labels, such as
             positive.
-        gold: Column of true labels, against which the run measures its own at the end; with
-            `label`, the output names its columns `predicted_label`, `predicted_score`,
+        gold: Column of true labels, against which the run measures its own at the end; if it is
+            `label`, the output's columns are `predicted_label`, `predicted_score`,
             `predicted_error`.
-        engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
-            Takes local, processes, ray.
-        workers: Processes or Ray actors that send the requests; they share concurrency and rate.
-            Takes a whole number from 1 to 10^12.
-        ray_address: Address of a Ray cluster, host:port; without it the one that this machine is
-            part of. Takes host:port or auto.
+        engine: What sends requests: this process, several processes, or a Ray cluster. Takes local,
+            processes, ray.
+        workers: Processes or Ray actors; they share concurrency and rate. Takes a whole number from
+            1 to 10^12.
+        ray_address: Ray cluster; by default the one of this machine. Takes host:port or auto.
 
     Returns:
         The table with the columns `label`, `score` and `error` appended.
@@ -388,11 +378,10 @@ def run(
     Runs inside a running event loop too, in a thread of its own.
 
     Args:
-        input: Files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local,
-            or at an address with s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which
-            then has all settings.
-        output: A .parquet file, or a directory for a dataset of parts; local, or at an address with
-            s3://, gs://, abfs:// or hf://.
+        input: Files, globs or directories of .parquet, .csv and .tsv, also .gz or .zst; local or at
+            s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which then has all settings.
+        output: A .parquet file, or a directory for several; local or at s3://, gs://, abfs:// or
+            hf://.
         text: The column to classify.
         progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
             lines on stderr. Left out, it is shown in a notebook only.
@@ -403,79 +392,74 @@ def run(
         ask_again: Discard stored answers, too.
         update: Label an input that has changed since: replace a complete output, and ask only for
             texts that it does not have.
-        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
-            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
-            or an address.
-        text_pair: Second column, for models that take pairs.
-        endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
-            one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
-        model: Model id, required with `hf`; with `local` sentiment (the default), language, or the
+        run_dir: State of the run, local or at s3://, gs:// or abfs://; OUTPUT.run by default,
+            required for an output on the Hub. Takes a path or an address.
+        text_pair: Second column, for models of pairs.
+        endpoint: `local` (embedded), `hf` (serverless), or a URL; several URLs of one model share
+            the work. Takes local, hf, or URLs with http:// or https://.
+        model: Model id, required with `hf`; with `local`: sentiment (the default), language, or the
             directory of a saved transformers model. Takes a model id such as org/name.
-        dialect: How the server wants to be asked; auto finds out. Takes auto, hf, infinity, mlflow,
+        dialect: Request format of the server; auto detects it. Takes auto, hf, infinity, mlflow,
             sglang, single, tei, vertex, vllm.
-        top_k: Labels asked for; over 1 adds the column of predictions. Takes 1, 2, ... or all.
-        function_to_apply: How the server turns logits into scores. Takes sigmoid, softmax, none.
+        top_k: Labels per row; over 1 adds the column of predictions. Takes 1, 2, ... or all.
+        function_to_apply: How logits become scores. Takes sigmoid, softmax, none.
         bill_to: Organisation that pays. Takes an organisation's name.
-        token_file: File that holds the token, where HF_TOKEN does not.
-        header_from: Headers that a gateway wants, each with the place of its secret value. Takes
+        token_file: File with the token, if HF_TOKEN is unset.
+        header_from: Headers for a gateway, each with the place of its secret. Takes
             NAME=env:VARIABLE or NAME=file:PATH, or a mapping of these.
-        allow_drift: Go on where the model's revision changes.
-        truncate: Ask the server to truncate long texts, which are errors otherwise.
-        exact_scores: Never ask the server to pad the texts of a request into one batch, which is
-            faster on some servers and changes the last digits of scores.
-        server_cache: False for nondeterministic models: sends x-use-cache: false.
-        batch_size: Texts in one request; auto finds out by measuring, with fewer requests than
-            concurrency. Takes 1, 2, ... or auto.
-        concurrency: The most requests in flight; fewer where fewer help. Takes a whole number from
-            1 to 10^12.
-        rate: The most requests a second, retries included. Takes a number above 0, between 0.000001
-            and 10^12.
-        timeout_s: One attempt, from sending to the last byte. Takes seconds above 0, 10^9 at most,
-            or a duration such as 90s, 30m, 7h.
-        max_loading_s: How long to wait for a loading model. Takes seconds above 0, 10^9 at most, or
-            a duration such as 90s, 30m, 7h.
-        max_outage_s: How long to wait for an endpoint that is down. Takes seconds above 0, 10^9 at
+        allow_drift: Continue if the model's revision changes.
+        truncate: Let the server truncate long texts, otherwise errors.
+        exact_scores: Never let the server pad texts into one batch, which may be faster but changes
+            the last digits of scores.
+        server_cache: False sends x-use-cache: false, for nondeterministic models.
+        batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
+        concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
+            to 10^12.
+        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
+            10^12.
+        timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
+            duration such as 90s, 30m, 7h.
+        max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
+            duration such as 90s, 30m, 7h.
+        max_outage_s: Longest wait for an endpoint that is down. Takes seconds above 0, 10^9 at
             most, or a duration such as 90s, 30m, 7h.
         dedup: Send identical inputs once.
-        cache: A file of answers shared between runs.
+        cache: File of answers shared between runs.
         max_errors: Rows that may fail before the run stops. Takes a number of rows, or a share such
             as 1%.
         deadline: Stop resumably after this time. Takes seconds above 0, 10^9 at most, or a duration
             such as 90s, 30m, 7h.
         max_requests: Stop resumably after this many requests. Takes a whole number from 1 to 10^12.
-        grace_s: After a signal, how long to wait for the answers in flight. Takes seconds above 0,
-            10^9 at most, or a duration such as 90s, 30m, 7h.
-        metrics_file: A .prom file of the run in numbers, for the node exporter's textfile
-            collector. Takes a path that ends with .prom.
+        grace_s: After a signal, longest wait for answers in flight. Takes seconds above 0, 10^9 at
+            most, or a duration such as 90s, 30m, 7h.
+        metrics_file: Metrics for the node exporter's textfile collector. Takes a path that ends
+            with .prom.
         limit: Take the first rows only. Takes a whole number from 1 to 10^12.
-        delimiter: What separates the cells of a CSV file; without, a comma, or a tab in .tsv. Takes
-            one character.
-        encoding: Encoding of CSV files; auto is UTF-8, or UTF-16 with a byte order mark. Takes
+        delimiter: CSV delimiter; by default a comma, in .tsv a tab. Takes one character.
+        encoding: CSV encoding; auto: UTF-8, or UTF-16 and UTF-32 with a byte order mark. Takes
             auto, or a codec name such as latin-1.
-        csv_escape: Character that makes the next one of a CSV file plain text; a backslash in
-            exports of Spark and MySQL. Takes one character.
-        label_column: Output column of the label.
-        score_column: Output column of the score.
-        error_column: Output column of the error.
-        predictions_column: Output column of all predictions.
-        label_map: Names of labels in the output, each with the label that the model gives; a label
-            without a name stays as it is. Takes LABEL=NAME, or a mapping of these, with names that
-            differ.
-        threshold: The score below which a row is unsure: its label is that of `unsure_label`, its
-            score stays. Takes a number from 0 to 1.
+        csv_escape: CSV escape character, such as the backslash of Spark and MySQL. Takes one
+            character.
+        label_column: Column of the label.
+        score_column: Column of the score.
+        error_column: Column of the error.
+        predictions_column: Column of all predictions.
+        label_map: Other names for labels in the output; a label without one keeps its own. Takes
+            LABEL=NAME, or a mapping of these, with names that differ.
+        threshold: Score below which the label is that of `unsure_label`. Takes a number from 0 to
+            1.
         unsure_label: Label of rows with a score below the threshold. Takes a label.
-        score_labels: Labels, as the output names them, that get a column of scores each, such as
-            `score_positive`; with a `top_k` of 1, all labels are asked for. Takes labels, such as
+        score_labels: Labels, as the output names them, that each get a column of scores, such as
+            `score_positive`; if `top_k` is 1, all labels are requested. Takes labels, such as
             positive.
-        gold: Column of true labels, against which the run measures its own at the end; with
-            `label`, the output names its columns `predicted_label`, `predicted_score`,
+        gold: Column of true labels, against which the run measures its own at the end; if it is
+            `label`, the output's columns are `predicted_label`, `predicted_score`,
             `predicted_error`.
-        engine: What sends the requests: this process, processes of this machine, or a Ray cluster.
-            Takes local, processes, ray.
-        workers: Processes or Ray actors that send the requests; they share concurrency and rate.
-            Takes a whole number from 1 to 10^12.
-        ray_address: Address of a Ray cluster, host:port; without it the one that this machine is
-            part of. Takes host:port or auto.
+        engine: What sends requests: this process, several processes, or a Ray cluster. Takes local,
+            processes, ray.
+        workers: Processes or Ray actors; they share concurrency and rate. Takes a whole number from
+            1 to 10^12.
+        ray_address: Ray cluster; by default the one of this machine. Takes host:port or auto.
 
     Returns:
         What came of it; shows itself in a notebook, and is a table to polars and DuckDB.

@@ -19,8 +19,7 @@ def completion(shell: str) -> None:
       eval "$(classify completion zsh)"    # a line for ~/.zshrc, after compinit
       classify completion fish > ~/.config/fish/completions/classify.fish   # once
 
-    It completes commands, flags, files, the values of settings and, after the input, the columns
-    for --text.
+    Completes commands, flags, files, values of settings and, after the input, columns for --text.
     """
     from pipeline.cli import main
 

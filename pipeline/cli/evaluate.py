@@ -18,25 +18,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_arguments
-@click.option("--gold", metavar="COLUMN", required=True, help="The column of true labels.")
+@click.option("--gold", metavar="COLUMN", required=True, help="Column of true labels.")
 @click.option(
     "--label-map",
     metavar="LABEL=NAME",
     multiple=True,
-    help="The true name of a label that the model calls otherwise; may be repeated.",
+    help="True name of a label that the model calls otherwise; repeatable.",
 )
-@click.option(
-    "--label-column", metavar="COLUMN", help="The column of labels.  [default: the run's]"
-)
-@click.option(
-    "--score-column", metavar="COLUMN", help="The column of scores.  [default: the run's]"
-)
+@click.option("--label-column", metavar="COLUMN", help="Column of labels.  [default: the run's]")
+@click.option("--score-column", metavar="COLUMN", help="Column of scores.  [default: the run's]")
 @click.option(
     "--unsure-label",
     metavar="LABEL",
-    help="The label of rows that were not decided.  [default: the run's, if it has a threshold]",
+    help="Label of rows that were not decided.  [default: the run's, if it has a threshold]",
 )
-@click.option("--text", metavar="COLUMN", help="What is shown of mistakes.  [default: the run's]")
+@click.option("--text", metavar="COLUMN", help="Column shown of mistakes.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def evaluate(
     output: Place,
@@ -52,17 +48,15 @@ def evaluate(
 ) -> None:
     """Measure the labels of OUTPUT against a column of true ones.
 
-    Shows accuracy; precision, recall and F1 by label with intervals of 95%; what is confused with
-    what; accuracy by threshold; and the most confident mistakes. Nothing is sent or changed.
+    Shows accuracy; precision, recall and F1 by label with 95% intervals; confusions; accuracy by
+    threshold; and the most confident mistakes. Nothing is sent or changed.
 
     \b
     Examples:
-      classify evaluate labelled.parquet --gold sentiment
-      classify evaluate labelled.parquet --gold sentiment --label-map LABEL_0=negative \\
-        --label-map LABEL_1=positive
+      classify evaluate labelled.parquet --gold sentiment --label-map LABEL_0=negative
 
     \b
-    Exit codes: 0 the labels are measured; 2 there is no such column, or no such table.
+    Exit codes: 0 measured; 2 no such column or table.
     """
     with failing(as_json=as_json):
         from pipeline.evaluation import evaluate as measure

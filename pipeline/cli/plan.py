@@ -35,11 +35,11 @@ PROBE_REQUESTS = 30
 
 @click.command(cls=SettingsCommand, context_settings={"max_content_width": 100})
 @table_arguments()
-@click.option("--restart", is_flag=True, help="Plan for `classify run --restart`.")
-@click.option("--ask-again", is_flag=True, help="Plan for `classify run --ask-again`.")
-@click.option("--overwrite", is_flag=True, help="Plan for `classify run --overwrite`.")
-@click.option("--update", is_flag=True, help="Plan for `classify run --update`.")
-@click.option("--retry-failed", is_flag=True, help="Plan for `classify run --retry-failed`.")
+@click.option("--restart", is_flag=True, help="As for `classify run`.")
+@click.option("--ask-again", is_flag=True, help="As for `classify run`.")
+@click.option("--overwrite", is_flag=True, help="As for `classify run`.")
+@click.option("--update", is_flag=True, help="As for `classify run`.")
+@click.option("--retry-failed", is_flag=True, help="As for `classify run`.")
 @click.option("--price-per-request", metavar="X", type=float, help="Price of one request.")
 @click.option(
     "--price-per-thousand", metavar="X", type=float, help="Price of a thousand texts sent."
@@ -48,13 +48,13 @@ PROBE_REQUESTS = 30
     "--probe",
     "probes",
     is_flag=True,
-    help="Measure what the endpoint does, with at most --probe-requests requests.",
+    help="Measure the endpoint, with at most --probe-requests requests.",
 )
 @click.option(
     "--probe-requests",
     metavar="N",
     type=click.IntRange(min=8),
-    help="The most requests that --probe sends, 8 or more; 30 by default.",
+    help="Most requests of --probe, 8 or more; 30 by default.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, nothing else.")
 @setting_options
@@ -71,19 +71,16 @@ def plan(
 
     \b
     Examples:
-      classify plan reviews.csv --text review --model org/name -o labelled.parquet
+      classify plan reviews.csv --text review --model org/name -o labelled.parquet --probe
       classify plan --config nightly.yaml --price-per-request 0.0005
-      classify plan reviews.csv --model org/name --rate 10 -o labelled.parquet --probe
 
-    Reads the whole input, counts distinct texts and looks up those that are answered already, as
-    the run does. Sends nothing, unless --probe is given: that asks the endpoint as `classify probe`
-    does, then measures how many texts a second it does with several requests at once, and with
-    larger batches where --batch-size is auto. The plan is kept in OUTPUT.run/plan.json until that
-    run is complete; its summary shows plan and actual side by side.
+    Reads the whole input, counts distinct texts and looks up known answers. Sends nothing, unless
+    --probe checks the endpoint and measures it with several requests at once and, if --batch-size
+    is auto, larger batches. The summary of the run compares the plan with the actual figures.
 
     \b
-    Exit codes: 0 the run would begin; 2 it would refuse these settings or this input; 5 another
-    run uses the output; with --probe also 4 refused by the endpoint and 75 it is down.
+    Exit codes: 0 the run would begin; 2 settings or input refused; 5 output in use; with --probe
+    also 4 refused by the endpoint; 75 endpoint down.
     """
     process.end_at_once()
     with failing(as_json=as_json):

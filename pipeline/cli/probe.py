@@ -30,7 +30,7 @@ _SUMS = {
 
 
 @click.command(cls=SettingsCommand, context_settings={"max_content_width": 100})
-@table_arguments(output="Taken as `classify run` does; not touched.")
+@table_arguments(output="As for `classify run`; not touched.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 @setting_options
 def probe(*, as_json: bool, **given: Any) -> None:
@@ -38,19 +38,15 @@ def probe(*, as_json: bool, **given: Any) -> None:
 
     \b
     Examples:
-      classify probe --model org/name
       classify probe reviews.csv --text review --endpoint https://my-endpoint.example
-      classify probe --config nightly.yaml --json
 
-    Takes the settings of `classify run`, and sends requests as it would. With INPUT the texts are
-    those of its first rows, otherwise plain ones. Waits for a model that is loading, up to
-    --max-loading-s. Sends at most 8 requests, not counting those to a loading model; their answers
-    are not kept.
+    Sends at most 8 requests, as `classify run` would, with texts of INPUT if it is given; answers
+    are not kept. Waits up to --max-loading-s for a loading model, which does not count. Tries each
+    of several addresses.
 
     \b
-    Exit codes: 0 a run can begin, warnings or not; 2 wrong settings or input; 4 refused by the
-    endpoint; 75 the endpoint is down or still loading. Of several addresses each is tried, and one
-    that is fit is enough for 0.
+    Exit codes: 0 a run can begin (one address is enough); 2 wrong settings or input; 4 refused by
+    the endpoint; 75 endpoint down or still loading.
     """
     process.end_at_once()
     with failing(as_json=as_json):

@@ -27,17 +27,15 @@ if TYPE_CHECKING:
 def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
-    OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
-    checkpoint of a notebook. The page is one HTML file that loads nothing: open it in a browser,
-    or send it to somebody. If the run is incomplete, it shows what is committed.
+    OUTPUT may be a run directory, such as the checkpoint of a notebook. The page is one HTML file
+    that loads nothing. If the run is incomplete, it shows what is committed.
 
     \b
     Examples:
-      classify report labelled.parquet
       classify report labelled.parquet -o monday.html
 
     \b
-    Exit codes: 0 the page is written; 2 there is no run, or it cannot be read.
+    Exit codes: 0 written; 2 no run, or unreadable.
     """
     process.end_at_once()
     with failing():

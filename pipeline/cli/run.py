@@ -40,28 +40,21 @@ _SHOWN = {"output": "(shown)"}
 
 @click.command(cls=SettingsCommand, context_settings={"max_content_width": 100})
 @table_arguments()
-@click.option(
-    "--restart", is_flag=True, help="Discard an unfinished run, but for its answers; start over."
-)
-@click.option(
-    "--ask-again", is_flag=True, help="Discard an unfinished run and its answers; start over."
-)
-@click.option("--overwrite", is_flag=True, help="Replace an output that is complete.")
+@click.option("--restart", is_flag=True, help="Discard an unfinished run, but keep its answers.")
+@click.option("--ask-again", is_flag=True, help="Discard an unfinished run and its answers.")
+@click.option("--overwrite", is_flag=True, help="Replace a complete output.")
 @click.option(
     "--update",
     is_flag=True,
-    help="Label an input that has changed: replace a complete output, and ask only for texts that "
-    "it has no label for.",
+    help="Replace a complete output whose input has changed; send only new texts.",
 )
-@click.option(
-    "--retry-failed", is_flag=True, help="Send the rows of the output that carry an error again."
-)
+@click.option("--retry-failed", is_flag=True, help="Send rows with an error again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="How progress and messages are written to stderr; json is one object a line.",
+    help="Format of stderr; json: one object a line.",
 )
 @setting_options
 def run(*, as_json: bool, log_format: str, **given: Any) -> None:
@@ -69,19 +62,16 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
 
     \b
     Examples:
-      classify run reviews.csv --text review --endpoint local -o labelled.parquet
-      classify run 'exports/*.parquet' --model org/name --rate 20 -o labelled.parquet
+      classify run 'exports/*.parquet' --text review --model org/name -o labelled.parquet
       classify run --config nightly.yaml --deadline 6h --json
 
-    The output is the same table with `label`, `score` and `error` appended. If the run is stopped
-    or killed, the same command continues it; once complete, it does nothing. Each flag is also a
-    key of the YAML file and an environment variable (--batch-size: batch_size,
-    CLASSIFY_BATCH_SIZE). With --limit and no -o, the first rows are labelled and shown.
+    Appends the columns `label`, `score` and `error`. The same command continues a stopped run, and
+    does nothing once it is complete. With --limit and no -o, shows the labels of the first rows.
+    Each flag is also a YAML key and an environment variable (batch_size, CLASSIFY_BATCH_SIZE).
 
     \b
-    Exit codes: 0 complete; 2 wrong usage, settings or input; 3 complete with errors, or more
-    than --max-errors; 4 refused by the endpoint; 5 output in use; 75 stopped early, resumable;
-    130 and 143 stopped by a signal, resumable.
+    Exit codes: 0 complete; 2 wrong usage, settings or input; 3 errors, more than --max-errors;
+    4 refused by the endpoint; 5 output in use; 75, 130 and 143 stopped, resumable.
     """
     process.end_at_once()
     progress = progress_for(sys.stderr, log_format)

@@ -24,21 +24,17 @@ _TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 _EPILOG = """\
 \b
 Examples:
-  classify serve
-  classify serve --model sentiment --model language --port 0
-  classify serve --model ./my-model
-  classify serve --cold-start 20 --rate-limit 50 --rate-hint ratelimit
-  classify serve --share-500 0.02 --share-reset 0.01 --seed 7
+  classify serve --model sentiment --model ./my-model --port 0
+  classify serve --cold-start 20 --rate-limit 50 --share-500 0.02 --seed 7
 
 \b
 Then, in another terminal:
   curl http://127.0.0.1:8080 -d '{"inputs": ["I love it"], "parameters": {"top_k": 1}}'
-  classify run data/sample/reviews.csv --text review -o out.parquet \\
-    --endpoint http://127.0.0.1:8080
+  classify try "I love it" --endpoint http://127.0.0.1:8080
 
-A model answers at /models/NAME, the first one also at /; the name of a directory's model is the
-directory's. GET /stats counts requests, texts, statuses and faults. Once it listens, one line of
-JSON with the address goes to stdout.
+A model answers at /models/NAME, a saved one by the name of its directory, the first one also at /.
+GET /stats counts requests, texts, statuses and faults. Once it listens, it prints one line of JSON
+with its address.
 """
 
 
@@ -75,27 +71,27 @@ def _fault_options(command: _Function) -> _Function:
     multiple=True,
     default=(DEFAULT_MODEL,),
     show_default=True,
-    help=f"A model to serve: {', '.join(KNOWN_MODELS)} or the directory of a saved transformers "
+    help=f"Model to serve: {', '.join(KNOWN_MODELS)} or the directory of a saved transformers "
     "model. Repeatable; the first is the default.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
-    help="The port to listen on; 0 takes any free one.",
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--require-token",
     is_flag=True,
-    help=f"Answer 401 to requests without the bearer token that {_TOKEN_VARIABLE} holds here.",
+    help=f"Answer 401 to requests without the bearer token in {_TOKEN_VARIABLE}.",
 )
 @_fault_options
 @click.option(
     "--until-stdin-closes",
     is_flag=True,
-    help="End when standard input closes: with a pipe from its parent, it never outlives it.",
+    help="End when standard input closes, so that it cannot outlive its parent.",
 )
 def serve(
     *,
@@ -110,8 +106,8 @@ def serve(
 ) -> None:
     """Serve local models as the Hugging Face Inference API would, and misbehave on demand.
 
-    Nothing leaves this machine. Use it to try a job before paying for one, and to rehearse what
-    it does through cold starts, rate limits and failures. Ctrl-C ends it.
+    For trying a job at no cost and rehearsing cold starts, rate limits and failures. Nothing leaves
+    this machine. Ctrl-C ends it.
     """
     try:
         options = FaultOptions(

@@ -85,7 +85,7 @@ def run_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PATH",
         type=_Place(),
         shell_complete=complete.files,
-        help="Where the state of the run is, as `classify run` was told.  [default: OUTPUT.run]",
+        help="State of the run, as for `classify run`.  [default: OUTPUT.run]",
     )
     argument = click.argument("output", type=_Place(), shell_complete=complete.files)
     return argument(option(command))
@@ -113,7 +113,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
-        help="YAML file of settings, named as the flags are.",
+        help="YAML file of settings.",
     )(command)
 
 

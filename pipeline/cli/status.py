@@ -29,14 +29,13 @@ def status(output: Place, run_dir: Place | None, *, as_json: bool) -> None:
 
     \b
     Examples:
-      classify status labelled.parquet
       classify status labelled.parquet --json
 
-    OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
-    checkpoint of a notebook. Nothing is changed, and running jobs are unaffected.
+    OUTPUT may be a run directory, such as the checkpoint of a notebook. Nothing is
+    changed, and running jobs are unaffected.
 
     \b
-    Exit codes: 0 there is a run; 2 there is none, or its record cannot be read.
+    Exit codes: 0 there is a run; 2 no run, or unreadable.
     """
     with failing(as_json=as_json):
         from pipeline.job.status import status_of

@@ -36,8 +36,7 @@ def try_(texts: tuple[str, ...], **given: Any) -> None:
 
     \b
     Examples:
-      classify try "I love it" "It broke after a week" --endpoint local
-      classify try "I love it" --model org/name --top-k all
+      classify try "I love it" "It broke" --model org/name --top-k all
 
     \b
     Exit codes: those of `classify run`.

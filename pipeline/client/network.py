@@ -92,7 +92,7 @@ def proxy_for(address: str) -> Proxy | None:
     try:
         proxy = URL(given)
     except ValueError:
-        raise SettingsError(f"{variable}: the proxy is no address.", fix) from None
+        raise SettingsError(f"{variable}: the proxy is not a valid address.", fix) from None
     if proxy.scheme not in ("http", "https") or proxy.host is None:
         raise SettingsError(f"{variable}: no proxy of the kind {proxy.scheme} can be used.", fix)
     for secret in filter(None, (proxy.password, proxy.raw_password)):

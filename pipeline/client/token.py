@@ -74,8 +74,8 @@ def _found(token: str, where: str, warning: TokenFileIsOpen | None = None) -> To
     keep_secret(token)
     if not (token.isascii() and token.isprintable() and len(token.split()) == 1):
         raise SettingsError(
-            f"The token in {where} is none: it holds blanks or characters that no request can "
-            "carry.",
+            f"The token in {where} is not valid: it holds blanks or characters that no request "
+            "can carry.",
             "Copy it again.",
         )
     return Token(token, warning, where)

@@ -70,42 +70,36 @@ class FaultOptions:
     cold_start_s: Annotated[
         float,
         "SECONDS",
-        "Answer 503 with an estimated_time for so long, or hold the request where it carries "
+        "Answer 503 with an estimated_time for so long, or hold requests with "
         "x-wait-for-model: true.",
     ] = 0.0
     cold_start_from: Annotated[
         ColdStart,
         None,
-        "When loading begins: with each model's first request, as on the serverless API, or "
-        "with the server.",
+        "When loading begins: with a model's first request, or with the server.",
     ] = ColdStart.FIRST_REQUEST
     rate_limit: Annotated[
-        int | None, "N", "Let N requests through in any one second, and answer 429 to the others."
+        int | None, "N", "Let N requests a second through, and answer 429 to the others."
     ] = None
     rate_hint: Annotated[
-        Hint, None, "What a 429 tells: Retry-After, RateLimit and RateLimit-Policy, or nothing."
+        Hint, None, "What a 429 carries: Retry-After, RateLimit and RateLimit-Policy, or nothing."
     ] = Hint.RETRY_AFTER
-    share_500: Annotated[Share, "Share of requests answered with 500 (0 to 1)."] = 0.0
-    share_502: Annotated[
-        Share, "Share of requests answered with 502 and a page of HTML (0 to 1)."
-    ] = 0.0
-    share_reset: Annotated[Share, "Share of connections reset instead of an answer (0 to 1)."] = 0.0
-    share_hang: Annotated[Share, "Share of requests taken and never answered (0 to 1)."] = 0.0
-    share_truncated: Annotated[Share, "Share of answers that break off halfway (0 to 1)."] = 0.0
+    share_500: Annotated[Share, "Share of requests, 0 to 1, answered with 500."] = 0.0
+    share_502: Annotated[Share, "Share answered with 502 and an HTML page."] = 0.0
+    share_reset: Annotated[Share, "Share of connections reset unanswered."] = 0.0
+    share_hang: Annotated[Share, "Share of requests never answered."] = 0.0
+    share_truncated: Annotated[Share, "Share of answers that break off halfway."] = 0.0
     share_wrong: Annotated[
         Share,
-        "Share of wrong answers with status 200: by turns one list too few and not JSON (0 to 1).",
+        "Share of wrong answers with status 200: one list too few, or no JSON.",
     ] = 0.0
     latency_ms: Annotated[float, "MS", "Milliseconds added to every request."] = 0.0
     poison: Annotated[
         str | None,
         "WORD",
-        "Answer 400 to any request with a text that contains WORD, as a model does to a text "
-        "that is too long for it.",
+        "Answer 400 if a text contains WORD, as models do to a text that is too long.",
     ] = None
-    seed: Annotated[
-        int, None, "Of the shares: the same seed and order of requests fail in the same places."
-    ] = 0
+    seed: Annotated[int, None, "The same seed and order of requests give the same faults."] = 0
 
     def __post_init__(self) -> None:
         for name in ("cold_start_s", "latency_ms"):

@@ -127,7 +127,7 @@ class Worker:
                 self._crew.failed(self, error_in(head))
 
     def end(self, why: str) -> None:
-        """Give it up: it has ended, or is to end."""
+        """Stop using it: it has ended, or is to end."""
         self.why = self.why or why
         self.at_work = False
         self.leaves.set()

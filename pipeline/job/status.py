@@ -52,46 +52,46 @@ class Waits:
 class Status:
     """How far a run is."""
 
-    output: Annotated[str, "path of the output, as it was given"]
-    run_directory: Annotated[str, "where the run keeps what it needs to continue"]
+    output: Annotated[str, "the output as given"]
+    run_directory: Annotated[str, "where the state is kept"]
     state: Annotated[str, "`running`, `stopped` or `complete`"]
-    doing: Annotated[str, "what a running one is doing, in words"]
+    doing: Annotated[str, "what a running one does, in words"]
     next: Annotated[str, "what to do, in words"]
-    retry: Annotated[bool, "true for a `--retry-failed`, which goes through all rows again"]
-    rows: Annotated[int | None, "rows of the input; null while it is read for the first time"]
-    committed_rows: Annotated[int, "rows that no kill can take back"]
-    labelled: Annotated[int, "of these, rows with a label"]
-    errors: Annotated[int, "of these, rows with an error"]
+    retry: Annotated[bool, "true for `--retry-failed`, which passes all rows again"]
+    rows: Annotated[int | None, "rows of the input"]
+    committed_rows: Annotated[int, "rows that no kill undoes"]
+    labelled: Annotated[int, "committed rows with a label"]
+    errors: Annotated[int, "committed rows with an error"]
     labels: Annotated[dict[str, int], "committed rows by their label"]
     answers: Annotated[
         int | None,
-        "answers in its journal and its `cache`, which no kill can take back; once it is complete, "
-        "0 but with `label_map` or `threshold`; null if they cannot be read",
+        "stored answers, with its `cache`; 0 once complete, but with `label_map` or `threshold`",
     ]
-    endpoint: Annotated[str | None, "`local`, `hf` or the address"]
-    model: Annotated[str | None, "the model asked for"]
-    model_revision: Annotated[str | None, "the model's revision, once it is known"]
-    pid: Annotated[int | None, "the process that works on it"] = None
-    host: Annotated[str | None, "the machine of that process"] = None
-    since: Annotated[Seconds | None, "when that process began, in seconds since 1970 (UTC)"] = None
+    endpoint: Annotated[str | None, "`local`, `hf` or the address without its keys"]
+    model: Annotated[str | None, "model asked for"]
+    model_revision: Annotated[str | None, "revision (`x-sha`)"]
+    pid: Annotated[int | None, "process at work"] = None
+    host: Annotated[str | None, "its machine"] = None
+    since: Annotated[Seconds | None, "when it began, Unix time"] = None
     waits: Annotated[
         Waits | None,
-        "what it waits for: `reason`; `since` (seconds since 1970); `seconds` to take, or null",
+        "what it waits for: `reason`, `since` (Unix time), `seconds` or null",
     ] = None
-    requests_per_second: Annotated[PerSecond | None, "requests ended, over the last minute"] = None
-    inputs_per_second: Annotated[PerSecond | None, "distinct inputs answered, likewise"] = None
-    rows_per_second: Annotated[PerSecond | None, "rows, over the last minute or parts"] = None
+    requests_per_second: Annotated[PerSecond | None, "requests in the last minute"] = None
+    inputs_per_second: Annotated[
+        PerSecond | None, "distinct inputs answered in the last minute"
+    ] = None
+    rows_per_second: Annotated[PerSecond | None, "rows in the last minute or parts"] = None
     workers: Annotated[
         list[dict[str, Any]] | None,
-        "workers that send its requests, every 10 s: `name`, `in_flight`, `answers_per_second`; "
-        "null with the engine `local`",
+        "workers, updated every 10 s: `name`, `in_flight`, `answers_per_second`; null with `local`",
     ] = None
-    workers_lost: Annotated[int, "workers that were lost, of those events that are read"] = 0
-    seconds_left: Annotated[Seconds | None, "time left at that speed; null if unknown"] = None
+    workers_lost: Annotated[int, "workers lost, of recent events"] = 0
+    seconds_left: Annotated[Seconds | None, "time left at that speed"] = None
     message: Annotated[str | None, "why the last attempt stopped"] = None
-    exit_code: Annotated[int | None, "of the last attempt; null if it was killed"] = None
+    exit_code: Annotated[int | None, "of the last attempt, unless killed"] = None
     last_attempt: Annotated[
-        dict[str, Any], "a part of the last attempt's summary; empty if it still runs or was killed"
+        dict[str, Any], "part of its summary; empty if it runs or was killed"
     ] = field(default_factory=dict)
 
 
@@ -209,16 +209,16 @@ def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
             f"{counted(recorded['errors'], 'row')} with an error."
         )
     else:
-        advice = "Nothing: the output is there, and the same command leaves it as it is."
+        advice = "Nothing to do: the output is complete."
     return {"state": "complete", "next": advice, "exit_code": recorded["exit_code"]}
 
 
 def _killed(events: Sequence[LoggedEvent]) -> dict[str, Any]:
-    seen = f" Its last sign is of {clock(events[-1]['at'])}." if events else ""
+    seen = f" Last seen at {clock(events[-1]['at'])}." if events else ""
     return {
         "state": "stopped",
         "next": _SAME_COMMAND,
-        "message": f"Killed, or its machine went down: it could not say why it ended.{seen}",
+        "message": f"Killed, or its machine went down.{seen}",
     }
 
 

@@ -22,28 +22,26 @@ if TYPE_CHECKING:
 class Summary:
     """What an attempt came to, as `classify run --json` prints it."""
 
-    state: Annotated[str, "`complete`, or `stopped` before the end; the same command continues it"]
-    exit_code: Annotated[int, "the exit code of the command"]
+    state: Annotated[str, "`complete`, or `stopped` (resumable)"]
+    exit_code: Annotated[int, "exit code of the command"]
     rows: Annotated[int, "rows of the input"]
-    labelled: Annotated[int, "committed rows with a label, of all attempts together"]
-    errors: Annotated[int, "committed rows with an error instead"]
+    labelled: Annotated[int, "committed rows with a label"]
+    errors: Annotated[int, "committed rows with an error"]
     labels: Annotated[dict[str, int], "committed rows by their label"]
-    output: Annotated[str, "path of the output, as it was given"]
-    endpoint: Annotated[str, "`local`, `hf` or the address, without keys in its query"]
-    model: Annotated[str | None, "the model asked for; null if the address alone decides it"]
-    model_revision: Annotated[str | None, "the model's revision (`x-sha`); null if none was told"]
-    message: Annotated[str, "why it stopped; only if it did"] = ""
-    resumed_rows: Annotated[int, "rows that were committed before this attempt"]
-    distinct_inputs: Annotated[int, "distinct texts (or pairs) that this attempt read"]
-    cache_hits: Annotated[int, "of these, how many were answered before; nothing is sent for them"]
-    requests: Annotated[int, "requests sent by this attempt, retries included"]
-    retries: Annotated[int, "of these, how many were not the first try"]
-    responses: Annotated[
-        dict[str, int], "requests that ended, by HTTP status, or by the cause if no answer came"
-    ]
-    seconds: Annotated[Seconds, "how long this attempt took, from opening the input to the output"]
-    rows_per_second: Annotated[PerSecond, "rows that this attempt committed, over `seconds`"]
-    peak_in_flight: Annotated[int, "the most requests in flight at once"]
+    output: Annotated[str, "the output as given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address without its keys"]
+    model: Annotated[str | None, "model asked for"]
+    model_revision: Annotated[str | None, "revision (`x-sha`)"]
+    message: Annotated[str, "why it stopped; absent if it did not"] = ""
+    resumed_rows: Annotated[int, "rows committed before this attempt"]
+    distinct_inputs: Annotated[int, "distinct texts or pairs"]
+    cache_hits: Annotated[int, "of these, already answered"]
+    requests: Annotated[int, "requests sent, with retries"]
+    retries: Annotated[int, "of these, retries"]
+    responses: Annotated[dict[str, int], "requests by HTTP status, or by cause if unanswered"]
+    seconds: Annotated[Seconds, "duration of this attempt"]
+    rows_per_second: Annotated[PerSecond, "rows committed over `seconds`"]
+    peak_in_flight: Annotated[int, "most requests in flight"]
     plan: Annotated[
         dict[str, Any] | None,
         "what `classify plan` predicted: distinct_inputs, cache_hits, requests, seconds, cost",
@@ -66,17 +64,17 @@ class Origin:
     """
 
     software: Annotated[str, "this package and its version"]
-    endpoint: Annotated[str, "host of the endpoint, or `local`, `hf`"]
-    model: Annotated[str, "the model asked for; empty if the address alone decides it"]
+    endpoint: Annotated[str, "host, `local` or `hf`"]
+    model: Annotated[str, "model asked for; empty if the address decides"]
     model_revision: Annotated[
-        str, "its revision; empty if none was told, or no row of a directory's file has a label"
+        str, "its revision; empty if unknown, or if a directory's file has no label"
     ]
     top_k: Annotated[str, "the setting"]
-    function_to_apply: Annotated[str, "the setting; empty if none was given"]
-    truncate: Annotated[str, "the setting, `true` or `false`"]
-    label_map: Annotated[str, "the setting, as JSON; empty if none was given"]
-    threshold: Annotated[str, "the setting; empty if none was given"]
-    unsure_label: Annotated[str, "the label of rows below the threshold; empty if none was given"]
+    function_to_apply: Annotated[str, "the setting, or empty"]
+    truncate: Annotated[str, "`true` or `false`"]
+    label_map: Annotated[str, "the setting, as JSON, or empty"]
+    threshold: Annotated[str, "the setting, or empty"]
+    unsure_label: Annotated[str, "the setting, or empty without a threshold"]
 
 
 def facts(config: RunConfig, done: RunState, state: str) -> dict[str, Any]:

@@ -72,41 +72,29 @@ class Price:
 class Forecast:
     """What a run with these settings would do now. `made_for` is all that the numbers depend on."""
 
-    state: Annotated[str, "`planned`, or `complete` if a run would do nothing"]
+    state: Annotated[str, "`planned`, or `complete` if nothing is left"]
     rows: Annotated[int, "rows of the input"]
-    resumed_rows: Annotated[int, "of these, rows that are committed already"]
-    retried_rows: Annotated[int | None, "with `--retry-failed`: rows of the output with an error"]
-    unsendable: Annotated[
-        dict[str, int], "rows that get an error before anything is sent, by that error"
-    ]
-    distinct_inputs: Annotated[int, "distinct texts (or pairs) of the other rows"]
-    duplicates: Annotated[int, "rows that repeat one of these, which costs nothing"]
-    cache_hits: Annotated[int, "distinct inputs that are answered already"]
-    asked: Annotated[int, "distinct inputs that go to the endpoint"]
-    requests: Annotated[
-        int,
-        "requests that carry them, retries not counted; with `batch_size: auto`, those that the "
-        "first batch size makes",
-    ]
-    requests_are: Annotated[str, "how far this can be trusted, in words"]
-    canaries: Annotated[
-        int, "of these, requests that only find out how the endpoint wants to be asked"
-    ]
-    texts_per_request: Annotated[
-        int, "the most texts in one request; with `batch_size: auto`, in the first ones"
-    ]
-    seconds: Annotated[tuple[float, float], "the least and the most seconds that it may take"]
-    seconds_are: Annotated[str, "how far these can be trusted, in words"]
-    cost: Annotated[Money | None, "at the price given, in its currency; null without one"]
-    disk_bytes: Annotated[
-        int | None, "about how much disk it takes at its worst, in bytes; null if nobody knows"
-    ]
-    disk_free_bytes: Annotated[int | None, "what is free there; null if nobody knows"]
-    output: Annotated[str, "path of the output, as it was given"]
-    endpoint: Annotated[str, "`local`, `hf` or the address, without keys in its query"]
-    model: Annotated[str | None, "the model asked for"]
-    notices: Annotated[tuple[str, ...], "what else is worth knowing, in words"]
-    probe: Annotated[dict[str, Any] | None, "with `--probe`, what was measured"] = None
+    resumed_rows: Annotated[int, "rows already committed"]
+    retried_rows: Annotated[int | None, "with `--retry-failed`: rows with an error"]
+    unsendable: Annotated[dict[str, int], "rows that get an error unsent, by error"]
+    distinct_inputs: Annotated[int, "distinct texts or pairs"]
+    duplicates: Annotated[int, "rows that repeat one, at no cost"]
+    cache_hits: Annotated[int, "of these, already answered"]
+    asked: Annotated[int, "distinct inputs to send"]
+    requests: Annotated[int, "requests without retries; with `batch_size: auto`, at its first size"]
+    requests_are: Annotated[str, "how exact that is, in words"]
+    canaries: Annotated[int, "requests that only detect the dialect"]
+    texts_per_request: Annotated[int, "most texts in a request; with `auto`, in the first"]
+    seconds: Annotated[tuple[float, float], "shortest and longest duration"]
+    seconds_are: Annotated[str, "how exact that is, in words"]
+    cost: Annotated[Money | None, "at the price given"]
+    disk_bytes: Annotated[int | None, "peak disk use in bytes, about"]
+    disk_free_bytes: Annotated[int | None, "bytes free there"]
+    output: Annotated[str, "the output as given"]
+    endpoint: Annotated[str, "`local`, `hf` or the address without its keys"]
+    model: Annotated[str | None, "model asked for"]
+    notices: Annotated[tuple[str, ...], "remarks, in words"]
+    probe: Annotated[dict[str, Any] | None, "with `--probe`: what was measured"] = None
     made_for: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -356,10 +344,9 @@ def _duration(
         return (least_s, most_s), f"a guess: {guess}"
     rate_s = round(requests / config.rate, 1)
     if rate_s >= most_s and config.batch_size != "auto":
-        return (rate_s, rate_s), f"what a rate of {config.rate:g} requests a second takes"
+        return (rate_s, rate_s), f"what a rate of {config.rate:g} requests/s takes"
     return (max(rate_s, least_s), most_s), (
-        f"a rate of {config.rate:g} requests a second takes {rate_s:g} s; beyond that a guess: "
-        f"{guess}"
+        f"a rate of {config.rate:g} requests/s takes {rate_s:g} s; beyond that a guess: {guess}"
     )
 
 

@@ -326,7 +326,7 @@ class Batcher:
         return windows_bytes + sum([int(job.sizes[a:b].sum()) for job, a, b in self._stretches])
 
     def _hand_out(self) -> None:
-        """Give batches to those who have waited longest, of those who take what is there.
+        """Hand batches to those who have waited longest, of those who take what is there.
 
         It takes no longer the more of them wait: there may be thousands.
         """

@@ -179,7 +179,7 @@ class AdaptiveLimit:
 
 
 class Latency:
-    """Whether answers take so long that requests must be queueing at the server.
+    """Judges if answers take so long that requests must be queueing at the server.
 
     By the last whole window of answers: `tells_of_a_queue`, and then `enough` requests in flight
     would keep the server busy.

@@ -116,7 +116,7 @@ class Trust:
         before = asked.answer
         if before is not None and not agree(before, answer) and not self._allow_drift:
             raise StoppedEarly(
-                "The endpoint answers a text otherwise than before "
+                "The endpoint answers a text differently than before "
                 f"({shown(answer)}, and {shown(before)} before): another model seems to be "
                 "served there now, and the labels of two models would be mixed.",
                 f"Start over with {setting('restart', 'True')} (with "

@@ -27,22 +27,19 @@ RISING = 0.5
 class Estimate:
     """The throughput of a run. `latency_s` is the median of requests of `texts_alone`, alone."""
 
-    words: Annotated[str, "what was measured and how sure it is"]
-    texts: Annotated[int, "texts in a request of the setting that did most"]
-    at_once: Annotated[int, "requests in flight with that setting"]
-    texts_per_second: Annotated[
-        PerSecond, "what it did, within the limits of the server and of `rate`"
-    ]
-    least: Annotated[PerSecond, "the least texts a second that a run does with it"]
-    most: Annotated[PerSecond | None, "the most; null if that is not known"]
-    first_texts: Annotated[int, "texts in a request of the setting that was measured first"]
-    first_at_once: Annotated[int, "requests in flight with that setting"]
-    first_texts_per_second: Annotated[PerSecond, "what that did; with `auto` a run begins with it"]
+    words: Annotated[str, "the result and its precision, in words"]
+    texts: Annotated[int, "texts a request of the fastest setting"]
+    at_once: Annotated[int, "its requests in flight"]
+    texts_per_second: Annotated[PerSecond, "its speed, within the limits of server and `rate`"]
+    least: Annotated[PerSecond, "least speed of a run with it"]
+    most: Annotated[PerSecond | None, "the most, if known"]
+    first_texts: Annotated[int, "texts a request of the first setting measured"]
+    first_at_once: Annotated[int, "its requests in flight"]
+    first_texts_per_second: Annotated[PerSecond, "its speed; `auto` begins with it"]
     waves: Annotated[
         tuple[Wave, ...],
-        "with `plan --probe`, each measurement of several requests that were sent together: "
-        "`texts` of a request, `at_once`, `answered`, `seconds` until the last answer, `first_s` "
-        "until the first",
+        "with `plan --probe`, each measurement: `texts` a request, `at_once`, `answered`, "
+        "`first_s` and `seconds` until the first and last answer",
     ]
     latency_s: float = field(repr=False)
     texts_alone: int = field(repr=False)

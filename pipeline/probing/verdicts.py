@@ -56,35 +56,29 @@ class Check:
 class Probe:
     """What a probe came to. `failure` is the error that a run would end with, if any."""
 
-    state: Annotated[str, "the worst of the verdicts: `ok`, `warning` or `failed`"]
-    exit_code: Annotated[int, "what the command ended with, as a run would"]
+    state: Annotated[str, "worst verdict: `ok`, `warning` or `failed`"]
+    exit_code: Annotated[int, "exit code of the command"]
     checks: Annotated[
         tuple[Check, ...],
-        "of each check `name`, `verdict`, `seen` and `mend` (null if there is nothing to fix)",
+        "each with `name`, `verdict`, `seen` and `mend` (the fix, or null)",
     ]
-    url: Annotated[str, "the address that was asked"]
-    model: Annotated[str | None, "the model asked for"]
-    dialect: Annotated[
-        str | None, "how the endpoint wants to be asked; null if nothing was answered"
-    ]
-    requests: Annotated[int, "requests that were sent"]
-    most_requests: Annotated[int, "the most that may be sent, beside those to a loading model"]
-    loading_requests: Annotated[int, "of these, requests that found the model loading"]
-    texts: Annotated[int, "texts that they carried"]
-    texts_per_request: Annotated[int, "texts in the first requests of a run"]
-    most_texts_per_request: Annotated[int, "the most that they come to with `batch_size: auto`"]
-    in_flight: Annotated[int, "the most requests in flight of a run"]
-    canaries: Annotated[int, "requests that only find out how the endpoint wants to be asked"]
-    latency_s: Annotated[
-        Seconds | None, "median of the requests with the most texts, one at a time"
-    ]
+    url: Annotated[str, "address asked"]
+    model: Annotated[str | None, "model asked for"]
+    dialect: Annotated[str | None, "dialect of the server"]
+    requests: Annotated[int, "requests sent"]
+    most_requests: Annotated[int, "most that may be sent, not counting a loading model"]
+    loading_requests: Annotated[int, "requests to a loading model"]
+    texts: Annotated[int, "texts sent"]
+    texts_per_request: Annotated[int, "texts a request when a run begins"]
+    most_texts_per_request: Annotated[int, "the most that `auto` may reach"]
+    in_flight: Annotated[int, "most requests in flight of a run"]
+    canaries: Annotated[int, "requests that only detect the dialect"]
+    latency_s: Annotated[Seconds | None, "median of the largest requests, one at a time"]
     texts_measured: Annotated[int, "texts in such a request"]
-    estimate: Annotated[
-        Estimate | None, "the throughput of a run, by what was measured; null if nothing was"
-    ]
-    throttled: Annotated[bool, "true if the endpoint answered 429"]
-    labels: Annotated[tuple[str, ...], "labels that were seen"]
-    model_revision: Annotated[str | None, "the model's revision (`x-sha`)"]
+    estimate: Annotated[Estimate | None, "expected throughput of a run"]
+    throttled: Annotated[bool, "the endpoint answered 429"]
+    labels: Annotated[tuple[str, ...], "labels seen"]
+    model_revision: Annotated[str | None, "revision (`x-sha`)"]
     failure: ClassifyError | None = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -157,7 +151,7 @@ def _told(told: Notice) -> _Seen:
 def _token(found: Findings) -> _Seen:
     token, target = found.token, found.target
     if found.config.endpoint == "local":
-        return _ok("None is needed: the embedded endpoint is of this machine.")
+        return _ok("None is needed: the embedded endpoint runs on this machine.")
     if token.value is None:
         if found.answered:
             return _ok("None was found, and the endpoint asks for none.")
@@ -286,7 +280,7 @@ def _named_labels(found: Findings) -> _Seen:
 def _revision(found: Findings) -> _Seen:
     if not found.revisions:
         return _warning(
-            "None is told (no x-sha header): a run would not notice another model there.",
+            "The server reports none (no x-sha header): a run would not notice another model.",
             "Do not deploy another model while a run goes on.",
         )
     drift = setting("allow_drift")

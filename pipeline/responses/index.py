@@ -236,7 +236,7 @@ def _mapped(directory: Path | None, *arrays: Any) -> mmap.mmap:
 
 
 def _let_go(mapped: mmap.mmap | None) -> None:
-    """Give back the pages that a search touched.
+    """Release the pages that a search touched.
 
     Each search touches others, which would all count as this process's memory in time. They stay in
     the kernel's cache.

@@ -6,7 +6,7 @@
     log        numbered entries of records, each created only if its number is free
     records    what is recorded of a run, and the state that follows
     lease      the lease on disk: a lock
-    beat       the lease where there are no locks, such as on object storage
+    beat       the lease without locks, such as on object storage
     holder     who holds a lease
     ownership  whose files are these? their content proves it
     files      growing files on disk

@@ -26,7 +26,7 @@ from pipeline.wording import setting
 
 _READ_BYTES = 1 << 20
 _OCTAL = re.compile(rb"\\([0-7]{3})")  # how a blank is written there
-# What flock says where there are no locks: some of NFS, Lustre and FUSE.
+# What flock says if there are no locks: some of NFS, Lustre and FUSE.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
@@ -161,7 +161,7 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give a file new content by one rename, not durably. Raises OSError."""
+    """Replace the content of a file by one rename, not durably. Raises OSError."""
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
     try:
         with temp.open("xb") as file:

@@ -121,7 +121,7 @@ class Lease(Protocol):
         """
 
     def release(self) -> None:
-        """Give the lease back; harmless if it is not held."""
+        """Release the lease; harmless if it is not held."""
 
     def holder(self) -> Holder | None:
         """Return who holds the lease, None if nobody does. Nothing is written."""

@@ -33,8 +33,8 @@ def check(connections: int) -> None:
         if most != resource.RLIM_INFINITY and most < wanted:
             fewer = setting("concurrency", str(most - _FILES))
             raise SettingsError(
-                f"{setting('concurrency')}: {connections:,} requests at once need {wanted:,} open "
-                f"files, and this process may have {most:,}.",
+                f"{setting('concurrency')}: this many requests at once need {wanted:,} open files, "
+                f"and this process may have {most:,}.",
                 "Raise the limit (`ulimit -n`)" + (f", or set {fewer}." if most > _FILES else "."),
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

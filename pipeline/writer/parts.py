@@ -97,7 +97,7 @@ def whole(pieces: Sequence[pa.Table]) -> pa.Table:
 
 
 def _by_appearance(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """Give a dictionary column the values that it uses, in the order of their first row."""
+    """Return a dictionary column with the values that it uses, in the order of their first row."""
     kind = column.type
     used = [chunk.dictionary.take(chunk.indices.drop_null().unique()) for chunk in column.chunks]
     values = pa.chunked_array(used, kind.value_type).unique()

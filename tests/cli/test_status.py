@@ -299,7 +299,7 @@ def test_of_a_notebook_s_checkpoint(server, tmp_path):
     pipeline.classify(pa.table(table), endpoint=server.url, dialect="hf", checkpoint=checkpoint)
     found = status_of(checkpoint)
     assert (found.state, found.rows, found.labelled) == ("complete", 2, 2)
-    assert "the output is there" in found.next
+    assert "the output is complete" in found.next
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_help_shows_every_option_and_examples():
     done = subprocess.run([*SERVE, "--help"], capture_output=True, text=True, check=True)
     for name in ("500", "502", "reset", "hang", "truncated", "wrong"):
         assert f"--share-{name}" in done.stdout
-    assert "classify serve --share-500 0.02 --share-reset 0.01 --seed 7" in done.stdout
+    assert "classify serve --cold-start 20 --rate-limit 50 --share-500 0.02 --seed 7" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
