@@ -58,8 +58,9 @@ class RunConfig(BaseModel):
 
     input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
         described(
-            "files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local, "
-            "or at an address with s3://, gs://, abfs://, hf:// or https://",
+            "files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also with .gz or "
+            ".zst) and .arrow; local, or at an address with s3://, gs://, abfs://, hf:// or "
+            "https://",
             "paths or addresses",
         )
     )

@@ -25,6 +25,7 @@ def classify(
     *,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
+    run_dir: str | Path | None = None,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -78,6 +79,9 @@ def classify(
             continues it. Without, what was answered is kept in a temporary directory, which the
             error names.
         progress: Show how far the call is; left out, in a notebook only.
+        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
+            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
+            or an address.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
@@ -155,6 +159,7 @@ async def aclassify(
     *,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
+    run_dir: str | Path | None = None,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -212,6 +217,9 @@ async def aclassify(
             continues it. Without, what was answered is kept in a temporary directory, which the
             error names.
         progress: Show how far the call is; left out, in a notebook only.
+        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
+            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
+            or an address.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
@@ -295,6 +303,7 @@ def run(
     retry_failed: bool = False,
     ask_again: bool = False,
     update: bool = False,
+    run_dir: str | Path | None = None,
     text_pair: str | None = None,
     endpoint: str | Sequence[str] = "hf",
     model: str | None = None,
@@ -340,10 +349,11 @@ def run(
     Runs inside a running event loop too, in a thread of its own.
 
     Args:
-        input: Files, globs or directories of .parquet, .csv and .tsv, also with .gz or .zst; local,
-            or at an address with s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which
-            then has all settings.
-        output: A .parquet file, or a directory for a dataset of parts.
+        input: Files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also with .gz or
+            .zst) and .arrow; local, or at an address with s3://, gs://, abfs://, hf:// or https://.
+            Or a RunConfig, which then has all settings.
+        output: A .parquet file, or a directory for a dataset of parts; local, or at an address with
+            s3://, gs://, abfs:// or hf://.
         text: The column to classify.
         progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
             lines on stderr. Left out, it is shown in a notebook only.
@@ -354,6 +364,9 @@ def run(
         ask_again: Discard stored answers, too.
         update: Label an input that has changed since: replace a complete output, and ask only for
             texts that it does not have.
+        run_dir: Directory that keeps the state of the run, local or at an address with s3://, gs://
+            or abfs://; OUTPUT.run if none is given, required for an output on the Hub. Takes a path
+            or an address.
         text_pair: Second column, for models that take pairs.
         endpoint: `local` (embedded), `hf` (serverless), or the URL of an endpoint; several URLs, of
             one model, are asked at once. Takes local, hf, or URLs with http:// or https://.
