@@ -59,8 +59,8 @@ class RunConfig(BaseModel):
     input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
         described(
             "files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also with .gz or "
-            ".zst) and .arrow; local, or at an address with s3://, gs://, abfs://, hf:// or "
-            "https://",
+            ".zst) and .arrow, or - for standard input; local, or at an address with s3://, gs://, "
+            "abfs://, hf:// or https://",
             "paths or addresses",
         )
     )

@@ -350,8 +350,8 @@ def run(
 
     Args:
         input: Files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also with .gz or
-            .zst) and .arrow; local, or at an address with s3://, gs://, abfs://, hf:// or https://.
-            Or a RunConfig, which then has all settings.
+            .zst) and .arrow, or - for standard input; local, or at an address with s3://, gs://,
+            abfs://, hf:// or https://. Or a RunConfig, which then has all settings.
         output: A .parquet file, or a directory for a dataset of parts; local, or at an address with
             s3://, gs://, abfs:// or hf://.
         text: The column to classify.

@@ -3,7 +3,8 @@
     open_source(inputs) ──► Source.input         schema, row count, identity; before any request
                             Source.chunks(n)     rows n, n + 1, ... with bounded memory
 
-`files` finds and watches the input files, `folders` knows what their folders say. `readers`
+`files` finds and watches the input files, `folders` knows what their folders say, `stdin` stores
+what comes through a pipe. `readers`
 chooses what reads a kind: `csv_files` and `jsonl_files` (over `text_bytes`), which settle types by
 `csv_types` and `json_types`, or `parquet_files` and `arrow_files`, whose schemas `columnar` joins
 by `parquet_types`. `storable` tells whether the output can hold them. `chunks` cuts the rows,

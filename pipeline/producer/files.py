@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.addresses import without_secrets
 from pipeline.errors import InputError
-from pipeline.producer import folders, remote_files
+from pipeline.producer import folders, remote_files, stdin
 from pipeline.producer.input_table import Signature
 from pipeline.system import remote
 from pipeline.system.paths import expanded
@@ -60,7 +60,7 @@ class SourceFile:
         """Open the file for reading. Raises OSError."""
         if remote.is_address(self.path):
             return remote_files.open_object(self.path, self.known)
-        return pa.OSFile(self.path)
+        return stdin.open_file(self.path) or pa.OSFile(self.path)
 
     def sha256(self) -> str:
         """Return the checksum of all bytes, or the ETag of an object. Raises OSError."""
@@ -81,13 +81,14 @@ class SourceFile:
         if remote.is_address(self.path):
             return self.known or remote_files.signature(self.path)
         try:
-            status = Path(self.path).stat()
+            status = stdin.status(self.path) or Path(self.path).stat()
         except OSError as error:
             raise unreadable(self.path, error) from error
         if not stat.S_ISREG(status.st_mode):
             raise InputError(
                 f"{self} is not a regular file. The input is read more than once, so pipes and "
-                "devices cannot be used: write the table to a file first."
+                "devices cannot be used: write the table to a file first, or pipe it into the "
+                "command and name it -."
             )
         return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -128,7 +129,7 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
     Inputs keep the order given; what a glob or a directory (searched recursively) yields is
     sorted by path. There, files of other kinds, names that begin with `.` or `_`, run directories
     (`*.run`) and what `output` holds are passed over; a file named outright must be readable as a
-    table.
+    table. `-` is standard input.
 
     Raises InputError for what is missing, empty, of an unknown kind, named twice, a mixture of
     kinds, or a table of another format, and where folders give some files other columns.
@@ -280,6 +281,8 @@ def check_same_columns(
 
 def _expand(name: str, output: Path | None) -> tuple[Path, dict[str, None]]:
     """Return the directory in which folders begin, and the files. Raises InputError."""
+    if name == stdin.NAME:
+        return Path(stdin.path()), {stdin.path(): None}
     return folders.root_of(name), dict.fromkeys(_files_of(name, output))
 
 

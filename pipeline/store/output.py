@@ -76,6 +76,12 @@ class DiskOutput:
                 "output is Parquet.",
                 "Name a .parquet file, or a directory.",
             )
+        if str(output) == "-":
+            raise OutputError(
+                f"{setting('output')}: - is no place for an output, which appears at once when it "
+                "is complete.",
+                "Name a file, or a directory.",
+            )
         if is_uri(str(output)):
             raise OutputError(
                 f"{setting('output')}: {output} is an address of a kind that cannot be written.",
