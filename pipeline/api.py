@@ -23,6 +23,7 @@ import uvloop
 
 from pipeline.config import RunConfig, unknown
 from pipeline.errors import ClassifyError, Interrupted, ResumeRefused, SettingsError
+from pipeline.job.labelled import is_text, parquet_files
 from pipeline.job.runner import Run
 from pipeline.job.status import status_of
 from pipeline.observers import NotebookProgress, in_kernel, progress_for, result_html
@@ -52,6 +53,9 @@ class RunResult:
 
     summary: dict[str, Any]
     error_column: str = "error"
+    score_column: str = "score"
+    # Of an output that is text: those that are no numbers, whatever they hold.
+    text_columns: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -65,7 +69,7 @@ class RunResult:
 
     def to_arrow(self) -> pa.Table:
         """Read the labelled table into memory, as a pyarrow Table."""
-        return _read(self.output)
+        return _read(self.output, text=self.text_columns, scores=(self.score_column,))
 
     def to_pandas(self) -> Any:
         """Read the labelled table into memory, as a pandas DataFrame."""
@@ -77,9 +81,10 @@ class RunResult:
     def errors_by_cause(self) -> dict[str, int]:
         """Count the rows with an error by what their error says, the most frequent first."""
         causes: Counter[str] = Counter()
-        for file in output_at(self.output).files():
+        column = self.error_column
+        for file in parquet_files(output_at(self.output), [column], text=[column]):
             with file.open() as opened, pq.ParquetFile(opened) as table:
-                for batch in table.iter_batches(columns=[self.error_column]):
+                for batch in table.iter_batches(columns=[column]):
                     for found in batch.column(0).drop_null().value_counts().to_pylist():
                         causes[found["values"]] += found["counts"]
         return dict(causes.most_common())
@@ -113,12 +118,19 @@ class RunResult:
         return result_html(self.summary, causes)
 
 
-def _read(output: Path | str, schema: pa.Schema | None = None) -> pa.Table:
-    if isinstance(output, Path):
+def _read(
+    output: Path | str,
+    schema: pa.Schema | None = None,
+    *,
+    text: Sequence[str] = (),
+    scores: Sequence[str] = (),
+) -> pa.Table:
+    opened_at = output_at(output)
+    if isinstance(output, Path) and not is_text(opened_at):
         # A relative path such as `exp:1/out.parquet` would be taken for a URI.
         return pq.read_table(output.absolute(), schema=schema, partitioning=None)
     tables = []
-    for file in output_at(output).files():
+    for file in parquet_files(opened_at, text=text, scores=scores):
         with file.open() as opened:
             tables.append(pq.read_table(opened, schema=schema, partitioning=None))
     return pa.concat_tables(tables)
@@ -146,7 +158,13 @@ def run(
             ask_again=ask_again,
             update=update,
         )
-        return RunResult(_blocking(job, execute), config.error_column)
+        named = (config.text, config.text_pair, config.label_column, config.error_column)
+        return RunResult(
+            _blocking(job, execute),
+            config.error_column,
+            config.score_column,
+            tuple(name for name in named if name),
+        )
 
 
 def classify(

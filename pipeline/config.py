@@ -65,8 +65,8 @@ class RunConfig(BaseModel):
         )
     )
     output: Place = described(
-        "a .parquet file, or a directory for a dataset of parts; local, or at an address with "
-        "s3://, gs://, abfs:// or hf://",
+        "a .parquet, .csv or .jsonl file (text also with .gz or .zst), or a directory for a "
+        "dataset of Parquet files; local, or at an address with s3://, gs://, abfs:// or hf://",
         PLACE,
     )
     run_dir: Place | None = described(

@@ -352,8 +352,8 @@ def run(
         input: Files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also with .gz or
             .zst) and .arrow, or - for standard input; local, or at an address with s3://, gs://,
             abfs://, hf:// or https://. Or a RunConfig, which then has all settings.
-        output: A .parquet file, or a directory for a dataset of parts; local, or at an address with
-            s3://, gs://, abfs:// or hf://.
+        output: A .parquet, .csv or .jsonl file (text also with .gz or .zst), or a directory for a
+            dataset of Parquet files; local, or at an address with s3://, gs://, abfs:// or hf://.
         text: The column to classify.
         progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
             lines on stderr. Left out, it is shown in a notebook only.

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ClassifyError, InputError, OutputError
 from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
+from pipeline.job.labelled import parquet_files
 from pipeline.store import located, place_of
 from pipeline.tables import open_table, texts
 from pipeline.wording import alike, listed, setting
@@ -104,7 +105,11 @@ def _evaluated(
     run_dir: str | Path | None,
 ) -> Evaluation:
     is_path = isinstance(table, str | Path)
-    labelled = _of_output(place_of(table), run_dir) if is_path else _in_memory(table)
+    labelled = (
+        _of_output(place_of(table), run_dir, label_column, score_column)
+        if is_path
+        else _in_memory(table)
+    )
     labelled.needed("gold", gold)
     label = labelled.needed(
         "label_column", label_column or labelled.recorded.get("label_column", "label")
@@ -126,13 +131,23 @@ def _evaluated(
     return evaluator.found()
 
 
-def _of_output(path: Path | str, run_dir: str | Path | None) -> _Labelled:
+def _of_output(
+    path: Path | str,
+    run_dir: str | Path | None,
+    label_column: str | None,
+    score_column: str | None,
+) -> _Labelled:
     store = located(path, None if run_dir is None else place_of(run_dir))
     state = store.load()
     settings = {} if state is None else state.run.settings
     kinds = ("label_column", "score_column", "text")
     try:
-        files = store.output.files()
+        text = [settings.get("text"), label_column or settings.get("label_column", "label")]
+        files = parquet_files(
+            store.output,
+            text=[name for name in text if name],
+            scores=[score_column or settings.get("score_column", "score")],
+        )
         schema = pq.read_schema(files[0].open()) if files else pa.schema([])
     except (OSError, pa.ArrowException) as error:
         raise OutputError(

@@ -116,6 +116,11 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
         case events.PartsDamaged(parts):
             are = counted(parts, "part is", "parts are")
             return f"A committed part is damaged: {are} built again from the stored answers."
+        case events.CellsOfJson(columns):
+            return (
+                f"The output is CSV: the lists and objects of {columns} are written as "
+                "JSON. Name a .parquet or .jsonl file to keep them."
+            )
         case events.NothingToRetry():
             return "No row carries an error: nothing to retry."
         case events.AnswersPassedOver(why):

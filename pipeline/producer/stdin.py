@@ -7,7 +7,6 @@ read as it lies.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import select
@@ -15,11 +14,11 @@ import stat
 import tempfile
 import zlib
 from contextlib import suppress
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.system.spool import Spool
 from pipeline.system.threads import stop_point
 
 NAME = "-"
@@ -29,8 +28,8 @@ _WAIT_S = 0.2
 _START_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 
-# Where it is by now, and the name that its kind gives it.
-_held: dict[str, int] = {}
+# Where it is by now, under the name that its kind gives it.
+_held: dict[str, Spool] = {}
 
 
 def path() -> str:
@@ -39,52 +38,24 @@ def path() -> str:
     The first call stores it, and tells its kind by its first bytes. Raises InputError.
     """
     if not _held:
-        descriptor = _stored()
-        _held[f"<stdin>{_suffix(os.pread(descriptor, _START_BYTES, 0))}"] = descriptor
+        spool = _stored()
+        with spool.open() as file:
+            _held[f"<stdin>{_suffix(file.read(_START_BYTES))}"] = spool
     return next(iter(_held))
 
 
 def status(path: str) -> os.stat_result | None:
     """Return what `fstat` says, if this is the name of standard input."""
-    return os.fstat(_held[path]) if path in _held else None
+    return _held[path].status() if path in _held else None
 
 
 def open_file(path: str) -> pa.NativeFile | None:
     """Open it for reading, if this is its name."""
-    return pa.PythonFile(_Reader(_held[path]), "r") if path in _held else None
+    return _held[path].open() if path in _held else None
 
 
-class _Reader(io.RawIOBase):
-    """Reads a descriptor from any place, beside other readers of it."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {
-            os.SEEK_SET: 0,
-            os.SEEK_CUR: self._position,
-            os.SEEK_END: os.fstat(self._descriptor).st_size,
-        }
-        self._position = base[whence] + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self._descriptor, [buffer], self._position)
-        self._position += count
-        return count
-
-
-def _stored() -> int:
-    """Return a descriptor of a file that holds what standard input does."""
+def _stored() -> Spool:
+    """Return what standard input holds as a file."""
     if os.isatty(_DESCRIPTOR):
         raise InputError(
             "The input is -, and standard input is a terminal.",
@@ -92,21 +63,17 @@ def _stored() -> int:
         )
     try:
         if stat.S_ISREG(os.fstat(_DESCRIPTOR).st_mode) and not os.lseek(_DESCRIPTOR, 0, 1):
-            return os.dup(_DESCRIPTOR)
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
-        try:
-            while piece := _next():
-                spool.write(piece)
-            spool.flush()
-            return os.dup(spool.fileno())
-        finally:
-            with suppress(OSError):
-                spool.close()
+            return Spool(os.dup(_DESCRIPTOR))
+        spool = Spool()
+        while piece := _next():
+            spool.file.write(piece)
+        spool.file.flush()
     except OSError as error:
         raise InputError(
             f"Standard input cannot be stored in {tempfile.gettempdir()}: {error.strerror}.",
             "Free some space there, or have TMPDIR name a directory with more.",
         ) from error
+    return spool
 
 
 def _next() -> bytes:
