@@ -312,6 +312,21 @@ def test_a_name_that_only_looks_like_a_column_is_told(server):
         classify(pd.DataFrame({"café": ["a"]}), text="cafe\u0301", endpoint=server.url)
 
 
+@pytest.mark.parametrize(
+    ("columns", "named", "words"),
+    [
+        (["Review", "other"], {"text": "review"}, "text`: .* Did you mean 'Review'"),
+        (["body", "titel"], {"text": "body", "text_pair": "title"}, "pair`: .* mean 'titel'"),
+        (["body"], {"text": "text"}, r"It has: body\. Name the column"),
+    ],
+)
+def test_a_column_that_was_meant_is_told(server, columns, named, words):
+    table = pd.DataFrame({name: ["a"] for name in columns})
+    with pytest.raises(SettingsError, match=words):
+        classify(table, endpoint=server.url, **named)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("output", ["s3://bucket/out.parquet", "dbfs:/out"])
 def test_an_output_at_an_address_is_refused(server, output, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

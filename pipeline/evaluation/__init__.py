@@ -17,7 +17,7 @@ from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
 from pipeline.job.labelled import parquet_files
 from pipeline.store import located, place_of
 from pipeline.tables import open_table, texts
-from pipeline.wording import alike, listed, setting
+from pipeline.wording import listed, meant, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +82,7 @@ class _Labelled(NamedTuple):
         if name not in self.columns:
             raise InputError(
                 f"{setting(key)}: there is no column {name!r}. There are: {listed(self.columns)}."
-                f"{alike(name, self.columns)}",
+                f"{meant(name, self.columns)}",
                 f"Name it with {setting(key)}.",
             )
         return name

@@ -14,7 +14,7 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
 from pipeline.system.arrays import numbers, strings
-from pipeline.wording import alike, listed, setting, short
+from pipeline.wording import listed, meant, setting, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
         if name not in schema.names:
             raise SettingsError(
                 f"{setting(key)}: the input has no column {name!r}. It has: "
-                f"{listed(schema.names)}.{alike(name, schema.names)}",
+                f"{listed(schema.names)}.{meant(name, schema.names)}",
                 f"Name the column to classify with {setting(key)}.",
             )
         if not _is_text(schema.field(name).type):
