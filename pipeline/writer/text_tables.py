@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _TEXT = pa.large_string()
 _QUOTED = '[",\r\n\ufeff]|^$'
-# Rows as Python objects take many times what they take in Arrow.
-_JSON_ROWS = 1024
+# So many rows at once: text takes several times what they do, Python objects many times.
+_CSV_ROWS, _JSON_ROWS = 4096, 1024
 
 
 def check_writable(name: str, schema: pa.Schema) -> None:
@@ -89,16 +89,19 @@ class TextWriter:
             self._file.write(lines)
 
 
-def _csv_lines(table: pa.Table) -> Iterator[Any]:
+def _csv_lines(whole: pa.Table) -> Iterator[Any]:
+    for start in range(0, whole.num_rows, _CSV_ROWS):
+        yield _csv_rows(whole.slice(start, _CSV_ROWS))
+
+
+def _csv_rows(table: pa.Table) -> Any:
     comma, line_end, nothing = (strings([text]).cast(_TEXT)[0] for text in (",", "\n", ""))
     cells = [_quoted(_as_text(_whole(column))) for column in table.columns]
-    if not table.num_rows:
-        return
     rows = pc.binary_join_element_wise(*cells, comma, null_handling="replace", null_replacement="")
     rows = pc.binary_join_element_wise(rows, nothing, line_end)
     _, offsets, data = rows.buffers()
     ends = np.frombuffer(offsets, np.int64)
-    yield data[int(ends[rows.offset]) : int(ends[rows.offset + len(rows)])]
+    return data[int(ends[rows.offset]) : int(ends[rows.offset + len(rows)])]
 
 
 def _quoted(cells: pa.Array) -> pa.Array:
@@ -111,7 +114,7 @@ def _quoted(cells: pa.Array) -> pa.Array:
 def _as_text(column: pa.Array) -> pa.Array:
     kind = column.type
     if pt.is_nested(kind):
-        cells = [None if each is None else _json(each).decode() for each in column.to_pylist()]
+        cells = [None if each is None else _json(each).decode() for each in _values(column)]
         return strings(cells).cast(_TEXT)
     text = column.cast(_TEXT)
     if pt.is_floating(kind):
@@ -123,7 +126,7 @@ def _as_text(column: pa.Array) -> pa.Array:
 def _json_lines(table: pa.Table) -> Iterator[bytes]:
     for start in range(0, table.num_rows, _JSON_ROWS):
         piece = table.slice(start, _JSON_ROWS)
-        columns = [_plain(_whole(column)).to_pylist() for column in piece.columns]
+        columns = [_values(_plain(_whole(column))) for column in piece.columns]
         names = table.column_names
         yield b"".join(
             _json(dict(zip(names, row, strict=True))) + b"\n" for row in zip(*columns, strict=True)
@@ -138,7 +141,29 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, default=str)
+    return orjson.dumps(value, default=_worded)
+
+
+def _worded(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return the values of a column; texts that are not UTF-8, as Parquet may hold, as bytes."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return list(column.cast(_with_bytes(column.type)).to_pylist())
+
+
+def _with_bytes(kind: pa.DataType) -> pa.DataType:
+    if pt.is_string(kind) or pt.is_large_string(kind):
+        return pa.large_binary()
+    if pt.is_list(kind):
+        return pa.list_(_with_bytes(kind.value_type))
+    if pt.is_struct(kind):
+        return pa.struct([field.with_type(_with_bytes(field.type)) for field in kind.fields])
+    return kind
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
