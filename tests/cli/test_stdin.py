@@ -1,13 +1,18 @@
 """Tables that come through a pipe, into a process of its own."""
 
+import array
+import fcntl
 import gzip
 import io
 import json
 import os
 import pty
 import resource
+import signal
 import subprocess
 import sys
+import termios
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -193,3 +198,26 @@ def test_a_terminal_is_refused(server, tmp_path):
         os.close(there)
     assert done.returncode == 2
     assert "standard input is a terminal" in done.stderr
+
+
+def test_a_signal_ends_the_wait_for_more(server, tmp_path):
+    process = subprocess.Popen(
+        [CLASSIFY, "run", "-", "--endpoint", server.url, "-o", "out.parquet"], cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        process.stdin.write("text\ngood\n")
+        process.stdin.flush()
+        while _unread(process.stdin):  # until the run has taken it
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "Stopped by SIGINT" in process.stderr.read()
+    assert server.requests == []
+
+
+def _unread(pipe):
+    """Return how many bytes of a pipe nobody has read."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
