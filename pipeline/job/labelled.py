@@ -14,7 +14,7 @@ import pyarrow.types as pt
 
 from pipeline.errors import OutputError
 from pipeline.producer import open_source
-from pipeline.store.forms import CSV, PARQUET, form_of
+from pipeline.store.forms import CSV, JSONL, form_of
 from pipeline.store.objects import ByteSource
 from pipeline.system.spool import Spool
 from pipeline.wording import setting
@@ -29,7 +29,7 @@ _ROWS, _BYTES = 65_536, 64 << 20
 
 def is_text(output: Output) -> bool:
     """Return True for an output that is CSV or JSON Lines."""
-    return form_of(output.place) not in (None, PARQUET)
+    return form_of(output.place) in (CSV, JSONL)
 
 
 def check_retriable(output: Output) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store.forms import PARQUET, form_of
+from pipeline.store.forms import CSV, JSONL, form_of
 from pipeline.store.objects import writing
 from pipeline.system.failpoints import failpoint
 from pipeline.system.sizes import row_bytes
@@ -58,9 +58,9 @@ def assemble(parts: Sequence[ByteSource], schema: pa.Schema, output: Output, *, 
 
 
 def _writer(file: pa.NativeFile, schema: pa.Schema, name: str) -> pq.ParquetWriter | TextWriter:
-    if form_of(name) == PARQUET:
-        return pq.ParquetWriter(file, schema, compression=COMPRESSION)
-    return TextWriter(file, schema, name)
+    if form_of(name) in (CSV, JSONL):
+        return TextWriter(file, schema, name)
+    return pq.ParquetWriter(file, schema, compression=COMPRESSION)
 
 
 def _row_groups(parts: Sequence[ByteSource], schema: pa.Schema) -> Iterator[pa.Table]:

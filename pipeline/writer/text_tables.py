@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from pipeline.errors import OutputError
-from pipeline.store.forms import CSV, JSONL, PARQUET, compression_of, form_of
+from pipeline.store.forms import CSV, JSONL, compression_of, form_of
 from pipeline.system.arrays import strings
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting, short
@@ -32,7 +32,7 @@ _CSV_ROWS, _JSON_ROWS = 4096, 1024
 def check_writable(name: str, schema: pa.Schema) -> None:
     """Refuse columns that the form of an output cannot hold. Raises OutputError."""
     form = form_of(name)
-    if form in (None, PARQUET):
+    if form not in (CSV, JSONL):
         return
     for field in schema:
         if _holds_bytes(field.type):
