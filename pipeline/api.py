@@ -65,7 +65,7 @@ def run(
             update=update,
         )
         summary = _blocking(job, execute)
-        return RunResult(summary, config.error_column, job.evaluation)
+        return RunResult.of(summary, config, job.evaluation)
 
 
 def classify(

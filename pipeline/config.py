@@ -61,13 +61,15 @@ class RunConfig(BaseModel):
 
     input: Annotated[tuple[Name, ...], BeforeValidator(one_or_many), Field(min_length=1)] = (
         described(
-            "files, globs or directories of .parquet, .csv and .tsv, also .gz or .zst; local or at "
-            "s3://, gs://, abfs://, hf:// or https://",
+            "files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also .gz or .zst) "
+            "and .arrow, or - for standard input; local or at s3://, gs://, abfs://, hf:// or "
+            "https://",
             "paths or addresses",
         )
     )
     output: Place = described(
-        "a .parquet file, or a directory for several; local or at s3://, gs://, abfs:// or hf://",
+        "a .parquet, .csv or .jsonl file (text also .gz or .zst), or a directory for several "
+        ".parquet files; local or at s3://, gs://, abfs:// or hf://",
         PLACE,
     )
     run_dir: Place | None = described(

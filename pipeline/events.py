@@ -230,6 +230,13 @@ class PartsDamaged(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class CellsOfJson(Notice):
+    """Columns of lists and objects, which an output that is CSV has as JSON in its cells."""
+
+    columns: str
+
+
+@dataclass(frozen=True, slots=True)
 class NothingToRetry(Notice):
     """A retry found no row with an error."""
 

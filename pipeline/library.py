@@ -378,10 +378,11 @@ def run(
     Runs inside a running event loop too, in a thread of its own.
 
     Args:
-        input: Files, globs or directories of .parquet, .csv and .tsv, also .gz or .zst; local or at
-            s3://, gs://, abfs://, hf:// or https://. Or a RunConfig, which then has all settings.
-        output: A .parquet file, or a directory for several; local or at s3://, gs://, abfs:// or
-            hf://.
+        input: Files, globs or directories of .parquet, .csv, .tsv, .jsonl (text also .gz or .zst)
+            and .arrow, or - for standard input; local or at s3://, gs://, abfs://, hf:// or
+            https://. Or a RunConfig, which then has all settings.
+        output: A .parquet, .csv or .jsonl file (text also .gz or .zst), or a directory for several
+            .parquet files; local or at s3://, gs://, abfs:// or hf://.
         text: The column to classify.
         progress: Show how far the run is: a line below the cell in a notebook, elsewhere a bar or
             lines on stderr. Left out, it is shown in a notebook only.

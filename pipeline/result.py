@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.labelled import is_text, parquet_files
 from pipeline.observers import result_html
 from pipeline.observers.words import MOST_CAUSES, OTHER_CAUSES
+from pipeline.rows import result_fields
 from pipeline.store import output_at, place_of
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.config import RunConfig
     from pipeline.evaluation import Evaluation
 
 
@@ -31,6 +36,21 @@ class RunResult:
     summary: dict[str, Any]
     error_column: str = "error"
     evaluation: Evaluation | None = None
+    # Of an output that is text: columns that are text, or numbers, whatever they hold.
+    text_columns: tuple[str, ...] = ()
+    score_columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, summary: dict[str, Any], config: RunConfig, evaluation: Evaluation | None
+    ) -> RunResult:
+        """Return what came of a run with these settings."""
+        fields = result_fields(config)
+        text = [config.text, config.text_pair]
+        text += [field.name for field in fields if pa.types.is_string(field.type)]
+        scores = [field.name for field in fields if pa.types.is_floating(field.type)]
+        named = tuple(name for name in text if name is not None)
+        return cls(summary, config.error_column, evaluation, named, tuple(scores))
 
     @property
     def exit_code(self) -> int:
@@ -44,7 +64,7 @@ class RunResult:
 
     def to_arrow(self) -> pa.Table:
         """Read the labelled table into memory, as a pyarrow Table."""
-        return read_table(self.output)
+        return read_table(self.output, text=self.text_columns, scores=self.score_columns)
 
     def to_pandas(self) -> Any:
         """Read the labelled table into memory, as a pandas DataFrame."""
@@ -59,9 +79,10 @@ class RunResult:
         Causes beyond the first 500 are counted together, as `(other causes)`.
         """
         causes: Counter[str] = Counter()
-        for file in output_at(self.output).files():
+        column = self.error_column
+        for file in parquet_files(output_at(self.output), [column], text=[column]):
             with file.open() as opened, pq.ParquetFile(opened) as table:
-                for batch in table.iter_batches(columns=[self.error_column]):
+                for batch in table.iter_batches(columns=[column]):
                     for found in batch.column(0).drop_null().value_counts().to_pylist():
                         cause = found["values"]
                         if cause not in causes and len(causes) >= MOST_CAUSES:
@@ -99,13 +120,23 @@ class RunResult:
         return shown if self.evaluation is None else shown + self.evaluation._repr_html_()
 
 
-def read_table(output: Path | str, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a labelled table into memory; with a schema, only its columns."""
-    if isinstance(output, Path):
+def read_table(
+    output: Path | str,
+    schema: pa.Schema | None = None,
+    *,
+    text: Sequence[str] = (),
+    scores: Sequence[str] = (),
+) -> pa.Table:
+    """Read a labelled table into memory; with a schema, only its columns.
+
+    Of an output that is text, the columns `text` and `scores` are text and numbers.
+    """
+    opened_at = output_at(output)
+    if isinstance(output, Path) and not is_text(opened_at):
         # A relative path such as `exp:1/out.parquet` would be taken for a URI.
         return pq.read_table(output.absolute(), schema=schema, partitioning=None)
     tables = []
-    for file in output_at(output).files():
+    for file in parquet_files(opened_at, text=text, scores=scores):
         with file.open() as opened:
             tables.append(pq.read_table(opened, schema=schema, partitioning=None))
     return pa.concat_tables(tables)

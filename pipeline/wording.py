@@ -7,6 +7,7 @@ somebody at a terminal; anywhere else it is somebody who writes Python.
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Literal
@@ -70,6 +71,16 @@ def alike(name: str, names: Iterable[str]) -> str:
     if found is None:
         return ""
     return f" It has {short(found)!a}, which looks alike and is not {short(name)!a}."
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """Say which of `names` whoever wrote `name` may have meant; "" if none is near."""
+    names = list(names)
+    if looks := alike(name, names):
+        return looks
+    near = {other.casefold(): other for other in reversed(names)}  # of two, the first
+    found = difflib.get_close_matches(name.casefold(), near, n=1, cutoff=0.6)
+    return f" Did you mean {short(near[found[0]])!r}?" if found else ""
 
 
 def _look(name: str) -> str:

@@ -313,6 +313,21 @@ def test_a_name_that_only_looks_like_a_column_is_told(server):
 
 
 @pytest.mark.parametrize(
+    ("columns", "named", "words"),
+    [
+        (["Review", "other"], {"text": "review"}, "text`: .* Did you mean 'Review'"),
+        (["body", "titel"], {"text": "body", "text_pair": "title"}, "pair`: .* mean 'titel'"),
+        (["body"], {"text": "text"}, r"It has: body\. Name the column"),
+    ],
+)
+def test_a_column_that_was_meant_is_told(server, columns, named, words):
+    table = pd.DataFrame({name: ["a"] for name in columns})
+    with pytest.raises(SettingsError, match=words):
+        classify(table, endpoint=server.url, **named)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
     ("output", "refusal"),
     [
         ("s3://bucket/out.parquet", "cannot write: no credentials were found"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -53,6 +54,9 @@ def _columns(ctx: click.Context) -> list[str]:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 delimiter = ctx.params.get("delimiter") or ("," if path.suffix == ".csv" else "\t")
                 return next(csv.reader(file, delimiter=delimiter), [])
+        if path.suffix in (".jsonl", ".ndjson"):
+            with path.open("rb") as lines:
+                return list(json.loads(lines.readline()))
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 

@@ -58,7 +58,7 @@ _SHOWN = {"output": "(shown)"}
 )
 @setting_options
 def run(*, as_json: bool, log_format: str, **given: Any) -> None:
-    """Label the rows of INPUT (files, globs or directories of .csv and .parquet).
+    """Label the rows of INPUT (.csv, .jsonl, .parquet, .arrow: files, globs, directories, or -).
 
     \b
     Examples:

@@ -60,7 +60,7 @@ class SettingsCommand(click.Command):
 
 
 def table_arguments(
-    output: str = "A .parquet file, or a directory of them.",
+    output: str = "A .parquet, .csv or .jsonl file, or a directory of Parquet files.",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the argument INPUT and the option -o; `output` is the help of the latter."""
     complete_file: Any = {"shell_complete": complete.files}

@@ -60,7 +60,7 @@ def show_first(config: RunConfig) -> int:
     assert config.limit is not None
     from pipeline.probing import first_table
 
-    return show(config, first_table(config).slice(0, config.limit))
+    return show(config, first_table(config, config.limit))
 
 
 def show(config: RunConfig, table: pa.Table) -> int:

@@ -19,10 +19,11 @@ from pipeline.config_checks import names_beside_gold
 from pipeline.errors import ClassifyError, InputError, OutputError
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
+from pipeline.labelled import parquet_files
 from pipeline.store import located, output_at, place_of
 from pipeline.system.threads import stop_point
 from pipeline.tables import open_table, texts
-from pipeline.wording import alike, listed, setting
+from pipeline.wording import listed, meant, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -71,20 +72,20 @@ def evaluate(
     """
     __tracebackhide__ = True
     with _refusals():
-        if isinstance(table, str | Path):
-            labelled = _of_run(place_of(table), run_dir, gold)
-        else:
-            labelled = _in_memory(table, gold)
         given = {"label_column": label_column, "score_column": score_column, "text": text}
         given["unsure_label"] = unsure_label
         named = {key: value for key, value in given.items() if value is not None}
+        if isinstance(table, str | Path):
+            labelled = _of_run(place_of(table), run_dir, gold, named)
+        else:
+            labelled = _in_memory(table, gold)
         return _evaluated(labelled, gold, label_map, named)
 
 
 def measured(output: Output, gold: str, settings: Mapping[str, Any]) -> Evaluation:
     """Measure the labels of an output that a run with these settings made, as `evaluate` does."""
     with _refusals():
-        return _evaluated(_of_output(output, gold, settings), gold, None, {})
+        return _evaluated(_of_output(output, gold, settings, {}), gold, None, {})
 
 
 @contextmanager
@@ -119,7 +120,7 @@ class _Labelled(NamedTuple):
         if name not in self.columns:
             raise InputError(
                 f"{setting(key)}: there is no column {name!r}. There are: {listed(self.columns)}."
-                f"{alike(name, self.columns)}" + (f" {self.note}" if self.note else ""),
+                f"{meant(name, self.columns)}" + (f" {self.note}" if self.note else ""),
                 f"Name it with {setting(key)}.",
             )
         return name
@@ -168,7 +169,9 @@ def _usual(gold: str, settings: Mapping[str, Any]) -> dict[str, str]:
     return usual | {key: settings[key] for key in usual if settings.get(key)}
 
 
-def _of_run(path: Path | str, run_dir: str | Path | None, gold: str) -> _Labelled:
+def _of_run(
+    path: Path | str, run_dir: str | Path | None, gold: str, named: Mapping[str, str]
+) -> _Labelled:
     """Return the output of a run; where its record cannot be read, the output alone is enough."""
     note, settings = None, {}
     try:
@@ -182,14 +185,24 @@ def _of_run(path: Path | str, run_dir: str | Path | None, gold: str) -> _Labelle
             settings = {} if state is None else state.run.settings
         except ClassifyError as error:
             note = f"The columns are taken to have their usual names. {error.what}"
-    return _of_output(output, gold, settings, note)
+    return _of_output(output, gold, settings, named, note)
 
 
 def _of_output(
-    output: Output, gold: str, settings: Mapping[str, Any], note: str | None = None
+    output: Output,
+    gold: str,
+    settings: Mapping[str, Any],
+    named: Mapping[str, str],
+    note: str | None = None,
 ) -> _Labelled:
+    usual = _usual(gold, settings)
+    columns = {**usual, **named}
     try:
-        files = output.files()
+        files = parquet_files(
+            output,
+            text=[columns["text"], columns["label_column"]],
+            scores=[columns["score_column"]],
+        )
         schema = pq.read_schema(files[0].open()) if files else pa.schema([])
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
@@ -203,7 +216,8 @@ def _of_output(
                 for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
                     yield {name: batch.column(name) for name in columns}
 
-    usual = _usual(gold, settings)
+    if settings.get("threshold") is not None:  # what a text output does not tell
+        usual["unsure_label"] = settings.get("unsure_label", "unsure")
     if unsure := (schema.metadata or {}).get(b"classify.unsure_label"):
         usual["unsure_label"] = unsure.decode()
     return _Labelled(schema.names, usual, read, note)

@@ -23,8 +23,9 @@ from pipeline.job.renewing import (
     take_over,
 )
 from pipeline.job.replacing import check_only_input_is_lost, is_of
+from pipeline.labelled import check_retriable
 from pipeline.producer import FileSource, InputTable, open_source
-from pipeline.responses import check_store
+from pipeline.responses import check_cache
 from pipeline.rows import NOBODY_TOLD, Revision, check_columns, check_gold
 from pipeline.store import RunRecord
 from pipeline.store.files import DiskFile
@@ -32,8 +33,11 @@ from pipeline.store.ownership import METRICS_MARK, may_replace
 from pipeline.system import means
 from pipeline.version import __version__
 from pipeline.wording import setting
+from pipeline.writer import check_writable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.config import RunConfig
     from pipeline.job.decisions import EarlierRun, Opening, Place
     from pipeline.producer import Source
@@ -45,7 +49,7 @@ def check(config: RunConfig, store: RunStore) -> None:
     """Refuse an output, a cache or an endpoint that cannot be. Raises UsageError."""
     means.check(config.concurrency)
     store.output.check(config.input, limit=config.limit)
-    _check_cache(config.cache)
+    check_cache(config.cache)
     metrics_file = config.metrics_file
     if metrics_file is not None and not may_replace(metrics_file, METRICS_MARK):
         raise SettingsError(
@@ -54,22 +58,6 @@ def check(config: RunConfig, store: RunStore) -> None:
             "Move it away, or give another path.",
         )
     check_endpoint(config)
-
-
-def _check_cache(cache: Path | None) -> None:
-    """Refuse what is no file of answers. Raises SettingsError."""
-    if cache is None:
-        return
-    if cache.is_dir() or not cache.parent.is_dir():
-        wrong = "is a directory" if cache.is_dir() else f"lies in {cache.parent}, no directory"
-        raise SettingsError(
-            f"{setting('cache')}: {cache} {wrong}.",
-            "Give the path of a file, new or old.",
-        )
-    try:
-        check_store(cache)
-    except StoppedEarly as error:
-        raise SettingsError(f"{setting('cache')}: {error.what}", error.fix) from error
 
 
 def decide(
@@ -226,7 +214,7 @@ def _decide_run(
         ):
             return renewed
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
-        check_columns(source.input.schema, config)
+        _check_schema(source.input.schema, config)
     if state is None:
         return Fresh(source, keeps_answers=_keeps_answers(config, found))
     if state.complete is not None:
@@ -246,6 +234,12 @@ def _keeps_answers(config: RunConfig, found: RunState | None) -> bool:
     )
 
 
+def _check_schema(schema: pa.Schema, config: RunConfig) -> None:
+    """Refuse columns that cannot be classified, or not be written. Raises UsageError."""
+    check_columns(schema, config)
+    check_writable(str(config.output), schema)
+
+
 def _decide_retry(
     config: RunConfig, store: RunStore, found: RunState | None, place: Place
 ) -> Opening:
@@ -254,6 +248,7 @@ def _decide_retry(
     Raises OutputError if no run is recorded, ResumeRefused if settings differ or the output is
     another one.
     """
+    check_retriable(store.output)
     if found is None:
         raise OutputError(
             f"{setting('output')}: no run is recorded in {store.place}, so there is "

@@ -13,10 +13,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ResumeRefused, SettingsError
+from pipeline.labelled import is_text, parquet_files
 from pipeline.responses import ResponseStore
 from pipeline.rows import keys_of, prepare
 from pipeline.store.objects import reading
@@ -112,7 +114,7 @@ def take_over(config: RunConfig, store: RunStore, was: RunState, answers: Growin
             f"Accept that with {setting('allow_drift', 'True')}. {fix}",
         )
     with closing(ResponseStore(answers)) as stored:
-        for keys, found, revision in _answers(config, store):
+        for keys, found, revision in _answers(config, store, was):
             stop_point()
             known = stored.get(keys)
             new = [place for place in range(len(keys)) if place not in known]
@@ -121,7 +123,7 @@ def take_over(config: RunConfig, store: RunStore, was: RunState, answers: Growin
 
 
 def _answers(
-    config: RunConfig, store: RunStore
+    config: RunConfig, store: RunStore, was: RunState
 ) -> Iterator[tuple[list[bytes], list[Answer], str | None]]:
     """Yield the answers of the output: keys, and what was answered under which revision."""
     keys = keys_of(config)
@@ -130,10 +132,17 @@ def _answers(
     if config.wants_predictions:
         results = [config.predictions_column]
     with reading(store.output.place):
-        for file in store.output.files():
+        for file in parquet_files(
+            store.output,
+            [*texts, *results],
+            text=[*texts, *set(results) - {config.score_column}],
+            scores=[config.score_column],
+        ):
             with pq.ParquetFile(file.open()) as opened:
                 metadata = opened.schema_arrow.metadata or {}
                 revision = metadata.get(b"classify.model_revision", b"").decode() or None
+                if is_text(store.output):  # which tells nothing of itself
+                    revision = was.latest_revision
                 for batch in opened.iter_batches(BATCH_ROWS, columns=[*texts, *results]):
                     labelled = batch.filter(batch.column(results[0]).is_valid())
                     table = pa.Table.from_batches([labelled.select(texts)])
@@ -152,9 +161,13 @@ def _first_rows(index: pa.Array) -> tuple[list[int], np.ndarray]:
 
 def _as_answers(batch: pa.RecordBatch) -> list[Answer]:
     if batch.num_columns == 1:
+        rows = batch.column(0).to_pylist()
         return [
-            tuple((each["label"], each["score"]) for each in row)
-            for row in batch.column(0).to_pylist()
+            tuple(
+                (each["label"], each["score"])
+                for each in (orjson.loads(row) if isinstance(row, str) else row)
+            )
+            for row in rows
         ]
     labels, scores = (column.to_pylist() for column in batch.columns)
     return [((label, score),) for label, score in zip(labels, scores, strict=True)]

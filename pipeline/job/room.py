@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import OutputError
 from pipeline.job.decisions import Continue, Fresh
+from pipeline.labelled import is_text
 from pipeline.observers.words import size
+from pipeline.store.forms import compression_of
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -53,8 +55,11 @@ def room(
     labels = _LABELS if config.top_k == "all" else config.top_k
     stored = table.stored_bytes / rows_in_files
     written = table.rows if store.output.is_file else open_rows
-    about = (stored + _RESULT_BYTES * labels) * written
-    least = _LEAST_OUTPUT * stored * written
+    # Text that is not compressed takes about what it does in memory.
+    is_plain = is_text(store.output) and compression_of(store.output.place) is None
+    output = table.arrow_bytes / rows_in_files if is_plain else stored
+    about = (output + _RESULT_BYTES * labels) * written
+    least = _LEAST_OUTPUT * output * written
     if store.output.is_file:
         part = _PACKED * stored if table.packs_well else table.arrow_bytes / rows_in_files
         about += (part + _PART_BYTES * labels) * open_rows

@@ -21,6 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.events import (
     BeginsAgain,
+    CellsOfJson,
     NothingToRetry,
     PartsDamaged,
     RunEnded,
@@ -41,7 +42,8 @@ from pipeline.store import open_ranges, open_store
 from pipeline.system import means
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
-from pipeline.writer import assemble, write_part
+from pipeline.wording import listed
+from pipeline.writer import assemble, nested, write_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -244,6 +246,8 @@ class Run:
     async def _execute(self, opened: Opening, emit: Observer) -> None:
         config, log = self._config, self._store.log
         self._announce(opened, emit)
+        if columns := nested(str(config.output), output_schema(opened.source.input.schema, config)):
+            emit(CellsOfJson(listed(columns)))
         if self._damaged_parts:
             emit(PartsDamaged(self._damaged_parts))
         deadline = config.deadline and asyncio.get_running_loop().call_later(

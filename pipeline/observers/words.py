@@ -125,6 +125,11 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
             )
         case events.Measured(words):
             return words
+        case events.CellsOfJson(columns):
+            return (
+                f"The output is CSV: the lists and objects of {columns} are written as "
+                "JSON. Name a .parquet or .jsonl file to keep them."
+            )
         case events.NothingToRetry():
             return "No row carries an error: nothing to retry."
         case events.AnswersPassedOver(why):

@@ -18,7 +18,7 @@ from pipeline.job import stream
 from pipeline.probing.asking import MOST_REQUESTS, Findings, examine
 from pipeline.probing.estimates import Estimate
 from pipeline.probing.verdicts import Check, Probe, Verdict, judge
-from pipeline.producer import first_rows
+from pipeline.producer import MAX_CHUNK_BYTES, first_rows
 from pipeline.rows import check_columns, keys_of, open_rows, prepare
 from pipeline.system.clock import Clock
 
@@ -70,15 +70,15 @@ def probe(
     return asyncio.run(_probe(config, asked or plain, emit, most_requests, from_input=bool(asked)))
 
 
-def first_table(config: RunConfig) -> pa.Table:
-    """Return the first rows of the input: a chunk, or fewer if there are no more in their file.
+def first_table(config: RunConfig, rows: int | None = None) -> pa.Table:
+    """Return the first rows of the input: so many, or a chunk; fewer if there are no more.
 
     Raises UsageError for an input that cannot be read so far.
     """
     first = first_rows(
         config.input,
-        max_rows=stream.chunk_rows(config),
-        max_bytes=stream.CHUNK_BYTES,
+        max_rows=rows or stream.chunk_rows(config),
+        max_bytes=MAX_CHUNK_BYTES if rows else stream.CHUNK_BYTES,
         delimiter=config.delimiter,
         encoding=config.encoding,
         escape=config.csv_escape,

@@ -31,7 +31,6 @@ import hashlib
 import io
 import itertools
 import re
-import zlib
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,16 +39,17 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, SettingsError
 from pipeline.producer import files
-from pipeline.producer.csv_bytes import (
+from pipeline.producer.csv_types import ColumnTypes, to_batch
+from pipeline.producer.input_table import InputFile
+from pipeline.producer.text_bytes import (
     READ_BYTES,
-    ROW_BYTES,
     RowTooLong,
     Tap,
     encoding_of,
     open_bytes,
+    reading,
+    too_long,
 )
-from pipeline.producer.csv_types import ColumnTypes, to_batch
-from pipeline.producer.input_table import InputFile
 from pipeline.system.arrays import strings
 from pipeline.system.threads import stop_point
 from pipeline.wording import counted, setting, short
@@ -104,7 +104,7 @@ def check_format(csv_format: CsvFormat) -> None:
 
 
 def settle_files(
-    sources: Sequence[SourceFile], csv_format: CsvFormat, footprint: Footprint
+    sources: Sequence[SourceFile], footprint: Footprint, csv_format: CsvFormat
 ) -> tuple[pa.Schema, tuple[InputFile, ...]]:
     """Read every file once, and return the schema that holds over all rows of all files.
 
@@ -151,7 +151,7 @@ def _as_text(block: list[list[str]]) -> pa.Table:
 
 
 def read_batches(
-    source: SourceFile, csv_format: CsvFormat, schema: pa.Schema, start_row: int
+    source: SourceFile, schema: pa.Schema, start_row: int, csv_format: CsvFormat
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of one file from `start_row` on, as batches of at most BLOCK_ROWS.
 
@@ -324,8 +324,8 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
     """Open a file for reading cells; what goes wrong underneath becomes an InputError."""
     encoding = csv_format.encoding
     try:
-        encoding = encoding_of(source, encoding)
-        with ExitStack() as stack:
+        with reading(source), ExitStack() as stack:
+            encoding = encoding_of(source, encoding)
             tap = open_bytes(source, stack, digest)
             buffered = io.BufferedReader(tap, READ_BYTES)
             text = stack.enter_context(io.TextIOWrapper(buffered, encoding, newline=""))
@@ -340,33 +340,16 @@ def _open_cells(source: SourceFile, csv_format: CsvFormat, digest: Any = None) -
         ) from error
     except UnicodeError as error:
         raise _undecodable(source, encoding, error) from error
-    except (EOFError, zlib.error) as error:
-        raise _not_decompressed(source, error) from error
-    except OSError as error:
-        # Decompressors report damage as an OSError of their own; the system's carry a number.
-        if error.errno is None:
-            raise _not_decompressed(source, error) from error
-        raise files.unreadable(source.path, error) from error
 
 
 def _too_long(source: SourceFile, line: int) -> InputError:
-    return InputError(
-        f"{source} line {line}: the row that begins here takes more than {ROW_BYTES >> 20} MiB.",
-        "Shorten it, or close a quote that is left open.",
-    )
+    return too_long(source, line, "Shorten it, or close a quote that is left open.")
 
 
 def _no_header(source: SourceFile) -> InputError:
     return InputError(
         f"{source} has no header: it holds nothing but blank lines.",
         "Its first line must name the columns.",
-    )
-
-
-def _not_decompressed(source: SourceFile, error: Exception) -> InputError:
-    return InputError(
-        f"{source} cannot be decompressed: it is truncated or damaged ({error}).",
-        "Copy or compress the file again.",
     )
 
 

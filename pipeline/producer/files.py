@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.addresses import without_secrets
 from pipeline.errors import InputError
-from pipeline.producer import folders, remote_files
+from pipeline.producer import folders, remote_files, stdin
 from pipeline.producer.input_table import Signature
 from pipeline.system import remote
 from pipeline.system.paths import expanded
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from pipeline.producer.folders import Keys
 
-_COMMAS = (".csv", ".csv.gz", ".csv.zst")
-_TABS = (".tsv", ".tsv.gz", ".tsv.zst")
-CSV_SUFFIXES = (*_COMMAS, *_TABS)
-PARQUET_SUFFIX = ".parquet"
-SUFFIXES = (*CSV_SUFFIXES, PARQUET_SUFFIX)
+# By the suffix of its name. Text may be compressed.
+_TEXT = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines"}
+_BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
+_PACKED = (".gz", ".zst")
+SUFFIXES = (*_TEXT, *(text + packed for text in _TEXT for packed in _PACKED), *_BINARY)
 # A run keeps its parts there, which are Parquet files too.
 RUN_SUFFIX = ".run"
-_READABLE = ", ".join(SUFFIXES)
+_READABLE = f"{', '.join(_TEXT)} (also with {' or '.join(_PACKED)}), {', '.join(_BINARY)}"
 _READ_BYTES = 1 << 20
 _GONE = (FileNotFoundError, NotADirectoryError)
 _SAME_COLUMNS = "All files of one input must have the same columns in the same order."
@@ -60,7 +60,7 @@ class SourceFile:
         """Open the file for reading. Raises OSError."""
         if remote.is_address(self.path):
             return remote_files.open_object(self.path, self.known)
-        return pa.OSFile(self.path)
+        return stdin.open_file(self.path) or pa.OSFile(self.path)
 
     def sha256(self) -> str:
         """Return the checksum of all bytes, or the ETag of an object. Raises OSError."""
@@ -81,13 +81,14 @@ class SourceFile:
         if remote.is_address(self.path):
             return self.known or remote_files.signature(self.path)
         try:
-            status = Path(self.path).stat()
+            status = stdin.status(self.path) or Path(self.path).stat()
         except OSError as error:
             raise unreadable(self.path, error) from error
         if not stat.S_ISREG(status.st_mode):
             raise InputError(
                 f"{self} is not a regular file. The input is read more than once, so pipes and "
-                "devices cannot be used: write the table to a file first."
+                "devices cannot be used: write the table to a file first, or pipe it into the "
+                "command and name it -."
             )
         return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -128,10 +129,10 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
     Inputs keep the order given; what a glob or a directory (searched recursively) yields is
     sorted by path. There, files of other kinds, names that begin with `.` or `_`, run directories
     (`*.run`) and what `output` holds are passed over; a file named outright must be readable as a
-    table.
+    table. `-` is standard input.
 
-    Raises InputError for what is missing, empty, of an unknown kind, named twice, a mixture of CSV
-    and Parquet, or a table of another format, and where folders give some files other columns.
+    Raises InputError for what is missing, empty, of an unknown kind, named twice, a mixture of
+    kinds, or a table of another format, and where folders give some files other columns.
     """
     if not inputs:
         raise InputError("No input is given.", "Name one or more files, globs or directories.")
@@ -152,16 +153,17 @@ def find_files(inputs: Sequence[str], *, output: Path | None = None) -> list[Sou
             found.append(SourceFile(path, keys, known))
     paths = [each.path for each in found]
     _check_names(paths)
-    csv = next((path for path in paths if is_csv(path)), None)
-    parquet = next((path for path in paths if not is_csv(path)), None)
-    if csv is not None and parquet is not None:
+    kind = kind_of(paths[0])
+    other = next((path for path in paths if kind_of(path) != kind), None)
+    if other is not None:
         raise InputError(
-            f"The input mixes CSV ({csv}) with Parquet ({parquet}).", "Run each kind by itself."
+            f"The input mixes {kind} ({paths[0]}) with {kind_of(other)} ({other}).",
+            "Run each kind by itself.",
         )
     sizes = [each.signature().size_bytes for each in found]
     for path, size_bytes in zip(paths, sizes, strict=True):
-        # Exporters write an empty CSV file where a partition has no rows.
-        if size_bytes == 0 and (parquet is not None or not any(sizes)):
+        # Exporters write an empty text file where a partition has no rows.
+        if size_bytes == 0 and (plain_suffix(path) in _BINARY or not any(sizes)):
             raise InputError(
                 f"{path} is empty (0 bytes).", "Write the table again, or leave it out."
             )
@@ -181,19 +183,40 @@ def _check_names(paths: Sequence[str]) -> None:
             ) from error
 
 
+def plain_suffix(path: str) -> str:
+    """Return the suffix of a table's name, without that of its compression; case does not matter.
+
+    Empty if the name is not that of a table.
+    """
+    name = path.lower()
+    found = next((packed for packed in _PACKED if name.endswith(packed)), "")
+    known = _TEXT if found else {**_TEXT, **_BINARY}
+    return next((each for each in known if name.removesuffix(found).endswith(each)), "")
+
+
+def kind_of(path: str) -> str:
+    """Return the kind of a table, as its name says: CSV, JSON Lines, Parquet or Arrow."""
+    return {**_TEXT, **_BINARY}[plain_suffix(path)]
+
+
 def is_csv(path: str) -> bool:
-    """Return True if the name is that of a CSV file, compressed or not; case does not matter."""
-    return path.lower().endswith(CSV_SUFFIXES)
+    """Return True if the name is that of a CSV file, compressed or not."""
+    return kind_of(path) == "CSV"
+
+
+def may_lack_columns(path: str) -> bool:
+    """Return True for a kind whose rows name their columns, and may have none of some."""
+    return kind_of(path) == "JSON Lines"
 
 
 def delimiter_of(path: str) -> str:
     """Return what separates the cells of a CSV file, as its name says."""
-    return "\t" if path.lower().endswith(_TABS) else ","
+    return "\t" if plain_suffix(path) == ".tsv" else ","
 
 
 def is_table_name(name: str) -> bool:
     """Return True if the name is that of a table that can be read; case does not matter."""
-    return name.lower().endswith(SUFFIXES)
+    return plain_suffix(name) != ""
 
 
 def changed(path: object) -> InputError:
@@ -225,6 +248,11 @@ def unreadable(path: str, error: Exception) -> InputError:
     return InputError(f"{path} cannot be read: {reason}.", f"Check the {where}.")
 
 
+def reason(error: Exception) -> str:
+    """Return the first line of what a library says is wrong with a file."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def check_same_columns(
     path: SourceFile, names: list[str], first: SourceFile, expected: list[str]
 ) -> None:
@@ -253,6 +281,8 @@ def check_same_columns(
 
 def _expand(name: str, output: Path | None) -> tuple[Path, dict[str, None]]:
     """Return the directory in which folders begin, and the files. Raises InputError."""
+    if name == stdin.NAME:
+        return Path(stdin.path()), {stdin.path(): None}
     return folders.root_of(name), dict.fromkeys(_files_of(name, output))
 
 

@@ -46,10 +46,12 @@ class Footprint:
 
     def _end_group(self) -> None:
         if self._group:
-            table = pa.concat_tables(self._group)
             sink = pa.BufferOutputStream()
-            # Nulls among the values of a dictionary are moved only where chunks are cut.
-            with suppress(pa.ArrowNotImplementedError):
+            # Nulls among the values of a dictionary are moved only where chunks are cut; what
+            # Parquet cannot hold is said later.
+            with suppress(pa.ArrowException):
+                # The types of JSON are not settled yet.
+                table = pa.concat_tables(self._group, promote_options="permissive")
                 pq.write_table(table, sink, compression="zstd")
                 content = sink.getvalue()
                 self._written_bytes += content.size - int.from_bytes(content[-8:-4], "little")

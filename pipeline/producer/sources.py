@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from abc import ABC, abstractmethod
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.types as pt
 
 from pipeline.errors import InputError, SettingsError
-from pipeline.producer import csv_files, files, folders, parquet_files
+from pipeline.producer import csv_files, files, folders
 from pipeline.producer.chunks import Chunk, rechunk
+from pipeline.producer.columnar import check_columns
 from pipeline.producer.files import SourceFile
 from pipeline.producer.footprint import Footprint
-from pipeline.producer.input_table import CsvFormat, InputFile, InputTable, Signature
+from pipeline.producer.input_table import CsvFormat, InputFile, InputTable
+from pipeline.producer.readers import reader_of
 from pipeline.producer.storable import check_storable
-from pipeline.system.threads import stop_point
 from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
-# A table in memory is checksummed in pieces of this size, however it is chunked.
-_IDENTITY_ROWS = 65_536
-_IDENTITY_BYTES = 64 << 20
 # To read on over so many rows is cheaper than to seek.
 SEEK_ROWS = 1 << 20
 
@@ -162,27 +157,45 @@ def first_rows(
 ) -> pa.Table:
     """Read the first rows of an input and nothing after them, so what is wrong there stays unseen.
 
-    They are of one file; of a CSV all columns are text. Raises as `open_source` does.
+    Of a CSV all columns are text. Raises as `open_source` does.
     """
     csv_format = CsvFormat("," if delimiter is None else delimiter, encoding, escape=escape)
     csv_files.check_format(csv_format)
-    table = pa.table({})
     sources = files.find_files(inputs, output=output)
     csv_format = _separated(csv_format, sources, delimiter)
+    reader = reader_of(sources[0].path, csv_format)
+    tables: list[pa.Table] = []
+    rows = size_bytes = 0
     for source in sources:
-        if files.is_csv(source.path):
-            schema = csv_files.read_schema(source, csv_format)
-            batches = csv_files.read_batches(source, csv_format, schema, 0)
-        else:
-            schema = parquet_files.read_schema(source)
-            batches = parquet_files.read_batches(source, schema, 0)
-        chunks = rechunk(batches, schema, first_row=0, max_rows=max_rows, max_bytes=max_bytes)
+        schema = reader.schema(source)
+        if not schema.names:  # a CSV file without a byte
+            continue
+        if tables and not files.may_lack_columns(source.path):
+            files.check_same_columns(source, schema.names, sources[0], tables[0].column_names)
+        chunks = rechunk(
+            reader.batches(source, schema, 0),
+            schema,
+            first_row=0,
+            max_rows=max_rows - rows,
+            max_bytes=max(1, max_bytes - size_bytes),
+        )
         with closing(chunks):
             chunk = next(chunks, None)
-        if chunk is not None:
-            return chunk.table
-        table = schema.empty_table()
-    return table
+            tables.append(schema.empty_table() if chunk is None else chunk.table)
+            rows += 0 if chunk is None else chunk.table.num_rows
+            size_bytes += 0 if chunk is None else chunk.size_bytes
+            # A chunk that is full of bytes may not be the whole file.
+            if rows >= max_rows or size_bytes >= max_bytes or next(chunks, None) is not None:
+                break
+    if not tables:
+        return pa.table({})
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(
+            f"The files of the input have columns of different types ({files.reason(error)}).",
+            "Convert them to the same types.",
+        ) from error
 
 
 def _separated(
@@ -206,23 +219,19 @@ def _separated(
 
 
 def _settle(sources: list[SourceFile], csv_format: CsvFormat) -> InputTable:
-    is_csv = files.is_csv(sources[0].path)
+    first = sources[0].path
     footprint = Footprint()
-    schema, settled = (
-        csv_files.settle_files(sources, csv_format, footprint)
-        if is_csv
-        else parquet_files.settle_files(sources, footprint)
-    )
+    schema, settled = reader_of(first, csv_format).settle(sources, footprint)
     schema = pa.schema(
         [*schema, *folders.key_fields([source.keys for source in sources])], schema.metadata
     )
-    parquet_files.check_columns(sources[0].path, schema)
-    check_storable(sources[0].path, schema)
+    check_columns(first, schema)
+    check_storable(first, schema)
     return InputTable(
         schema,
         _limited(settled, None),
         settled,
-        csv_format if is_csv else None,
+        csv_format if files.is_csv(first) else None,
         *footprint.sizes(),
     )
 
@@ -246,7 +255,7 @@ def _limited(settled: Iterable[InputFile], limit: int | None) -> int:
 
 
 class FileSource(Source):
-    """The rows of CSV or Parquet files, one after the other."""
+    """The rows of files, one after the other."""
 
     def __init__(self, settled: InputTable) -> None:
         self.input = settled
@@ -296,55 +305,8 @@ class FileSource(Source):
     ) -> Iterator[pa.RecordBatch]:
         schema, csv_format = self.input.schema, self.input.csv_format
         own = pa.schema(list(schema)[: len(schema) - len(keys)], schema.metadata)
-        if csv_format is None:
-            batches = parquet_files.read_batches(source, own, start_row)
-        else:
-            batches = csv_files.read_batches(source, csv_format, own, start_row)
+        batches = reader_of(source.path, csv_format or CsvFormat()).batches(source, own, start_row)
         return (folders.with_keys(batch, keys, schema) for batch in batches)
-
-
-class TableSource(Source):
-    """A table that is already in memory; its identity is the checksum of its rows.
-
-    Raises InputError for a table without columns, with two of one name, or with a column that
-    Parquet cannot hold.
-    """
-
-    def __init__(self, table: pa.Table) -> None:
-        parquet_files.check_columns("The table", table.schema)
-        check_storable("The table", table.schema)
-        _check_dictionaries(table)
-        self._table = table
-        footprint = Footprint()
-        for first in range(0, table.num_rows, csv_files.BLOCK_ROWS):
-            piece = table.slice(first, csv_files.BLOCK_ROWS)
-            footprint.observe(piece.num_rows, piece.slice)
-        self.input = InputTable(
-            table.schema,
-            table.num_rows,
-            (_identify(table),),
-            None,
-            *footprint.sizes(),
-        )
-
-    def _batches(self, start_row: int, end_row: int) -> Iterable[pa.RecordBatch]:
-        rows = self._table.slice(start_row, end_row - start_row)
-        batches: list[pa.RecordBatch] = rows.to_batches(max_chunksize=csv_files.BLOCK_ROWS)
-        return batches
-
-
-def _check_dictionaries(table: pa.Table) -> None:
-    """Refuse a dictionary whose index counts the values of each piece, but not of all together."""
-    for name, column in zip(table.schema.names, table.columns, strict=True):
-        if pt.is_dictionary(column.type):
-            try:
-                column.unify_dictionaries()
-            except pa.ArrowInvalid as error:
-                raise InputError(
-                    f"The table: column {name!r} ({column.type}) holds more values than its index "
-                    f"can count ({error}).",
-                    "Cast it to a dictionary with a larger index.",
-                ) from error
 
 
 def _at_most(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -355,39 +317,3 @@ def _at_most(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Record
         rows -= min(rows, batch.num_rows)
         if rows == 0:
             return
-
-
-class _Digest(io.RawIOBase):
-    """A file that keeps only the length and the checksum of what is written to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size_bytes = 0
-        self.sha256 = hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        self.size_bytes += len(data)
-        return len(data)
-
-
-def _identify(table: pa.Table) -> InputFile:
-    digest = _Digest()
-    with pa.ipc.new_stream(digest, table.schema) as stream:
-        for piece in rechunk(
-            table.to_batches(),
-            table.schema,
-            first_row=0,
-            max_rows=_IDENTITY_ROWS,
-            max_bytes=_IDENTITY_BYTES,
-        ):
-            stop_point()
-            stream.write_table(piece.table)
-    never_written = Signature(digest.size_bytes, 0, 0, 0)
-    sha256 = digest.sha256.hexdigest()
-    return InputFile(
-        "the table in memory", table.num_rows, sha256=sha256, **never_written._asdict()
-    )

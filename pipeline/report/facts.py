@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.job.status import status_in
+from pipeline.labelled import parquet_files
 from pipeline.report.history import History, read_history
 from pipeline.report.rows import Columns, LabelledRows, scan
 from pipeline.store import located
@@ -90,7 +91,7 @@ def _facts(store: RunStore, status: Status) -> Facts:
     names = ("text", "text_pair", "label_column", "score_column", "error_column")
     columns = Columns(*(settings[name] for name in names))
     notes: list[str] = []
-    files = _files(store, state, status, notes)
+    files = _files(store, state, status, settings, notes)
     found = None if files is None else _scanned(files, columns)
     summary = {} if status.state == "running" else store.summary()
     if status.state != "complete" and status.exit_code is None:
@@ -99,7 +100,11 @@ def _facts(store: RunStore, status: Status) -> Facts:
 
 
 def _files(
-    store: RunStore, state: RunState, status: Status, notes: list[str]
+    store: RunStore,
+    state: RunState,
+    status: Status,
+    settings: dict[str, Any],
+    notes: list[str],
 ) -> list[ByteSource] | None:
     """Return the files that hold the rows: the output, or the committed parts of the run so far."""
     if status.state != "complete":
@@ -113,7 +118,9 @@ def _files(
             "The output is no longer what this run wrote. Labels, scores and errors are what it "
             "holds now; all else is as the run recorded it."
         )
-    return files
+    text = [settings[name] for name in ("text", "text_pair", "label_column", "error_column")]
+    text, score = [name for name in text if name], settings["score_column"]
+    return parquet_files(store.output, [*text, score], text=text, scores=[score])
 
 
 def _scanned(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:

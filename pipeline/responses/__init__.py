@@ -8,12 +8,12 @@ and the cache between runs. It maps the digest of an input (never its text) to t
     index     where in the journal each key's answer is; bounded memory, rebuilt on opening
 """
 
+from pipeline.responses.cache import check_cache
 from pipeline.responses.keys import Keys, provisional
 from pipeline.responses.store import (
     Known,
     ResponseStore,
     ResponseStores,
-    check_store,
     count_answers,
 )
 
@@ -22,7 +22,7 @@ __all__ = [
     "Known",
     "ResponseStore",
     "ResponseStores",
-    "check_store",
+    "check_cache",
     "count_answers",
     "provisional",
 ]

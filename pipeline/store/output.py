@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.store import disk, ownership
+from pipeline.store.forms import check_form, form_of
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.system.paths import expanded
 from pipeline.system.remote import is_address
@@ -33,7 +34,7 @@ class DiskOutput:
     def __init__(self, path: Path, run_directory: Path | None, objects: Objects) -> None:
         self.path = path
         self.place = self.name = str(path)
-        self.is_file = path.suffix == ".parquet"
+        self.is_file = form_of(path.name) is not None
         self._run_directory = run_directory
         self._objects = objects
         beside = path.with_name(f".{path.name}.assembled{TEMP_SUFFIX}")
@@ -70,11 +71,12 @@ class DiskOutput:
 
     def _check_place(self) -> None:
         output, parent = self.path, self.path.parent
-        if output.suffix in (".csv", ".json", ".jsonl"):
+        check_form(output.name)
+        if str(output) == "-":
             raise OutputError(
-                f"{setting('output')}: {output} would be {output.suffix[1:]}, but the "
-                "output is Parquet.",
-                "Name a .parquet file, or a directory.",
+                f"{setting('output')}: - is no place for an output, which appears at once when it "
+                "is complete.",
+                "Name a file, or a directory.",
             )
         if is_uri(str(output)):
             raise OutputError(
@@ -104,7 +106,7 @@ class DiskOutput:
             kind, wanted = ("directory", "file") if output.is_dir() else ("file", "directory")
             raise OutputError(
                 f"{setting('output')}: {output} is a {kind}, where the output would be a "
-                f"{wanted}: a name that ends with .parquet is a file, any other a "
+                f"{wanted}: a name that ends with .parquet, .csv or .jsonl is a file, any other a "
                 "directory of files.",
             )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError, StoppedEarly
+from pipeline.store.forms import check_form, form_of
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.store.remote import no_place
 from pipeline.system import remote
@@ -45,7 +46,7 @@ class RemoteOutput:
     def __init__(self, address: str, objects: Objects) -> None:
         self.place = address.rstrip("/")
         self.name = self.place
-        self.is_file = self.place.endswith(".parquet")
+        self.is_file = form_of(self.place) is not None
         self._objects = objects
         self._draft: Any = None  # a local file without a name
         self._parts: list[tuple[str, str]] = []  # the object of the run, and its name in here
@@ -79,12 +80,7 @@ class RemoteOutput:
         return found
 
     def check(self, inputs: Sequence[str], *, limit: int | None) -> None:  # noqa: ARG002
-        if self.place.endswith((".csv", ".json", ".jsonl")):
-            raise OutputError(
-                f"{setting('output')}: {self.place} is not the name of a .parquet file, and the "
-                "output is Parquet.",
-                "Name a .parquet file, or a directory.",
-            )
+        check_form(self.place)
         try:
             self._names()
         except OSError:

@@ -2,5 +2,6 @@
 
 from pipeline.writer.assembly import assemble
 from pipeline.writer.parts import is_stream, read_part, write_part
+from pipeline.writer.text_tables import check_writable, nested
 
-__all__ = ["assemble", "is_stream", "read_part", "write_part"]
+__all__ = ["assemble", "check_writable", "is_stream", "nested", "read_part", "write_part"]

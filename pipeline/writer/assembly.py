@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.store.forms import CSV, JSONL, form_of
 from pipeline.store.objects import writing
 from pipeline.system.failpoints import failpoint
 from pipeline.system.sizes import row_bytes
 from pipeline.system.threads import stop_point
 from pipeline.writer.parts import COMPRESSION, read_part, whole
+from pipeline.writer.text_tables import TextWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +45,7 @@ def assemble(parts: Sequence[ByteSource], schema: pa.Schema, output: Output, *, 
         # harmless only because this is a draft, which is never published then.
         with (
             output.open_draft() as file,
-            pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer,
+            _writer(file, schema, output.place) as writer,
         ):
             for group in _row_groups(parts, schema):
                 writer.write_table(group, row_group_size=group.num_rows)
@@ -53,6 +55,12 @@ def assemble(parts: Sequence[ByteSource], schema: pa.Schema, output: Output, *, 
         # Nothing may be lost silently: a bug here must not reach the output.
         assert written == rows, f"{written} rows assembled, {rows} expected"
         failpoint("assembly.written")
+
+
+def _writer(file: pa.NativeFile, schema: pa.Schema, name: str) -> pq.ParquetWriter | TextWriter:
+    if form_of(name) in (CSV, JSONL):
+        return TextWriter(file, schema, name)
+    return pq.ParquetWriter(file, schema, compression=COMPRESSION)
 
 
 def _row_groups(parts: Sequence[ByteSource], schema: pa.Schema) -> Iterator[pa.Table]:

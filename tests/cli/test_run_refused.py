@@ -170,7 +170,8 @@ CASES = {
         ["good.csv", "-o", "directory.parquet"], {}, ["directory.parquet", "directory"],
     ),
     "output is a file": (["good.csv", "-o", "taken"], {}, ["taken", "file"]),
-    "output as CSV": (["good.csv", "-o", "out.csv"], {}, ["out.csv", ".parquet"]),
+    "output as JSON": (["good.csv", "-o", "out.json"], {}, ["out.json", ".jsonl", ".parquet"]),
+    "output as Excel": (["good.csv", "-o", "out.xlsx"], {}, ["out.xlsx", ".csv", ".parquet"]),
     "output of unknown origin": (
         ["good.csv", "-o", "numbers.parquet"], {}, ["numbers.parquet", "--overwrite"],
     ),

@@ -54,6 +54,27 @@ def test_a_run_with_a_limit_and_no_output_shows_the_first_rows(cli, server, writ
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_as_many_files_are_read_as_have_the_rows(cli, server, tmp_path, suffix):
+    """Also the first two have few, and nothing after the rows is read."""
+    (tmp_path / "in").mkdir()
+    texts = [["good"], ["bad", "fine"], ["poor", "unseen"]]
+    for number, rows in enumerate(texts):
+        text = ["text", *rows] if suffix == ".csv" else [f'{{"text":"{row}"}}' for row in rows]
+        (tmp_path / "in" / f"{number}{suffix}").write_text("\n".join([*text, ""]))
+    (tmp_path / "in" / f"9{suffix}").write_text("nonsense\n")
+    done = cli("run", "in", "--endpoint", server.url, "--limit", "4")
+    assert done.code == 0, done.stderr
+    assert [line[-1] for line in lines(done)] == ["good", "bad", "fine", "poor"]
+
+
+def test_more_rows_than_a_chunk_has(cli, server, write_csv):
+    source = write_csv("in.csv", [f"text {i}" for i in range(900)])
+    done = cli("run", source, "--endpoint", server.url, "--limit", "800", "--top-k", "2")
+    assert done.code == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1600
+
+
 @pytest.mark.parametrize(
     "options",
     [[], ["--limit", "1001"], ["--limit", "1", "--json"], ["--limit", "1", "--retry-failed"]],

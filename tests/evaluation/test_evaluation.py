@@ -167,6 +167,14 @@ def test_what_cannot_be_measured_is_refused():
         cp.evaluate(frame.assign(gold=None), "gold")
     with pytest.raises(InputError, match="`label_column`: there is no column 'label'"):
         cp.evaluate(frame.drop(columns="label"), "gold")
+    for columns, setting in (
+        ({"gold": "Gold"}, "gold"),
+        ({"gold": "gold", "label_column": "lable"}, "label_column"),
+        ({"gold": "gold", "score_column": "scores"}, "score_column"),
+        ({"gold": "gold", "text": "texts"}, "text"),
+    ):
+        with pytest.raises(InputError, match=rf"`{setting}`: there is no .* Did you mean '"):
+            cp.evaluate(frame, **columns)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.producer import csv_bytes
+from pipeline.producer import text_bytes
 
 
 @pytest.fixture
@@ -11,13 +11,13 @@ def hand_out(monkeypatch):
 
     A small read buffer does not do that: what is asked of it goes past it where it is empty.
     """
-    real = csv_bytes.Tap
+    real = text_bytes.Tap
 
     def limit(most: int) -> None:
         class Dribble(real):
             def readinto(self, buffer):
                 return super().readinto(memoryview(buffer)[:most])
 
-        monkeypatch.setattr(csv_bytes, "Tap", Dribble)
+        monkeypatch.setattr(text_bytes, "Tap", Dribble)
 
     return limit

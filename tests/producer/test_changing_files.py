@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import InputError, ResumeRefused, StoppedEarly
 from pipeline.events import RunStarted
-from pipeline.producer import csv_bytes, csv_files, parquet_files
+from pipeline.producer import csv_files, parquet_files, text_bytes
 
 pytestmark = [pytest.mark.fault(24), pytest.mark.usefixtures("small_chunks")]
 
@@ -129,14 +129,14 @@ def test_while_it_is_planned(label, server, source, tmp_path, monkeypatch, chang
         monkeypatch.setattr("pipeline.producer.files.stop_point", between_pieces)
     else:
 
-        class Tap(csv_bytes.Tap):
+        class Tap(text_bytes.Tap):
             def readinto(self, buffer):
                 count = super().readinto(memoryview(buffer)[:4_096])
                 if self.position > 20_000:
                     act()
                 return count
 
-        monkeypatch.setattr(csv_bytes, "Tap", Tap)
+        monkeypatch.setattr(text_bytes, "Tap", Tap)
     with pytest.raises(InputError, match=r"in\.\S+ changed while it was being read.* run again"):
         label(source, tmp_path / "out.parquet")
     assert server.requests == []

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.producer import csv_bytes, csv_files, open_source
+from pipeline.producer import csv_files, open_source, text_bytes
 
 pytestmark = pytest.mark.fault(24)
 
@@ -259,7 +259,7 @@ def check(folder: Any, case: Case) -> None:
     same_columns = all(header == headers[0] for header in headers)
     refused = not same_columns or any(each.refused for each in expected)
 
-    class Dribble(csv_bytes.Tap):
+    class Dribble(text_bytes.Tap):
         """Hands out a few bytes at a time, as a slow file system may."""
 
         def readinto(self, buffer: Any) -> int:
@@ -269,7 +269,7 @@ def check(folder: Any, case: Case) -> None:
         patch.setattr(csv_files, "BLOCK_ROWS", case.block_rows)
         patch.setattr(csv_files, "BLOCK_BYTES", case.block_bytes)
         patch.setattr(csv_files, "READ_BYTES", case.read_bytes)
-        patch.setattr(csv_bytes, "Tap", Dribble)
+        patch.setattr(text_bytes, "Tap", Dribble)
         inputs = [str(path) for path in paths]
         how = {"delimiter": case.delimiter, "encoding": case.encoding}
         try:

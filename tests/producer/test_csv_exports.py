@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputError, SettingsError
-from pipeline.producer import csv_bytes, open_source
+from pipeline.producer import open_source, text_bytes
 
 
 def rows(path, **settings) -> list[dict]:
@@ -87,7 +87,7 @@ def test_files_of_another_kind_are_called_by_it(tmp_path, data, words, encoding)
         open_source([str(tmp_path / "t.csv")], encoding=encoding)
 
 
-LONG = csv_bytes.ROW_BYTES
+LONG = text_bytes.ROW_BYTES
 ROWS = {"line": "x" * LONG, "cell": '"' + "x\n" * (LONG // 2) + '"', "row": '"\n",' * (LONG // 4)}
 
 

@@ -128,9 +128,9 @@ def readings(monkeypatch):
     seen = []
     real = csv_files.settle_files
 
-    def counting(paths, *arguments):
+    def counting(paths, *arguments, **how):
         seen.append(paths)
-        return real(paths, *arguments)
+        return real(paths, *arguments, **how)
 
     monkeypatch.setattr(csv_files, "settle_files", counting)
     return seen

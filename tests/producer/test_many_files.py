@@ -21,6 +21,12 @@ def scatter(root, kind, count):
         path = folder / f"{number:05}.{kind}"
         if kind == "csv":
             path.write_text(f"id,text\n{number},text {number % 7}\n")
+        elif kind == "jsonl":
+            path.write_text(f'{{"id":{number},"text":"text {number % 7}"}}\n')
+        elif kind == "arrow":
+            table = pa.table({"id": [number], "text": [f"text {number % 7}"]})
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table)
         else:
             pq.write_table(pa.table({"id": [number], "text": [f"text {number % 7}"]}), path)
 
@@ -35,7 +41,7 @@ def few_handles():
 
 
 @pytest.mark.usefixtures("few_handles")
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "arrow"])
 def test_no_file_stays_open(tmp_path, kind):
     scatter(tmp_path, kind, 600)
     source = open_source([str(tmp_path)])

@@ -10,19 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError, SettingsError, StoppedEarly, UsageError
-from pipeline.producer import csv_files, open_source
+from pipeline.producer import csv_files, jsonl_files, open_source
 from pipeline.system import remote
 from tests.storage import Hub, S3Server, WebServer, certificate_of
 
 ROWS = 600
 TEXTS = [f"text {i:04d} says something of its own" for i in range(ROWS)]
-SUFFIXES = [".csv", ".parquet"]
+SUFFIXES = [".csv", ".jsonl", ".parquet", ".arrow"]
 
 
 def content(suffix, texts=TEXTS, **options):
     if suffix == ".csv":
         return ("text\n" + "".join(f"{text}\n" for text in texts)).encode()
+    if suffix == ".jsonl":
+        return "".join(f'{{"text":"{text}"}}\n' for text in texts).encode()
     sink = io.BytesIO()
+    if suffix == ".arrow":
+        table = pa.table({"text": texts})
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=100)
+        return sink.getvalue()
     pq.write_table(pa.table({"text": texts}), sink, **options)
     return sink.getvalue()
 
@@ -65,6 +72,8 @@ def small_reads(monkeypatch):
     monkeypatch.setattr(remote, "READ_BYTES", 512)
     monkeypatch.setattr(csv_files, "READ_BYTES", 512)
     monkeypatch.setattr(csv_files, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(jsonl_files, "READ_BYTES", 512)
+    monkeypatch.setattr(jsonl_files, "BLOCK_BYTES", 512)
 
 
 def texts_of(*inputs):

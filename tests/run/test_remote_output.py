@@ -209,7 +209,7 @@ def test_killed_in_the_middle_of_a_directory(start, cli, server, proxy, bucket, 
 def test_places_that_cannot_be_are_refused(label, server, bucket, source):
     inside = bucket.put("in/a.csv", b"text\none\n")
     for output, given, words in (
-        (f"{bucket.url}/out.csv", source, "the output is Parquet"),
+        (f"{bucket.url}/out.json", source, "of a kind that is not written"),
         (f"{bucket.url}/in", inside, "lies in the other"),
         (bucket.url, source, "names no object in a bucket"),
         ("https://host/out.parquet", source, "no storage that can"),
@@ -221,9 +221,19 @@ def test_places_that_cannot_be_are_refused(label, server, bucket, source):
     assert not server.requests
 
 
-def test_a_result_is_read_from_its_address(server, bucket, source):
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz"])
+def test_text_at_an_address(label, server, bucket, source, tmp_path, name):
+    label(source, tmp_path / name)
+    for _ in range(2):
+        assert label(source, f"{bucket.url}/{name}")["state"] == "complete"
+        assert files_of(f"{bucket.url}/{name}") == [(tmp_path / name).read_bytes()]
+    assert len(server.texts) == 2 * len(set(TEXTS))
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl.zst"])
+def test_a_result_is_read_from_its_address(server, bucket, source, name):
     config = RunConfig(
-        input=str(source), output=f"{bucket.url}/out.parquet", endpoint=server.url, dialect="hf"
+        input=str(source), output=f"{bucket.url}/{name}", endpoint=server.url, dialect="hf"
     )
     result = pipeline.run(config)
     assert result.to_arrow()["text"].to_pylist() == TEXTS

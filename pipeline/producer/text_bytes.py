@@ -1,4 +1,4 @@
-"""The bytes of CSV files: decompressed, counted, and refused where they are of another kind."""
+"""The bytes of text files: decompressed, counted, and refused where they are of another kind."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import codecs
 import gzip
 import io
 import math
-from contextlib import ExitStack
+import zlib
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.producer import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.producer.files import SourceFile
 
 # The most that one row may take in the file, decompressed: it is held whole, several times over.
@@ -23,13 +27,14 @@ _START_BYTES = 6
 
 # What files hold that are no text, by their first bytes.
 _MAGIC = (
-    (b"\x1f\x8b", "compressed by gzip", "Name it .csv.gz, or decompress it."),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "Name it .csv.zst, or decompress it."),
-    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "Unpack it, or export it as CSV."),
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook", "Export it as CSV."),
+    (b"\x1f\x8b", "compressed by gzip", "Name it {suffix}.gz, or decompress it."),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "Name it {suffix}.zst, or decompress it."),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "Unpack it, or export it as {kind}."),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook", "Export it as {kind}."),
     (b"BZh", "compressed by bzip2", "Decompress it."),
     (b"\xfd7zXZ", "compressed by xz", "Decompress it."),
     (b"PAR1", "Parquet", "Name it .parquet."),
+    (b"ARROW1", "an Arrow file", "Name it .arrow."),
 )
 
 _BOMS = (
@@ -86,20 +91,64 @@ def open_bytes(source: SourceFile, stack: ExitStack, digest: Any = None) -> Tap:
     return raw
 
 
+def first_bytes(source: SourceFile) -> bytes:
+    """Return a few bytes that the decompressed file begins with.
+
+    Raises InputError if they are of a file of another kind.
+    """
+    with ExitStack() as stack:
+        start = io.BufferedReader(open_bytes(source, stack)).read(_START_BYTES)
+    for magic, other, fix in _MAGIC:
+        if start.startswith(magic):
+            kind, suffix = files.kind_of(source.path), files.plain_suffix(source.path)
+            raise InputError(f"{source} is {other}, not {kind}.", fix.format(**locals()))
+    return start
+
+
+def marked_encoding(start: bytes) -> str:
+    """Return the encoding that the byte order mark tells, which is UTF-8 without one."""
+    return next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
+
+
 def encoding_of(source: SourceFile, stated: str) -> str:
     """Return the encoding, which `auto` takes from the byte order mark.
 
     Raises InputError if the first bytes are of a file of another kind, UnicodeError if they are
     half of a mark.
     """
-    with ExitStack() as stack:
-        start = io.BufferedReader(open_bytes(source, stack)).read(_START_BYTES)
-    for magic, kind, fix in _MAGIC:
-        if start.startswith(magic):
-            raise InputError(f"{source} is {kind}, not CSV.", fix)
+    start = first_bytes(source)
     if stated == "auto":
-        return next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
+        return marked_encoding(start)
     if len(start) < _START_BYTES:
         # The whole file: read piecemeal, a torn mark would pass for nothing as utf-8-sig.
         start.decode(stated)
     return stated
+
+
+@contextmanager
+def reading(source: SourceFile) -> Iterator[None]:
+    """Say of which file the bytes cannot be read, or not decompressed, as an InputError."""
+    try:
+        yield
+    except (EOFError, zlib.error) as error:
+        raise _not_decompressed(source, error) from error
+    except OSError as error:
+        # Decompressors report damage as an OSError of their own; the system's carry a number.
+        if error.errno is None:
+            raise _not_decompressed(source, error) from error
+        raise files.unreadable(source.path, error) from error
+
+
+def too_long(source: SourceFile, line: int, fix: str) -> InputError:
+    """Return the error for a row that takes more than ROW_BYTES."""
+    return InputError(
+        f"{source} line {line}: the row that begins here takes more than {ROW_BYTES >> 20} MiB.",
+        fix,
+    )
+
+
+def _not_decompressed(source: SourceFile, error: Exception) -> InputError:
+    return InputError(
+        f"{source} cannot be decompressed: it is truncated or damaged ({error}).",
+        "Copy or compress the file again.",
+    )
