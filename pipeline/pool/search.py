@@ -43,9 +43,9 @@ STEP, LARGE_STEP, NEARLY = 2, 4, 0.9
 FEWEST_REQUESTS = 2
 # A setting is measured for so long and by so many answers at least, and by this many times as much
 # unless the result is clear: by so much less than it must be, or far more. By fewer answers if they
-# take long.
+# take long. What all is compared with first is measured by FIRST times as much.
 WINDOW_S, ANSWERS = 0.75, 10
-CLEARLY_LESS, CLEARLY_MORE, CLOSER = 0.12, 1.25, 3
+CLEARLY_LESS, CLEARLY_MORE, CLOSER, FIRST = 0.12, 1.25, 3, 2
 LONG_S = 10.0
 # A request may take this part of its timeout, so that a slow moment ends none.
 TIMEOUT_SHARE = 0.25
@@ -214,7 +214,7 @@ class Search:
         self.now, self._set_at = setting, self._clock.now()
         self._sample.begin(self._set_at)
         if self._measured is None:
-            self._sample.times = CLOSER
+            self._sample.times = FIRST
         if self._measured is None or self._step == "together":
             # Requests that are sent all at once, as the first ones are, find a short queue; the
             # first that tells, sent to find out what comes of it, finds others behind it.

@@ -228,9 +228,9 @@ def test_a_429_takes_back_the_step_that_led_to_it():
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_small_run_gets_no_other_batches(kind):
-    """The first setting is measured by 30 answers."""
+    """The first setting is measured by 20 answers."""
     loop = Loop(kind())
-    while len(loop.done) < 30:
+    while len(loop.done) < 20:
         loop.run(loop.t + 0.01)
     assert {each.texts for each in loop.sent} == {32}
     assert loop.peak <= 4

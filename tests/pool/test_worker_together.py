@@ -232,8 +232,8 @@ async def test_nothing_is_tried_once_all_is_asked(kit):
         kit.serve(Toolkit(kit)) as server,
         kit.pool(server, **FIXED) as running,
     ):
-        await running.label(kit.texts(16 * 34))
-        assert len(server.items) == 16 * 34
+        await running.label(kit.texts(16 * 24))
+        assert len(server.items) == 16 * 24
 
 
 async def test_a_probe_tells_nobody(kit, probe):
