@@ -84,14 +84,16 @@ class RunResult:
                         causes[found["values"]] += found["counts"]
         return dict(causes.most_common())
 
-    def report(self, page: str | Path | None = None) -> Path:
+    def report(self, page: str | Path | None = None, *, columns: Sequence[str] = ()) -> Path:
         """Write a page on this run, as `classify report` does, and return its path.
 
-        Raises UsageError where it cannot be written, or the extra `report` is not installed.
+        `columns` are shown beside the text of rows. Raises UsageError if the page cannot be
+        written, there is no such column, or the extra `report` is not installed.
         """
         from pipeline.report import write_report
 
-        return write_report(self.output, None if page is None else Path(page))
+        names = (columns,) if isinstance(columns, str) else columns
+        return write_report(self.output, None if page is None else Path(page), columns=names)
 
     def __str__(self) -> str:
         found = self.summary

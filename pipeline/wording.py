@@ -7,6 +7,7 @@ somebody at a terminal; anywhere else it is somebody who writes Python.
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Literal
@@ -64,12 +65,14 @@ def is_uri(path: str) -> bool:
 
 
 def alike(name: str, names: Iterable[str]) -> str:
-    """Say which of `names` looks like `name` and differs in invisible ways; "" if none does."""
-    looks = _look(name)
-    found = next((other for other in names if other != name and _look(other) == looks), None)
-    if found is None:
-        return ""
-    return f" It has {short(found)!a}, which looks alike and is not {short(name)!a}."
+    """Say which of `names` is meant: one that only looks the same, or the nearest; "" if none."""
+    looks = {other: _look(other) for other in names if other != name}
+    found = next((other for other, look in looks.items() if look == _look(name)), None)
+    if found is not None:
+        return f" It has {short(found)!a}, which looks alike and is not {short(name)!a}."
+    folded = {look.casefold(): other for other, look in looks.items()}
+    near = difflib.get_close_matches(_look(name).casefold(), folded, 1)
+    return f" Did you mean {short(folded[near[0]])!r}?" if near else ""
 
 
 def _look(name: str) -> str:

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Where to write it.  [default: OUTPUT.html]",
 )
-def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
+@click.option(
+    "--columns",
+    metavar="NAME,...",
+    multiple=True,
+    help="Columns to show beside the text of rows; may be repeated.",
+)
+def report(
+    output: Place, run_dir: Place | None, page: Path | None, columns: tuple[str, ...]
+) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
     OUTPUT is what `classify run` was given with -o; it may also be a run directory, such as the
@@ -35,6 +43,7 @@ def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
     Examples:
       classify report labelled.parquet
       classify report labelled.parquet -o monday.html
+      classify report labelled.parquet --columns id,country
 
     \b
     Exit codes: 0 the page is written; 2 there is no run, or it cannot be read.
@@ -44,5 +53,6 @@ def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
         process.fit()
         from pipeline.report import write_report
 
-        written = write_report(output, page, run_dir)
+        names = [name.strip() for each in columns for name in each.split(",")]
+        written = write_report(output, page, run_dir, [name for name in names if name])
     say(f"The report is in {written}")

@@ -6,6 +6,7 @@ print. Each mark has a description in words, which the page shows under the mous
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -16,6 +17,7 @@ from xml.etree import ElementTree as ET
 
 from pipeline.foreign import visible
 from pipeline.observers.words import duration
+from pipeline.report.rows import OTHERS
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -67,6 +69,11 @@ _CONFIG = {
 _COLOR = {"field": "color", "type": "nominal", "scale": None}
 _SAYS = {"field": "says"}
 
+# Hues that people expect, far from each other: red, amber, green, blue, violet.
+_HUES = {"negative": 25, "mixed": 75, "positive": 150, "neutral": 250}
+_HUES |= {"neg": 25, "pos": 150, "neu": 250, "very negative": 0, "very positive": 175}
+_HUES |= {"1 star": 25, "2 stars": 60, "3 stars": 95, "4 stars": 150, "5 stars": 200}
+
 WAITS = {"model loading": "loading", "endpoint down": "outage", "throttled": "throttled"}
 LATENCIES = {"median": "var(--series-0)", "95 %": "var(--series-1)", "slowest": "var(--faint)"}
 CAUSES = (
@@ -78,8 +85,20 @@ _Spec = dict[str, Any]
 
 
 def color(place: int) -> str:
-    """Return the colour of the label or cause in this place; those at the end share the last."""
+    """Return the colour of the cause in this place; those at the end share the last."""
     return f"var(--series-{min(place, PALETTE - 1)})"
+
+
+def label_color(name: str) -> str:
+    """Return the colour of a label, which is the same in every report: it comes from its name."""
+    if name == OTHERS:
+        return "var(--faint)"
+    hue = _HUES.get(name.casefold())
+    if hue is None:
+        digest = hashlib.blake2b(name.encode(errors="replace"), digest_size=4).digest()
+        hue = int.from_bytes(digest) % 360
+    # Of this lightness all hues are as legible, which hsl would not give.
+    return f"oklch(var(--tone) 0.13 {hue})"
 
 
 def failed(history: History) -> Counter[str]:
@@ -95,7 +114,7 @@ def cause_colors(causes: Iterable[str]) -> dict[str, str]:
 
 def labels_chart(labels: Sequence[Label]) -> Markup:
     """Draw rows by label, one bar each; the smallest of many labels share one."""
-    shown = [(visible(label.name), label.rows, color(i)) for i, label in enumerate(labels)]
+    shown = [(visible(label.name), label.rows, label_color(label.name)) for label in labels]
     if len(shown) > MOST_BARS:
         rest = shown[MOST_BARS - 1 :]
         others = (counted(len(rest), "other"), sum(rows for _, rows, _ in rest), "var(--faint)")

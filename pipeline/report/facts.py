@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, SettingsError
 from pipeline.job.status import status_in
 from pipeline.report.history import History, read_history
-from pipeline.report.rows import Columns, LabelledRows, scan
+from pipeline.report.rows import Columns, LabelledRows, names_in, scan
 from pipeline.store import located
+from pipeline.wording import alike, listed, setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,10 +60,13 @@ class Facts:
         return self.status.committed_rows / seconds if seconds else None
 
 
-def gather(output: Path | str, run_dir: Path | str | None = None) -> Facts:
+def gather(
+    output: Path | str, run_dir: Path | str | None = None, more: Sequence[str] = ()
+) -> Facts:
     """Read what there is of the run of an output, or of a run directory.
 
-    Raises OutputError if there is no run or its rows cannot be read, ResumeRefused for a damaged
+    `more` are columns to show beside the texts. Raises OutputError if there is no run or its rows
+    cannot be read, SettingsError for a column that it does not have, ResumeRefused for a damaged
     log, StoppedEarly for a disk that cannot be read.
     """
     store = located(output, run_dir)
@@ -74,21 +78,21 @@ def gather(output: Path | str, run_dir: Path | str | None = None) -> Facts:
                 "Give the path that `classify run` has as -o.",
             )
         with suppress(FileNotFoundError):
-            return _facts(store, status)
+            return _facts(store, status, more)
     raise OutputError(
         f"{store.place}: parts that are recorded are missing.",
         "Run the same `classify run` again: it builds them again.",
     )
 
 
-def _facts(store: RunStore, status: Status) -> Facts:
+def _facts(store: RunStore, status: Status, more: Sequence[str]) -> Facts:
     state = store.load()
     history = read_history(store.events)
     if state is None:
         return Facts(status, history, "", None, None)
     settings = state.run.settings
     names = ("text", "text_pair", "label_column", "score_column", "error_column")
-    columns = Columns(*(settings[name] for name in names))
+    columns = replace(Columns(*(settings[name] for name in names)), more=tuple(more))
     notes: list[str] = []
     files = _files(store, state, status, notes)
     found = None if files is None else _scanned(files, columns)
@@ -118,6 +122,15 @@ def _files(
 
 def _scanned(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     try:
+        if columns.more and files:
+            there = names_in(files[0])
+            for name in columns.more:
+                if name not in there:
+                    raise SettingsError(
+                        f"{setting('columns')}: {_place(files)} has no column {name!r}. It has: "
+                        f"{listed(there)}.{alike(name, there)}",
+                        "Name columns to show beside the text.",
+                    )
         return scan(files, columns)
     except KeyError as error:
         raise OutputError(

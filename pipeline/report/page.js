@@ -19,7 +19,7 @@ function setUpRows(section) {
       row.hidden = !fits;
       shown += fits ? 1 : 0;
     }
-    count.value = `${shown} of ${rows.length} ${rows.length === 1 ? "row" : "rows"} shown`;
+    count.value = `${shown} of ${rows.length} ${rows.length === 1 ? "text" : "texts"} shown`;
     none.hidden = shown > 0;
   }
 

@@ -23,6 +23,8 @@ from pipeline.version import __version__
 from pipeline.wording import counted, with_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jinja2 import Environment
 
     from pipeline.report.facts import Facts
@@ -36,17 +38,20 @@ _SUFFIXES = (".html", ".htm")
 
 
 def write_report(
-    output: Path | str, page: Path | None = None, run_dir: Path | str | None = None
+    output: Path | str,
+    page: Path | None = None,
+    run_dir: Path | str | None = None,
+    columns: Sequence[str] = (),
 ) -> Path:
     """Write the report on the run of `output`, to `OUTPUT.html` by default, and return its path.
 
     That of an output at an address is in the current directory. `output` may also be a run
-    directory, such as the checkpoint of a notebook. The page appears by one rename. Raises
-    UsageError if the extra `report` is not installed, there is no run, its rows cannot be read, or
-    the page cannot be written.
+    directory, such as the checkpoint of a notebook. `columns` are shown beside the text of rows.
+    The page appears by one rename. Raises UsageError if the extra `report` is not installed, there
+    is no run, its rows cannot be read, it has no such column, or the page cannot be written.
     """
     _check_installed()
-    facts = gather(output, run_dir)
+    facts = gather(output, run_dir, columns)
     if page is None:
         path = Path(output)
         page = path.with_name(path.name + ".html") if path == output else Path(path.name + ".html")

@@ -97,14 +97,15 @@ def test_a_label_is_picked(shown, page, right_answer):
     browser.click("select")
     browser.press("ArrowDown")
     browser.press("Enter")
-    browser.wait_for(lambda: count(browser) != f"{len(everything)} of {len(everything)} rows shown")
+    all_shown = f"{len(everything)} of {len(everything)} texts shown"
+    browser.wait_for(lambda: count(browser) != all_shown)
     shown_rows = rows_shown(browser)
     (label,) = {row[2] for row in shown_rows}
     assert shown_rows == [row for row in everything if row[2] == label]
     for _, text, _, score in shown_rows:
         best = right_answer(text)[0]
         assert (best["label"], f"{best['score']:.4f}") == (label, score)
-    assert count(browser) == f"{len(shown_rows)} of {len(everything)} rows shown"
+    assert count(browser) == f"{len(shown_rows)} of {len(everything)} texts shown"
 
 
 def test_rows_are_searched(shown, page):
