@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_BARS = 15
 LOG_FROM = 10
 PALETTE = 8
-WIDE = 940
+WIDE, NARROW = 940, 300
 _VEGA_LITE = "5.20"
 # What a chart may hold. Everything else in a drawing is left out of the page.
 _ELEMENTS = frozenset(["svg", "g", "path", "line", "rect", "text", "tspan"])
@@ -112,8 +112,8 @@ def cause_colors(causes: Iterable[str]) -> dict[str, str]:
     return {cause: color(_place(cause)) for cause in causes}
 
 
-def labels_chart(labels: Sequence[Label]) -> Markup:
-    """Draw rows by label, one bar each; the smallest of many labels share one."""
+def labels_chart(labels: Sequence[Label], one: str = "row") -> Markup:
+    """Draw rows (or what else `one` of them is) by label; the smallest of many share one bar."""
     shown = [(visible(label.name), label.rows, label_color(label.name)) for label in labels]
     if len(shown) > MOST_BARS:
         rest = shown[MOST_BARS - 1 :]
@@ -126,7 +126,7 @@ def labels_chart(labels: Sequence[Label]) -> Markup:
             "rows": rows,
             "color": shade,
             "share": f"{rows / total:.1%}",
-            "says": f"{name}: {counted(rows, 'row')}, {rows / total:.1%}",
+            "says": f"{name}: {counted(rows, one)}, {rows / total:.1%}",
         }
         for place, (name, rows, shade) in enumerate(shown)
     ]
@@ -173,9 +173,9 @@ def scores_chart(label: Label, edges: Sequence[float], shade: str) -> Markup:
     return _draw(240, 110, _rects(values, x, y))
 
 
-def throughput_chart(history: History) -> Markup:
+def throughput_chart(history: History, width: int) -> Markup:
     """Draw texts that got their answer, per second."""
-    clock = _Clock.of(history)
+    clock = _Clock.of(history, width)
     values = [
         {
             **clock.over(span),
@@ -188,11 +188,19 @@ def throughput_chart(history: History) -> Markup:
     return clock.draw(150, _rects(values, clock.axis("from"), _y("texts/s")))
 
 
-def latency_chart(history: History) -> Markup:
-    """Draw latency of requests: the median, the 95th percentile, and the slowest."""
-    clock = _Clock.of(history)
+def latency_chart(history: History, width: int) -> Markup:
+    """Draw latency of requests: the median, the 95th percentile, and the slowest.
+
+    A line ends where nothing was answered, such as at a cold start, and begins again after it.
+    """
+    clock = _Clock.of(history, width)
     values: list[_Spec] = []
+    stretch, end_s = 0, 0.0
     for span in history.spans:
+        if not (span.ended["ok"] or span.ended["row refused"]):
+            continue
+        stretch += span.from_s > end_s
+        end_s = span.to_s
         at = clock((span.from_s + span.to_s) / 2)
         # The median comes last, above the others.
         found = {"slowest": span.slowest_s, "95 %": span.p95_s, "median": span.median_s}
@@ -200,24 +208,26 @@ def latency_chart(history: History) -> Markup:
             if seconds is not None:
                 says = f"{_when(span)}: {name} {_latency(seconds)}"
                 shade = LATENCIES[name]
-                values.append({"at": at, "value": seconds, "color": shade, "says": says})
+                value = {"at": at, "value": seconds, "stretch": stretch}
+                values.append({**value, "color": shade, "says": says})
     y = _y("seconds")
     all_s = [value["value"] for value in values]
     if max(all_s, default=1.0) > LOG_FROM * min(all_s, default=1.0) > 0:
         # Else a cold start leaves a flat line of all others.
-        ticks = [10.0**power for power in range(-4, 5)]
+        steps = (1, 2, 5) if max(all_s) < 100 * min(all_s) else (1,)
+        ticks = [step * 10.0**power for power in range(-4, 5) for step in steps]
         axis = {**y["axis"], "values": ticks, "labelExpr": "format(datum.value, '~r')"}
         y |= {"title": "seconds (log)", "scale": {"type": "log", "nice": False}, "axis": axis}
     place = {"x": clock.axis("at"), "y": y, "color": _COLOR}
     line = {"type": "line", "strokeWidth": 1.5, "aria": False}
     dots = {"type": "circle", "size": 18, "opacity": 1}
-    lines = _layer(values, line, **place)
+    lines = _layer(values, line, **place, detail={"field": "stretch", "type": "nominal"})
     return clock.draw(150, lines, _layer(values, dots, **place, description=_SAYS))
 
 
-def failures_chart(history: History) -> Markup:
+def failures_chart(history: History, width: int) -> Markup:
     """Draw attempts that failed, by cause."""
-    clock = _Clock.of(history)
+    clock = _Clock.of(history, width)
     values = []
     for span in history.spans:
         low = 0
@@ -245,17 +255,18 @@ class _Clock:
     """The axis of time: seconds that the run worked, in a unit that suits how long that was."""
 
     history: History
+    width: int
     unit: str
     unit_s: float
     total_s: float
 
     @classmethod
-    def of(cls, history: History) -> _Clock:
+    def of(cls, history: History, width: int) -> _Clock:
         total_s = max(history.seconds, 1.0)
         for unit, unit_s in (("seconds", 1), ("minutes", 60)):
             if total_s <= 120 * unit_s:
-                return cls(history, unit, unit_s, total_s)
-        return cls(history, "hours", 3_600, total_s)
+                return cls(history, width, unit, unit_s, total_s)
+        return cls(history, width, "hours", 3_600, total_s)
 
     def __call__(self, seconds: float) -> float:
         return round(seconds / self.unit_s, 4)
@@ -266,7 +277,9 @@ class _Clock:
 
     def axis(self, field: str) -> _Spec:
         title, domain = f"running time in {self.unit}", (0, self.total_s / self.unit_s)
-        return _quantity(field, title, domain, grid=False, tickCount=10)
+        return _quantity(
+            field, title, domain, grid=False, tickCount=10 if self.width == WIDE else 5
+        )
 
     def draw(self, height: int, *layers: _Spec) -> Markup:
         """Draw layers above where the run waited, and where an attempt continued another."""
@@ -283,7 +296,7 @@ class _Clock:
         attempts = [{"at": self(each.worked_before_s)} for each in self.history.attempts[1:]]
         rule = {"type": "rule", "strokeDash": [3, 3], "color": _QUIET, "aria": False}
         return _draw(
-            WIDE,
+            self.width,
             height,
             _rects(waits, self.axis("from"), {"value": 0}, {"value": "height"}),
             _layer(attempts, rule, x=self.axis("at")),

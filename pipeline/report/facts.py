@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError, SettingsError
 from pipeline.job.status import status_in
+from pipeline.observers.words import EMPTY_LABEL
 from pipeline.report.history import History, read_history
-from pipeline.report.rows import Columns, LabelledRows, names_in, scan
+from pipeline.report.rows import MOST_LABELS, Columns, Label, LabelledRows, names_in, scan
+from pipeline.responses import count_labels
 from pipeline.store import located
 from pipeline.wording import alike, listed, setting
 
@@ -31,7 +33,8 @@ class Facts:
     """All that the page tells; `found` is None if there are no rows to read.
 
     `summary` is empty if the last attempt still runs, or could not write one. `notes` are sentences
-    that a reader should know before the rest.
+    that a reader should know before the rest. `answered` counts the stored answers of a run that is
+    not complete by their label: those of rows that are not committed yet, too.
     """
 
     status: Status
@@ -41,6 +44,7 @@ class Facts:
     found: LabelledRows | None
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    answered: list[Label] = field(default_factory=list)
 
     @property
     def one_attempt(self) -> bool:
@@ -56,6 +60,8 @@ class Facts:
     @property
     def rows_per_second(self) -> float | None:
         """Committed rows over the time of all attempts; None if they took no time."""
+        if self.one_attempt:
+            return float(self.summary["rows_per_second"])
         seconds = self.total("seconds")
         return self.status.committed_rows / seconds if seconds else None
 
@@ -99,7 +105,15 @@ def _facts(store: RunStore, status: Status, more: Sequence[str]) -> Facts:
     summary = {} if status.state == "running" else store.summary()
     if status.state != "complete" and status.exit_code is None:
         summary = {}  # of an attempt before the one that was killed
-    return Facts(status, history, state.run.software, columns, found, summary, notes)
+    answered = [] if status.state == "complete" else _answered(store)
+    return Facts(status, history, state.run.software, columns, found, summary, notes, answered)
+
+
+def _answered(store: RunStore) -> list[Label]:
+    with suppress(OSError):  # it is not there yet, or only its owner may read it
+        counts = count_labels(store.journal).most_common(MOST_LABELS)
+        return [Label(name or EMPTY_LABEL, texts, []) for name, texts in counts]
+    return []
 
 
 def _files(

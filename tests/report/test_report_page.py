@@ -80,7 +80,7 @@ def test_charts_are_drawn_in_full(shown, page):
     charts = browser.eval(
         "Array.from(document.querySelectorAll('.chart'), (chart) =>"
         " [chart.querySelectorAll('.mark').length,"
-        " Math.min(...Array.from(chart.querySelectorAll('text, .mark'),"
+        " Math.min(...Array.from(chart.querySelectorAll('svg:first-child :is(text, .mark)'),"
         " (it) => it.getBoundingClientRect().left - chart.getBoundingClientRect().left))])"
     )
     assert len(charts) == 1 + 3 + 3
@@ -236,6 +236,36 @@ def test_text_is_legible(browser, shown, page, look):
 def test_it_fits_the_window(shown, page, width):
     browser = shown(page, width=width)
     assert browser.eval("document.documentElement.scrollWidth") <= width
+
+
+SPANS = """
+Array.from(document.querySelectorAll(
+  '.chart svg, td.label, .lines td, .lines th, #labels td, [aria-label="Samples"] th.group'))
+  .map((it) => [it.getBoundingClientRect(), getComputedStyle(it).display])
+  .filter(([box, display]) => display !== 'none').map(([box]) => [box.left, box.right, box.width])
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_charts_and_labels_are_seen_without_scrolling(shown, page, width):
+    """On a phone too: rows are blocks there, and charts are drawn for its width, not shrunk."""
+    browser = shown(page, width=width, height=844)
+    spans = browser.eval(SPANS)
+    assert len(spans) > 100
+    for left, right, wide in spans:
+        assert 0 <= left < right <= width, (left, right)
+        assert wide > 0
+    drawn = browser.eval(
+        "Array.from(document.querySelectorAll('.chart'), (chart) =>"
+        " Array.from(chart.querySelectorAll('svg')).filter((it) => it.getClientRects().length)"
+        ".length)"
+    )
+    assert drawn == [1] * 7
+    sizes = browser.eval(
+        "Array.from(document.querySelectorAll('.chart svg text'))"
+        ".map((it) => it.getBoundingClientRect().height).filter((height) => height > 0)"
+    )
+    assert min(sizes) > 8
 
 
 def test_parts_have_names(shown, page):
