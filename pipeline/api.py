@@ -84,16 +84,25 @@ class RunResult:
                         causes[found["values"]] += found["counts"]
         return dict(causes.most_common())
 
-    def report(self, page: str | Path | None = None, *, columns: Sequence[str] = ()) -> Path:
+    def report(
+        self,
+        page: str | Path | None = None,
+        *,
+        columns: Sequence[str] = (),
+        gold: str | None = None,
+        label_map: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write a page on this run, as `classify report` does, and return its path.
 
-        `columns` are shown beside the text of rows. Raises UsageError if the page cannot be
-        written, there is no such column, or the extra `report` is not installed.
+        `columns` are shown beside the text of rows. The labels are measured against the true ones
+        of the column `gold`; `label_map` is that of `evaluate`. Raises UsageError if the page
+        cannot be written, there is no such column, or the extra `report` is not installed.
         """
         from pipeline.report import write_report
 
         names = (columns,) if isinstance(columns, str) else columns
-        return write_report(self.output, None if page is None else Path(page), columns=names)
+        path = None if page is None else Path(page)
+        return write_report(self.output, path, columns=names, gold=gold, label_map=label_map)
 
     def __str__(self) -> str:
         found = self.summary

@@ -11,18 +11,23 @@ from pipeline.cli.settings import run_arguments
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.config_values import Place
 
 
-@click.command()
-@run_arguments
-@click.option("--gold", metavar="COLUMN", required=True, help="The column of true labels.")
-@click.option(
+label_map_option = click.option(
     "--label-map",
     metavar="LABEL=NAME",
     multiple=True,
     help="The true name of a label that the model calls otherwise; may be repeated.",
 )
+
+
+@click.command()
+@run_arguments
+@click.option("--gold", metavar="COLUMN", required=True, help="The column of true labels.")
+@label_map_option
 @click.option(
     "--label-column", metavar="COLUMN", help="The column of labels.  [default: the run's]"
 )
@@ -63,7 +68,7 @@ def evaluate(
             output,
             gold,
             run_dir=run_dir,
-            label_map=dict(map(_pair, label_map)),
+            label_map=label_map_of(label_map),
             label_column=label_column,
             score_column=score_column,
             text=text,
@@ -72,6 +77,11 @@ def evaluate(
         print_json(found.to_json())
     else:
         say(str(found))
+
+
+def label_map_of(given: Sequence[str]) -> dict[str, str]:
+    """Return the true names of labels. Raises SettingsError."""
+    return dict(map(_pair, given))
 
 
 def _pair(given: str) -> tuple[str, str]:

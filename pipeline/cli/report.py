@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli.evaluate import label_map_of, label_map_option
 from pipeline.cli.output import failing, say
 from pipeline.cli.settings import run_arguments
 from pipeline.system import process
@@ -30,8 +31,17 @@ if TYPE_CHECKING:
     multiple=True,
     help="Columns to show beside the text of rows; may be repeated.",
 )
+@click.option(
+    "--gold", metavar="COLUMN", help="Measure the labels against the true ones of this column."
+)
+@label_map_option
 def report(
-    output: Place, run_dir: Place | None, page: Path | None, columns: tuple[str, ...]
+    output: Place,
+    run_dir: Place | None,
+    page: Path | None,
+    columns: tuple[str, ...],
+    gold: str | None,
+    label_map: tuple[str, ...],
 ) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
@@ -44,6 +54,7 @@ def report(
       classify report labelled.parquet
       classify report labelled.parquet -o monday.html
       classify report labelled.parquet --columns id,country
+      classify report labelled.parquet --gold sentiment --label-map LABEL_0=negative
 
     \b
     Exit codes: 0 the page is written; 2 there is no run, or it cannot be read.
@@ -54,5 +65,7 @@ def report(
         from pipeline.report import write_report
 
         names = [name.strip() for each in columns for name in each.split(",")]
-        written = write_report(output, page, run_dir, [name for name in names if name])
+        written = write_report(
+            output, page, run_dir, [name for name in names if name], gold, label_map_of(label_map)
+        )
     say(f"The report is in {written}")

@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pipeline.errors import OutputError, SettingsError
+from pipeline.evaluation import evaluate
 from pipeline.job.status import status_in
 from pipeline.observers.words import EMPTY_LABEL
 from pipeline.report.history import History, read_history
-from pipeline.report.rows import MOST_LABELS, Columns, Label, LabelledRows, names_in, scan
+from pipeline.report.quality import Quality
+from pipeline.report.rows import (
+    MOST_LABELS,
+    Columns,
+    Label,
+    LabelledRows,
+    Row,
+    fetch_texts,
+    names_in,
+    scan,
+)
 from pipeline.responses import count_labels
 from pipeline.store import located
 from pipeline.wording import alike, listed, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.job.status import Status
@@ -45,6 +56,7 @@ class Facts:
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     answered: list[Label] = field(default_factory=list)
+    quality: Quality | None = None
 
     @property
     def one_attempt(self) -> bool:
@@ -67,13 +79,18 @@ class Facts:
 
 
 def gather(
-    output: Path | str, run_dir: Path | str | None = None, more: Sequence[str] = ()
+    output: Path | str,
+    run_dir: Path | str | None = None,
+    more: Sequence[str] = (),
+    gold: str | None = None,
+    label_map: Mapping[str, str] | None = None,
 ) -> Facts:
     """Read what there is of the run of an output, or of a run directory.
 
-    `more` are columns to show beside the texts. Raises OutputError if there is no run or its rows
-    cannot be read, SettingsError for a column that it does not have, ResumeRefused for a damaged
-    log, StoppedEarly for a disk that cannot be read.
+    `more` are columns to show beside the texts; `gold` is the column of true labels, `label_map`
+    that of `evaluate`. Raises OutputError if there is no run or its rows cannot be read,
+    SettingsError or InputError for a column that it does not have, ResumeRefused for a damaged log,
+    StoppedEarly for a disk that cannot be read.
     """
     store = located(output, run_dir)
     for _ in range(_ATTEMPTS):
@@ -84,7 +101,11 @@ def gather(
                 "Give the path that `classify run` has as -o.",
             )
         with suppress(FileNotFoundError):
-            return _facts(store, status, more)
+            facts = _facts(store, status, more)
+            # The place for a column of true labels that the run itself has recorded.
+            if gold is None or facts.columns is None:
+                return facts
+            return replace(facts, quality=_quality(store, facts, output, run_dir, gold, label_map))
     raise OutputError(
         f"{store.place}: parts that are recorded are missing.",
         "Run the same `classify run` again: it builds them again.",
@@ -107,6 +128,27 @@ def _facts(store: RunStore, status: Status, more: Sequence[str]) -> Facts:
         summary = {}  # of an attempt before the one that was killed
     answered = [] if status.state == "complete" else _answered(store)
     return Facts(status, history, state.run.software, columns, found, summary, notes, answered)
+
+
+def _quality(
+    store: RunStore,
+    facts: Facts,
+    output: Path | str,
+    run_dir: Path | str | None,
+    gold: str,
+    label_map: Mapping[str, str] | None,
+) -> Quality:
+    """Measure the labels of a complete run against true ones."""
+    if facts.status.state != "complete":
+        raise OutputError(
+            f"{setting('gold', gold)}: labels are measured once the run is complete.",
+            f"Continue it, or leave {setting('gold')} out.",
+        )
+    found = evaluate(output, gold, label_map=label_map, run_dir=run_dir)
+    mistakes = [(mistake, Row(mistake.row)) for mistake in found.mistakes]
+    assert facts.columns is not None
+    fetch_texts(store.output.files(), facts.columns, [row for _, row in mistakes])
+    return Quality(found, mistakes)
 
 
 def _answered(store: RunStore) -> list[Label]:

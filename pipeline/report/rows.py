@@ -144,7 +144,7 @@ def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     shown = [*least_certain, *(row for cause in causes for row in cause.examples)]
     for sample in samples:
         shown += [*sample.at_random, *sample.most_certain]
-    _fetch_texts(files, columns, shown)
+    fetch_texts(files, columns, shown)
     return LabelledRows(rows, labels, bins.edges, causes, least_certain, samples)
 
 
@@ -362,7 +362,7 @@ def _opened(
             end = first + opened.metadata.num_rows
 
 
-def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
+def fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
     """Put the texts into rows, from the row groups that hold one of them."""
     names = columns.shown
     wanted: dict[int, list[Row]] = {}
