@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.system import arrays
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -96,8 +98,9 @@ def hashes(columns: Sequence[pa.Array], places: Any) -> Any:
     """Return a number for the texts in these places, the same for the same texts."""
     found = np.zeros(len(places), np.uint64)
     for column in columns:
-        encoded = pc.dictionary_encode(column.take(pa.array(places)), null_encoding="encode")
+        taken = column.take(arrays.numbers(places, pa.int64()))
+        encoded = pc.dictionary_encode(taken, null_encoding="encode")
         each = [hash(text) & 0xFFFFFFFFFFFFFFFF for text in encoded.dictionary.to_pylist()]
-        told = np.array(each, np.uint64)[encoded.indices.to_numpy()]
+        told = np.array(each, np.uint64)[np.from_dlpack(encoded.indices)]
         found = found * np.uint64(0x9E3779B97F4A7C15) ^ told
     return found

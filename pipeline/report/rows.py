@@ -215,7 +215,10 @@ class _Labels:
         cells = ids * self._bins.count + self._bins.of(values)
         self._binned += np.bincount(cells, minlength=self._binned.size).reshape(self._binned.shape)
         texts = [each.cast(pa.large_string()) for each in texts]
-        lengths = sum(pc.fill_null(pc.binary_length(each), 0).to_numpy()[there] for each in texts)
+        none = arrays.numbers([0], pa.int64())[0]
+        lengths = sum(
+            np.from_dlpack(pc.coalesce(pc.binary_length(each), none))[there] for each in texts
+        )
         for picked, ranks in (
             (self._least, values),
             (self._most, -values),
