@@ -83,8 +83,8 @@ lint: $(DEVELOP) ## ruff (rules and format), mypy, and the directions of imports
 docs: $(DEVELOP) ## write the tables of docs/reference from the code
 	$(BIN)/python docs/generate.py
 
-images: $(DEVELOP) ## make the images of the README again, in Chromium
-	$(BIN)/python docs/images/make.py
+images: $(DEVELOP) ## make the images of the documentation again, in Chromium; ARGS=report, ...
+	$(BIN)/python docs/images/make.py $(ARGS)
 
 bench: $(DEVELOP) ## measure against a bare loop and the peers, and write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py

@@ -263,6 +263,11 @@ class TokenNotSent(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class NoToken(Notice):
+    """No token was found, and the serverless API answers hardly anybody without one."""
+
+
+@dataclass(frozen=True, slots=True)
 class OldHost(Notice):
     """The address is of an API that is no longer served: the router is asked for `model`."""
 

@@ -65,22 +65,14 @@ def is_uri(path: str) -> bool:
 
 
 def alike(name: str, names: Iterable[str]) -> str:
-    """Say which of `names` looks like `name` and differs in invisible ways; "" if none does."""
-    looks = _look(name)
-    found = next((other for other in names if other != name and _look(other) == looks), None)
-    if found is None:
-        return ""
-    return f" It has {short(found)!a}, which looks alike and is not {short(name)!a}."
-
-
-def meant(name: str, names: Iterable[str]) -> str:
-    """Say which of `names` whoever wrote `name` may have meant; "" if none is near."""
-    names = list(names)
-    if looks := alike(name, names):
-        return looks
-    near = {other.casefold(): other for other in reversed(names)}  # of two, the first
-    found = difflib.get_close_matches(name.casefold(), near, n=1, cutoff=0.6)
-    return f" Did you mean {short(near[found[0]])!r}?" if found else ""
+    """Say which of `names` is meant: one that only looks the same, or the nearest; "" if none."""
+    looks = {other: _look(other) for other in names if other != name}
+    found = next((other for other, look in looks.items() if look == _look(name)), None)
+    if found is not None:
+        return f" It has {short(found)!a}, which looks alike and is not {short(name)!a}."
+    folded = {look.casefold(): other for other, look in looks.items()}
+    near = difflib.get_close_matches(_look(name).casefold(), folded, 1)
+    return f" Did you mean {short(folded[near[0]])!r}?" if near else ""
 
 
 def _look(name: str) -> str:

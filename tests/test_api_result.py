@@ -175,11 +175,11 @@ def test_progress_is_for_those_who_ask(server, capsys):
     classify(table, endpoint=server.url, progress=True)
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"2 rows, endpoint {server.url}")
+    assert told.err[20:].startswith(f"2 rows, endpoint {server.url}")
 
 
 def test_progress_of_a_run(config, capsys):
     pipeline.run(config)
     assert capsys.readouterr() == ("", "")
     pipeline.run(config.model_copy(update={"output": config.output.with_name("2")}), progress=True)
-    assert capsys.readouterr().err.startswith("3 rows, ")
+    assert capsys.readouterr().err[20:].startswith("3 rows, ")

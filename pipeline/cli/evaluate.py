@@ -9,22 +9,27 @@ import click
 from pipeline.cli.output import failing, print_json, say
 from pipeline.cli.settings import run_arguments
 from pipeline.errors import SettingsError
-from pipeline.label_map import parsed as label_map_of
+from pipeline.label_map import parsed
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.config_values import Place
 
 
-@click.command()
-@run_arguments
-@click.option("--gold", metavar="COLUMN", required=True, help="Column of true labels.")
-@click.option(
+label_map_option = click.option(
     "--label-map",
     metavar="LABEL=NAME",
     multiple=True,
     help="True name of a label that the model calls otherwise; repeatable.",
 )
+
+
+@click.command()
+@run_arguments
+@click.option("--gold", metavar="COLUMN", required=True, help="Column of true labels.")
+@label_map_option
 @click.option("--label-column", metavar="COLUMN", help="Column of labels.  [default: the run's]")
 @click.option("--score-column", metavar="COLUMN", help="Column of scores.  [default: the run's]")
 @click.option(
@@ -65,7 +70,7 @@ def evaluate(
             output,
             gold,
             run_dir=run_dir,
-            label_map=_names(label_map),
+            label_map=label_map_of(label_map),
             label_column=label_column,
             score_column=score_column,
             unsure_label=unsure_label,
@@ -77,9 +82,10 @@ def evaluate(
         say(str(found))
 
 
-def _names(given: tuple[str, ...]) -> dict[str, str] | None:
+def label_map_of(given: Sequence[str]) -> dict[str, str] | None:
+    """Return the true names of labels. Raises SettingsError."""
     try:
-        return label_map_of(given)
+        return parsed(given)
     except ValueError:
         raise SettingsError(
             f"{setting('label_map')}: {' '.join(given)!r} is not allowed.",

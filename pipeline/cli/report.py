@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli.evaluate import label_map_of, label_map_option
 from pipeline.cli.output import failing, say
 from pipeline.cli.settings import run_arguments
 from pipeline.system import process
@@ -24,7 +25,24 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Where to write it.  [default: OUTPUT.html]",
 )
-def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
+@click.option(
+    "--columns",
+    metavar="NAME,...",
+    multiple=True,
+    help="Columns to show beside the text of rows; may be repeated.",
+)
+@click.option(
+    "--gold", metavar="COLUMN", help="Measure the labels against the true ones of this column."
+)
+@label_map_option
+def report(
+    output: Place,
+    run_dir: Place | None,
+    page: Path | None,
+    columns: tuple[str, ...],
+    gold: str | None,
+    label_map: tuple[str, ...],
+) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
     OUTPUT may be a run directory, such as the checkpoint of a notebook. The page is one HTML file
@@ -33,6 +51,8 @@ def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
     \b
     Examples:
       classify report labelled.parquet -o monday.html
+      classify report labelled.parquet --columns id,country
+      classify report labelled.parquet --gold sentiment --label-map LABEL_0=negative
 
     \b
     Exit codes: 0 written; 2 no run, or unreadable.
@@ -42,5 +62,8 @@ def report(output: Place, run_dir: Place | None, page: Path | None) -> None:
         process.fit()
         from pipeline.report import write_report
 
-        written = write_report(output, page, run_dir)
+        names = [name.strip() for each in columns for name in each.split(",")]
+        written = write_report(
+            output, page, run_dir, [name for name in names if name], gold, label_map_of(label_map)
+        )
     say(f"The report is in {written}")

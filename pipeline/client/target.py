@@ -12,7 +12,7 @@ from pipeline.addresses import check_address, check_model_id, plain_model_id
 from pipeline.client.dialects import REGISTRY
 from pipeline.client.network import Way
 from pipeline.errors import SettingsError
-from pipeline.events import OldHost, TokenNotSent
+from pipeline.events import NoToken, OldHost, TokenNotSent
 from pipeline.headers import values_of
 from pipeline.wording import setting
 
@@ -39,7 +39,7 @@ class Target:
     url: str
     dialect: str
     token: str | None = field(default=None, repr=False)
-    notice: OldHost | TokenNotSent | None = None
+    notice: NoToken | OldHost | TokenNotSent | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: Proxy | None = None
     certificates: ssl.SSLContext | None = field(default=None, repr=False)
@@ -65,7 +65,7 @@ class Target:
         if embedded_url is not None:
             # At its root is the one model that it was started with, whatever path that has.
             return cls(embedded_url, stated_dialect(config, address))
-        notice: OldHost | TokenNotSent | None
+        notice: NoToken | OldHost | TokenNotSent | None
         url, notice = _url_of(address or config.addresses[0], config.model or "")
         way, host = Way.to(url), urlsplit(url).hostname
         headers = values_of(config.header_from)
@@ -77,6 +77,8 @@ class Target:
             )
         if token and not way.is_private:
             token, notice = None, TokenNotSent(host or "")
+        if not token and config.endpoint == "hf" and not headers:
+            notice = NoToken()
         dialect = stated_dialect(config, address)
         return cls(url, dialect, token, notice, headers, way.proxy, way.certificates)
 

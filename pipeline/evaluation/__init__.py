@@ -23,7 +23,7 @@ from pipeline.labelled import parquet_files
 from pipeline.store import located, output_at, place_of
 from pipeline.system.threads import stop_point
 from pipeline.tables import open_table, texts
-from pipeline.wording import listed, meant, setting
+from pipeline.wording import alike, listed, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -120,7 +120,7 @@ class _Labelled(NamedTuple):
         if name not in self.columns:
             raise InputError(
                 f"{setting(key)}: there is no column {name!r}. There are: {listed(self.columns)}."
-                f"{meant(name, self.columns)}" + (f" {self.note}" if self.note else ""),
+                f"{alike(name, self.columns)}" + (f" {self.note}" if self.note else ""),
                 f"Name it with {setting(key)}.",
             )
         return name

@@ -110,9 +110,9 @@ def result_html(summary: Mapping[str, Any], causes: Mapping[str, int]) -> str:
     ]
     parts = [f"<div>{line}</div>" for line in lines]
     if summary["labels"]:
-        parts.append(_table("label", summary["labels"], _LABELS, rows))
+        parts.append(_table("label", summary["labels"], _LABELS))
     if causes:
-        parts.append(_table("error", causes, _CAUSES, rows))
+        parts.append(_table("error", causes, _CAUSES))
     return _block("".join(parts))
 
 
@@ -124,8 +124,9 @@ def _line(done: int, rows: int, words: str, said: deque[str]) -> str:
     )
 
 
-def _table(what: str, counts: Mapping[str, int], most: int, rows: int) -> str:
-    """A table of counts with bars, relative to the largest one."""
+def _table(what: str, counts: Mapping[str, int], most: int) -> str:
+    """A table of counts with bars, relative to the largest one; shares are of all counts."""
+    total = max(sum(counts.values()), 1)
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     largest = max(ordered[0][1], 1)
     left, right = 'style="text-align:left"', 'style="text-align:right"'
@@ -137,7 +138,7 @@ def _table(what: str, counts: Mapping[str, int], most: int, rows: int) -> str:
         shown.append((counted(len(rest), "other"), "", sum(count for _, count in rest)))
     body = [
         f"<tr><td {left}>{name}</td><td {left}>{bar}</td>"
-        f"<td {right}>{count:,}</td><td {right}>{count / max(rows, 1):.1%}</td></tr>"
+        f"<td {right}>{count:,}</td><td {right}>{count / total:.1%}</td></tr>"
         for name, bar, count in shown
     ]
     head = f"<th {left}>{what}</th><th></th><th {right}>rows</th><th {right}>share</th>"

@@ -1,4 +1,4 @@
-"""Progress: a bar in a terminal, plain lines or JSON elsewhere; all of it on stderr.
+"""Progress: a bar in a terminal, lines with the time or JSON elsewhere; all of it on stderr.
 
 Events are only counted. What is shown is drawn by a timer, so that it goes on while nothing
 happens, and costs the same however much does.
@@ -20,7 +20,7 @@ import orjson
 from pipeline.events import Notice, Requests, RunEnded, RunStarted, WaitEnded, Waiting, Why
 from pipeline.foreign import safe, safe_json
 from pipeline.observers.metrics import Metrics
-from pipeline.observers.words import Wait, duration, notice
+from pipeline.observers.words import Wait, clock, duration, notice
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ BAR_EVERY_S = 0.2
 SPEED_OVER_S = 60.0
 # Values of TERM of a terminal that can only append.
 _NO_CURSOR = ("dumb", "unknown")
-_BAR = 20
+# How wide the bar is, at most and at least.
+_BAR, _LEAST = 20, 4
 # A terminal writes ^C behind the bar, twice at most; in the next line it would keep the bar there.
 _ECHO = len("^C^C")
 _COUNTS = (
@@ -167,16 +168,23 @@ class Progress(ABC):
         }
 
     def _words(self, state: dict[str, Any]) -> str:
-        """Word what the run waits for, or else its speed, and the counts that are not 0."""
-        metrics = self._metrics
+        return ", ".join(filter(None, (self._next(state), *self._details(state))))
+
+    def _next(self, state: dict[str, Any]) -> str:
+        """Word what the run waits for, or else the time left; empty if that is not known."""
         if state["waiting"]:
-            facts = [str(state["waiting"])]
-        elif self._metrics.all_committed and not self._over:
-            facts = ["putting the output together"]
-        else:
-            facts = [f"{state['rows_per_second']:,.0f} rows/s"]
-            if state["seconds_left"]:
-                facts.append(f"{duration(state['seconds_left'])} left")
+            return str(state["waiting"])
+        if self._metrics.all_committed and not self._over:
+            return "putting the output together"
+        return f"{duration(state['seconds_left'])} left" if state["seconds_left"] else ""
+
+    def _details(self, state: dict[str, Any]) -> list[str]:
+        """Word the speed, unless the run waits, and the counts that are not 0."""
+        metrics, facts = self._metrics, []
+        if self._over:
+            facts += [f"{state['rows_per_second']:,.0f} rows/s"] if state["rows_per_second"] else []
+        elif not (state["waiting"] or metrics.all_committed):
+            facts.append(f"{state['rows_per_second']:,.0f} rows/s")
             facts.append(f"{state['in_flight']} of {state['concurrency_limit']} in flight")
             if state["workers"] is not None:
                 facts.append(f"{state['workers']} of {counted(metrics.wanted_workers, 'worker')}")
@@ -186,17 +194,26 @@ class Progress(ABC):
         for key, one, more in _COUNTS:
             if state[key]:
                 facts.append(counted(state[key], one, more))
-        return ", ".join(facts)
+        return facts
 
 
 class PlainProgress(Progress):
-    """A line now and then, for logs of cron and pipes."""
+    """A line now and then, for logs of cron and pipes; each begins with the local time.
+
+    `now` returns seconds since the epoch.
+    """
 
     every_s = PLAIN_EVERY_S
 
-    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: IO[str],
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__(clock)
         self._stream = stream
+        self._now = now
 
     def _begin(self, event: RunStarted) -> None:
         resumed = f", {event.resumed_rows:,} of them done before" if event.resumed_rows else ""
@@ -207,7 +224,7 @@ class PlainProgress(Progress):
         self._say("started", message, **facts)
 
     def _say(self, kind: str, message: str, **facts: Any) -> None:  # noqa: ARG002
-        print(safe(message), file=self._stream, flush=True)
+        print(f"{clock(self._now())} {safe(message)}", file=self._stream, flush=True)
 
     def _draw(self) -> None:
         state = self._state()
@@ -257,43 +274,70 @@ class TerminalProgress(PlainProgress):
         out = console.Console(file=self._stream)
         if self._bar is not None:
             self._bar.stop()
+        self._column = progress.BarColumn()
         self._bar = progress.Progress(
-            progress.BarColumn(bar_width=max(min(_BAR, out.width // 4), 1)),
-            progress.TaskProgressColumn(),
-            progress.MofNCompleteColumn(),
+            self._column,
             progress.TextColumn("{task.description}", markup=False),
             console=out,
             auto_refresh=False,
         )
+        self._began = self._clock()
+        self._resumed_rows = event.resumed_rows
+        self._task = self._bar.add_task("", total=event.rows)
         self._bar.start()
-        self._task = self._bar.add_task("", total=event.rows, completed=event.resumed_rows)
-        self._bar.refresh()
+        self._draw()
 
-    def _say(self, kind: str, message: str, **facts: Any) -> None:
+    def _say(self, kind: str, message: str, **facts: Any) -> None:  # noqa: ARG002
         if self._bar is None:
-            super()._say(kind, message, **facts)
+            print(safe(message), file=self._stream, flush=True)
         else:
             self._bar.console.print(safe(message), markup=False, highlight=False)
 
     def _draw(self) -> None:
         if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=self._metrics.estimated_rows,
-                description=self._cut(safe(self._words(self._state()))),
-            )
+            state = self._state()
+            words = self._fitted(state, self._bar.console.width - _ECHO)
+            self._bar.update(self._task, completed=state["rows_done"], description=words)
             self._bar.refresh()
 
-    def _cut(self, details: str) -> str:
-        """Cut what there is no room for beside the bar, the percentage and the count."""
+    def _fitted(self, state: dict[str, Any], width: int) -> str:
+        """Word how far the run is, and give the bar what room there is.
+
+        Percentage, count and what comes next have theirs first, then the bar (up to a sixth of the
+        line), then those of the details for which there is still room.
+        """
         from rich.text import Text
 
         assert self._bar is not None
-        counts = len(f" 100% {self._metrics.rows}/{self._metrics.rows} ")
-        room = self._bar.console.width - _BAR - counts - _ECHO
-        text = Text(details)
-        text.truncate(max(room, 0), overflow="ellipsis")
-        return text.plain
+        done, rows = state["rows_done"], state["rows"]
+        # Only what is whole is told as 100%.
+        percent = 100 * done // rows if rows else 100
+        count = Text(f"{percent:3d}% {done:,}/{rows:,}")
+        room = width - count.cell_len - len("  ")
+        facts = [safe(self._next(state)), *self._details(state)]
+        # At the end nothing changes any more: the bar may make room for all of them.
+        first = Text(safe(self._words(state)) if self._over else facts[0])
+        most = min(_BAR, width // 6)
+        self._column.bar_width = max(min(room - first.cell_len, most), _LEAST)
+        room -= self._column.bar_width
+        words = Text(", ".join(filter(None, facts)))
+        while len(facts) > 1 and words.cell_len > room:
+            facts.pop()
+            words = Text(", ".join(filter(None, facts)))
+        words.truncate(max(room, 0), overflow="ellipsis")
+        return f"{count.plain} {words.plain}".rstrip()
+
+    def _next(self, state: dict[str, Any]) -> str:
+        """Word what comes next, or how long it took once that is over."""
+        return f"in {duration(self._clock() - self._began)}" if self._over else super()._next(state)
+
+    def _state(self) -> dict[str, Any]:
+        """How far the run is; at its end the speed is that of the whole attempt."""
+        state = super()._state()
+        if self._over:
+            took_s = max(self._clock() - self._began, 1e-6)
+            state["rows_per_second"] = (state["rows_done"] - self._resumed_rows) / took_s
+        return state
 
     def _end(self, event: RunEnded) -> None:
         """Take the bar away if the run has stopped: what it shows is not true any more."""

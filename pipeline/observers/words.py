@@ -141,6 +141,8 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"The token is not sent: {host} is neither https nor this machine, and anyone in "
                 "between could read it."
             )
+        case events.NoToken():
+            return "No token was found, and the serverless API refuses most requests without one."
         case events.OldHost():
             return (
                 "api-inference.huggingface.co is no longer served: requests go to "
@@ -162,6 +164,11 @@ def fix_of(told: Notice) -> str:
     match told:
         case events.TokenNotSent():
             return "Use an https address."
+        case events.NoToken():
+            return (
+                "Set HF_TOKEN to a token of huggingface.co, or log in with `hf auth login`; cron "
+                f"needs {setting('token_file')}."
+            )
         case events.OldHost(model):
             return f"Set {setting('endpoint', 'hf')} and {setting('model', model)} instead."
         case events.TokenFileIsOpen(file):

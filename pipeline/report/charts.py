@@ -1,4 +1,4 @@
-"""The charts, drawn as SVG by Vega-Lite in this process, so that the page needs no library.
+"""The charts of labels and of work over time, as SVG, so that the page needs no library.
 
 Colours are variables of the page's style, so that one drawing serves light mode, dark mode and
 print. Each mark has a description in words, which the page shows under the mouse and reads out.
@@ -6,16 +6,17 @@ print. Each mark has a description in words, which the page shows under the mous
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING
 
 from pipeline.foreign import visible
 from pipeline.observers.words import duration
+from pipeline.report.drawing import COLOR, INK, NUMBER, QUIET, SAYS, draw, layer, quantity, rects
+from pipeline.report.rows import OTHERS
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -23,49 +24,18 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
+    from pipeline.report.drawing import Spec
     from pipeline.report.history import History, Span
     from pipeline.report.rows import Label
 
 MOST_BARS = 15
 LOG_FROM = 10
 PALETTE = 8
-WIDE = 940
-_VEGA_LITE = "5.20"
-# What a chart may hold. Everything else in a drawing is left out of the page.
-_ELEMENTS = frozenset(["svg", "g", "path", "line", "rect", "text", "tspan"])
-_ATTRIBUTES = frozenset(
-    [
-        *("width", "height", "viewBox", "transform", "d", "x", "y", "x1", "x2", "y1", "y2"),
-        *("fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray"),
-        *("stroke-linecap", "stroke-linejoin", "stroke-miterlimit", "opacity", "display"),
-        *("font-family", "font-size", "font-weight", "text-anchor", "pointer-events"),
-        *("role", "aria-label", "aria-hidden", "aria-roledescription"),
-    ]
-)
-_MARKS = frozenset(["bar", "circle", "rect mark"])
-
-# How an axis words its numbers; its own format would give 6e+2, or 0.5k.
-_NUMBER = "format(datum.value, datum.value >= 10000 ? '.3~s' : ',.6~r')"
-_LONG_NUMBER = re.compile(r"\d+\.\d{3,}(?:e-\d+)?")
-_INK, _QUIET, _LINE = "var(--ink)", "var(--muted)", "var(--line)"
-_CONFIG = {
-    "font": "sans-serif",
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": _QUIET,
-        "labelFontSize": 12,
-        "titleColor": _QUIET,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "domainColor": _LINE,
-        "tickColor": _LINE,
-        "gridColor": _LINE,
-    },
-    "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
-}
-# Encodings by the fields `color` and `says` of a value.
-_COLOR = {"field": "color", "type": "nominal", "scale": None}
-_SAYS = {"field": "says"}
+WIDE, NARROW = 940, 300
+# Hues that people expect, far from each other: red, amber, green, blue, violet.
+_HUES = {"negative": 25, "mixed": 75, "positive": 150, "neutral": 250}
+_HUES |= {"neg": 25, "pos": 150, "neu": 250, "very negative": 0, "very positive": 175}
+_HUES |= {"1 star": 25, "2 stars": 60, "3 stars": 95, "4 stars": 150, "5 stars": 200}
 
 WAITS = {"model loading": "loading", "endpoint down": "outage", "throttled": "throttled"}
 LATENCIES = {"median": "var(--series-0)", "95 %": "var(--series-1)", "slowest": "var(--faint)"}
@@ -74,12 +44,22 @@ CAUSES = (
     *("connection lost", "unreadable answer", "loading", "row refused"),
 )
 
-_Spec = dict[str, Any]
-
 
 def color(place: int) -> str:
-    """Return the colour of the label or cause in this place; those at the end share the last."""
+    """Return the colour of the cause in this place; those at the end share the last."""
     return f"var(--series-{min(place, PALETTE - 1)})"
+
+
+def label_color(name: str) -> str:
+    """Return the colour of a label, which is the same in every report: it comes from its name."""
+    if name == OTHERS:
+        return "var(--faint)"
+    hue = _HUES.get(name.casefold())
+    if hue is None:
+        digest = hashlib.blake2b(name.encode(errors="replace"), digest_size=4).digest()
+        hue = int.from_bytes(digest) % 360
+    # Of this lightness all hues are as legible, which hsl would not give.
+    return f"oklch(var(--tone) 0.13 {hue})"
 
 
 def failed(history: History) -> Counter[str]:
@@ -93,9 +73,9 @@ def cause_colors(causes: Iterable[str]) -> dict[str, str]:
     return {cause: color(_place(cause)) for cause in causes}
 
 
-def labels_chart(labels: Sequence[Label]) -> Markup:
-    """Draw rows by label, one bar each; the smallest of many labels share one."""
-    shown = [(visible(label.name), label.rows, color(i)) for i, label in enumerate(labels)]
+def labels_chart(labels: Sequence[Label], one: str = "row") -> Markup:
+    """Draw rows (or what else `one` of them is) by label; the smallest of many share one bar."""
+    shown = [(visible(label.name), label.rows, label_color(label.name)) for label in labels]
     if len(shown) > MOST_BARS:
         rest = shown[MOST_BARS - 1 :]
         others = (counted(len(rest), "other"), sum(rows for _, rows, _ in rest), "var(--faint)")
@@ -107,25 +87,25 @@ def labels_chart(labels: Sequence[Label]) -> Markup:
             "rows": rows,
             "color": shade,
             "share": f"{rows / total:.1%}",
-            "says": f"{name}: {counted(rows, 'row')}, {rows / total:.1%}",
+            "says": f"{name}: {counted(rows, one)}, {rows / total:.1%}",
         }
         for place, (name, rows, shade) in enumerate(shown)
     ]
     # Room for the words behind the longest bar.
-    x = _quantity("rows", domain=(0, 1.25 * max((rows for _, rows, _ in shown), default=1)))
+    x = quantity("rows", domain=(0, 1.25 * max((rows for _, rows, _ in shown), default=1)))
     extent = min(190, max(_width(name) for name, _, _ in shown))
-    axis = {"labelLimit": 190, "labelFontSize": 13, "labelColor": _INK, "minExtent": extent}
+    axis = {"labelLimit": 190, "labelFontSize": 13, "labelColor": INK, "minExtent": extent}
     # Vega takes a name by itself for the key of an object, which has a `constructor` already.
     names = json.dumps([f" {name}" for name, _, _ in shown])
     axis["labelExpr"] = f"slice({names}[datum.value], 1)"
     y = {"field": "place", "type": "nominal", "sort": None, "title": None, "axis": axis}
     bar = {"type": "bar", "height": {"band": 0.72}, "cornerRadiusEnd": 3}
-    share = {"type": "text", "align": "left", "dx": 6, "fontSize": 12, "color": _INK}
-    return _draw(
+    share = {"type": "text", "align": "left", "dx": 6, "fontSize": 12, "color": INK}
+    return draw(
         300,
         {"step": 32},
-        _layer(values, bar, x=x, y=y, color=_COLOR, description=_SAYS),
-        _layer(values, {**share, "aria": False}, x=x, y=y, text={"field": "share"}),
+        layer(values, bar, x=x, y=y, color=COLOR, description=SAYS),
+        layer(values, {**share, "aria": False}, x=x, y=y, text={"field": "share"}),
     )
 
 
@@ -149,14 +129,14 @@ def scores_chart(label: Label, edges: Sequence[float], shade: str) -> Markup:
         }
         for low, high, rows in zip(edges, edges[1:], label.bins, strict=False)
     ]
-    x = _quantity("from", "score", domain=(edges[0], edges[-1]), grid=False, tickCount=5)
-    y = _quantity("value", tickCount=3, tickMinStep=1, minExtent=40, labelExpr=_NUMBER)
-    return _draw(240, 110, _rects(values, x, y))
+    x = quantity("from", "score", domain=(edges[0], edges[-1]), grid=False, tickCount=5)
+    y = quantity("value", tickCount=3, tickMinStep=1, minExtent=40, labelExpr=NUMBER)
+    return draw(240, 110, rects(values, x, y))
 
 
-def throughput_chart(history: History) -> Markup:
+def throughput_chart(history: History, width: int) -> Markup:
     """Draw texts that got their answer, per second."""
-    clock = _Clock.of(history)
+    clock = _Clock.of(history, width)
     values = [
         {
             **clock.over(span),
@@ -166,14 +146,22 @@ def throughput_chart(history: History) -> Markup:
         }
         for span in history.spans
     ]
-    return clock.draw(150, _rects(values, clock.axis("from"), _y("texts/s")))
+    return clock.draw(150, rects(values, clock.axis("from"), _y("texts/s")))
 
 
-def latency_chart(history: History) -> Markup:
-    """Draw latency of requests: the median, the 95th percentile, and the slowest."""
-    clock = _Clock.of(history)
-    values: list[_Spec] = []
+def latency_chart(history: History, width: int) -> Markup:
+    """Draw latency of requests: the median, the 95th percentile, and the slowest.
+
+    A line ends where nothing was answered, such as at a cold start, and begins again after it.
+    """
+    clock = _Clock.of(history, width)
+    values: list[Spec] = []
+    stretch, end_s = 0, 0.0
     for span in history.spans:
+        if not (span.ended["ok"] or span.ended["row refused"]):
+            continue
+        stretch += span.from_s > end_s
+        end_s = span.to_s
         at = clock((span.from_s + span.to_s) / 2)
         # The median comes last, above the others.
         found = {"slowest": span.slowest_s, "95 %": span.p95_s, "median": span.median_s}
@@ -181,24 +169,26 @@ def latency_chart(history: History) -> Markup:
             if seconds is not None:
                 says = f"{_when(span)}: {name} {_latency(seconds)}"
                 shade = LATENCIES[name]
-                values.append({"at": at, "value": seconds, "color": shade, "says": says})
+                value = {"at": at, "value": seconds, "stretch": stretch}
+                values.append({**value, "color": shade, "says": says})
     y = _y("seconds")
     all_s = [value["value"] for value in values]
     if max(all_s, default=1.0) > LOG_FROM * min(all_s, default=1.0) > 0:
         # Else a cold start leaves a flat line of all others.
-        ticks = [10.0**power for power in range(-4, 5)]
+        steps = (1, 2, 5) if max(all_s) < 100 * min(all_s) else (1,)
+        ticks = [step * 10.0**power for power in range(-4, 5) for step in steps]
         axis = {**y["axis"], "values": ticks, "labelExpr": "format(datum.value, '~r')"}
         y |= {"title": "seconds (log)", "scale": {"type": "log", "nice": False}, "axis": axis}
-    place = {"x": clock.axis("at"), "y": y, "color": _COLOR}
+    place = {"x": clock.axis("at"), "y": y, "color": COLOR}
     line = {"type": "line", "strokeWidth": 1.5, "aria": False}
     dots = {"type": "circle", "size": 18, "opacity": 1}
-    lines = _layer(values, line, **place)
-    return clock.draw(150, lines, _layer(values, dots, **place, description=_SAYS))
+    lines = layer(values, line, **place, detail={"field": "stretch", "type": "nominal"})
+    return clock.draw(150, lines, layer(values, dots, **place, description=SAYS))
 
 
-def failures_chart(history: History) -> Markup:
+def failures_chart(history: History, width: int) -> Markup:
     """Draw attempts that failed, by cause."""
-    clock = _Clock.of(history)
+    clock = _Clock.of(history, width)
     values = []
     for span in history.spans:
         low = 0
@@ -208,7 +198,7 @@ def failures_chart(history: History) -> Markup:
             says = f"{_when(span)}: {count:,} failed, {cause}"
             values.append({**place, "color": color(_place(cause)), "says": says})
             low += count
-    bars = _rects(values, clock.axis("from"), _y("requests"), {"field": "low"})
+    bars = rects(values, clock.axis("from"), _y("requests"), {"field": "low"})
     return clock.draw(110, bars)
 
 
@@ -226,17 +216,18 @@ class _Clock:
     """The axis of time: seconds that the run worked, in a unit that suits how long that was."""
 
     history: History
+    width: int
     unit: str
     unit_s: float
     total_s: float
 
     @classmethod
-    def of(cls, history: History) -> _Clock:
+    def of(cls, history: History, width: int) -> _Clock:
         total_s = max(history.seconds, 1.0)
         for unit, unit_s in (("seconds", 1), ("minutes", 60)):
             if total_s <= 120 * unit_s:
-                return cls(history, unit, unit_s, total_s)
-        return cls(history, "hours", 3_600, total_s)
+                return cls(history, width, unit, unit_s, total_s)
+        return cls(history, width, "hours", 3_600, total_s)
 
     def __call__(self, seconds: float) -> float:
         return round(seconds / self.unit_s, 4)
@@ -245,11 +236,11 @@ class _Clock:
         gap_s = (span.to_s - span.from_s) * 0.05
         return {"from": self(span.from_s + gap_s), "to": self(span.to_s - gap_s)}
 
-    def axis(self, field: str) -> _Spec:
+    def axis(self, field: str) -> Spec:
         title, domain = f"running time in {self.unit}", (0, self.total_s / self.unit_s)
-        return _quantity(field, title, domain, grid=False, tickCount=10)
+        return quantity(field, title, domain, grid=False, tickCount=10 if self.width == WIDE else 5)
 
-    def draw(self, height: int, *layers: _Spec) -> Markup:
+    def draw(self, height: int, *layers: Spec) -> Markup:
         """Draw layers above where the run waited, and where an attempt continued another."""
         waits = [
             {
@@ -262,12 +253,12 @@ class _Clock:
             for wait in self.history.waits
         ]
         attempts = [{"at": self(each.worked_before_s)} for each in self.history.attempts[1:]]
-        rule = {"type": "rule", "strokeDash": [3, 3], "color": _QUIET, "aria": False}
-        return _draw(
-            WIDE,
+        rule = {"type": "rule", "strokeDash": [3, 3], "color": QUIET, "aria": False}
+        return draw(
+            self.width,
             height,
-            _rects(waits, self.axis("from"), {"value": 0}, {"value": "height"}),
-            _layer(attempts, rule, x=self.axis("at")),
+            rects(waits, self.axis("from"), {"value": 0}, {"value": "height"}),
+            layer(attempts, rule, x=self.axis("at")),
             *layers,
         )
 
@@ -280,62 +271,5 @@ def _latency(seconds: float) -> str:
     return f"{seconds * 1000:,.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
 
 
-def _y(title: str) -> _Spec:
-    return _quantity("value", title, tickCount=4, minExtent=44, maxExtent=44, labelExpr=_NUMBER)
-
-
-def _quantity(
-    field: str, title: str | None = None, domain: Sequence[float] | None = None, **axis: Any
-) -> _Spec:
-    """Return the encoding of numbers; without anything for the axis, there is none."""
-    scale = {"zero": True} if domain is None else {"domain": domain, "nice": False}
-    more = {"title": title, "scale": scale, "axis": axis or None}
-    return {"field": field, "type": "quantitative", **more}
-
-
-def _layer(values: Sequence[_Spec], mark: _Spec, **encoding: _Spec) -> _Spec:
-    return {"data": {"values": values}, "mark": mark, "encoding": encoding}
-
-
-def _rects(values: Sequence[_Spec], x: _Spec, y: _Spec, y2: _Spec | None = None) -> _Spec:
-    """Return rectangles from the field `from` to the field `to`, by default up from zero."""
-    to = {"x2": {"field": "to"}, "y2": y2 or {"datum": 0}}
-    return _layer(values, {"type": "rect"}, x=x, y=y, **to, color=_COLOR, description=_SAYS)
-
-
-def _draw(width: int, height: int | _Spec, *layers: _Spec) -> Markup:
-    import vl_convert
-    from markupsafe import Markup
-
-    spec = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "width": width,
-        "height": height,
-        "padding": 2,
-        "background": None,
-        "layer": layers,
-        "config": _CONFIG,
-    }
-    drawn = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, allowed_base_urls=[])
-    # The drawing is our own, and what it holds is checked.
-    checked = _checked(ET.fromstring(drawn))  # noqa: S314
-    return Markup(ET.tostring(checked, encoding="unicode", method="html"))  # noqa: S704
-
-
-def _checked(drawn: ET.Element) -> ET.Element:
-    """Copy a drawing, with nothing in it but shapes and text."""
-    kept = ET.Element(_local(drawn.tag))
-    for name, value in drawn.attrib.items():
-        if name == "aria-label":
-            kept.set(name, value)
-        elif name in _ATTRIBUTES and not re.search(r"url\s*\(|javascript:", value, re.IGNORECASE):
-            kept.set(name, _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value))
-    if kept.get("role") == "graphics-symbol" and kept.get("aria-roledescription") in _MARKS:
-        kept.set("class", "mark")
-    kept.text = drawn.text
-    kept.extend(_checked(child) for child in drawn if _local(child.tag) in _ELEMENTS)
-    return kept
-
-
-def _local(tag: str) -> str:
-    return tag.rpartition("}")[2]
+def _y(title: str) -> Spec:
+    return quantity("value", title, tickCount=4, minExtent=44, maxExtent=44, labelExpr=NUMBER)

@@ -44,9 +44,6 @@ class RunAttempt:
     state: str | None = None
     exit_code: int | None = None
     message: str | None = None
-    workers: int = 0
-    workers_lost: int = 0
-    last_loss: str = ""
     open_waits: dict[str, PastWait] = field(default_factory=dict)
 
     @property
@@ -57,6 +54,25 @@ class RunAttempt:
     def worked_s(self, at: float) -> float:
         """Where an instant of this attempt lies in the time that the run worked."""
         return self.worked_before_s + min(max(at - self.began, 0.0), self.seconds)
+
+
+@dataclass
+class Sender:
+    """A worker that sent requests, or an address that took them.
+
+    `a_second` has the answers a second that were told of a worker. `lost` counts how often it was
+    left out, and `why` is the last reason.
+    """
+
+    name: str
+    a_second: list[float] = field(default_factory=list)
+    lost: int = 0
+    why: str = ""
+
+    @property
+    def answers_per_second(self) -> float | None:
+        """Answers a second, on average over what was told."""
+        return sum(self.a_second) / len(self.a_second) if self.a_second else None
 
 
 @dataclass
@@ -102,6 +118,8 @@ class History:
     attempts: list[RunAttempt] = field(default_factory=list)
     waits: list[PastWait] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    workers: dict[str, Sender] = field(default_factory=dict)
+    addresses: dict[str, Sender] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -144,12 +162,15 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 if current is not None and _is_another_run(current, event):
                     attempts.clear()
                     history.waits.clear()
+                    history.workers.clear()
+                    history.addresses.clear()
                 if attempts:
                     _cut_off_waits(attempts[-1])
                 else:
                     first_line = number
                 at = event["at"]
                 attempts.append(RunAttempt(at, at, history.seconds, event["resumed_rows"]))
+                _note_senders(event, history)
                 continue
             case _ if current is None:
                 continue
@@ -165,7 +186,7 @@ def _find_attempts(log: GrowingFile, history: History) -> int:
                 current.message = event["message"]
         current.last = max(current.last, event["at"])
         _note_wait(event, current, history.waits)
-        _note_workers(event, current)
+        _note_senders(event, history)
     if attempts:
         _cut_off_waits(attempts[-1])
     return first_line
@@ -207,13 +228,19 @@ def _note_wait(event: Event, attempt: RunAttempt, found: list[PastWait]) -> None
             waits.pop(event["reason"], None)
 
 
-def _note_workers(event: Event, attempt: RunAttempt) -> None:
+def _note_senders(event: Event, history: History) -> None:
     match event["event"]:
+        case "RunStarted":
+            for address in event.get("endpoint", "").split(", "):
+                history.addresses.setdefault(address, Sender(address))
         case "Workers":
-            attempt.workers = max(attempt.workers, len(event["at_work"]))
-        case "WorkerLost":
-            attempt.workers_lost += 1
-            attempt.last_loss = f"{event['worker']}, {event['why']}"
+            for told in event["at_work"]:
+                worker = history.workers.setdefault(told["name"], Sender(told["name"]))
+                worker.a_second.append(told["answers_per_second"])
+        case "WorkerLost" | "AddressLost":
+            kind, name = ("workers", "worker") if "worker" in event else ("addresses", "address")
+            lost = getattr(history, kind).setdefault(event[name], Sender(event[name]))
+            lost.lost, lost.why = lost.lost + 1, event["why"]
 
 
 def _fill_spans(log: GrowingFile, first_line: int, history: History) -> None:

@@ -19,7 +19,7 @@ function setUpRows(section) {
       row.hidden = !fits;
       shown += fits ? 1 : 0;
     }
-    count.value = `${shown} of ${rows.length} ${rows.length === 1 ? "row" : "rows"} shown`;
+    count.value = `${shown} of ${rows.length} ${rows.length === 1 ? "text" : "texts"} shown`;
     none.hidden = shown > 0;
   }
 
@@ -54,9 +54,14 @@ function setUpRows(section) {
 
 function setUpChart(chart, tip) {
   const left = (mark) => mark.getBoundingClientRect().left;
-  const marks = Array.from(chart.querySelectorAll(".mark"));
-  const order = marks.slice().sort((one, other) => left(one) - left(other));
   let at = null;
+
+  // Of the drawing that is shown: the one for phones, or the other.
+  function inOrder() {
+    return Array.from(chart.querySelectorAll(".mark"))
+      .filter((mark) => mark.getClientRects().length)
+      .sort((one, other) => left(one) - left(other));
+  }
 
   function show(mark) {
     if (at) at.classList.remove("at");
@@ -81,6 +86,7 @@ function setUpChart(chart, tip) {
   chart.addEventListener("mouseleave", () => show(null));
   chart.addEventListener("blur", () => show(null));
   chart.addEventListener("keydown", (event) => {
+    const order = inOrder();
     const place = order.indexOf(at);
     const to = { ArrowRight: place + 1, ArrowDown: place + 1, ArrowLeft: Math.max(place - 1, 0),
       ArrowUp: Math.max(place - 1, 0), Home: 0, End: order.length - 1 }[event.key];

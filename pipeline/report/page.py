@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, UsageError
+from pipeline.evaluation.words import summary
 from pipeline.foreign import visible
 from pipeline.observers.words import against_plan, clock, duration, stored
-from pipeline.report import charts
+from pipeline.report import charts, quality
 from pipeline.report.facts import gather
 from pipeline.report.history import MOST_WAITS
+from pipeline.report.quality import interval, percent
 from pipeline.report.text import number
 from pipeline.store.disk import replace_file
 from pipeline.store.ownership import may_replace
@@ -23,6 +25,8 @@ from pipeline.version import __version__
 from pipeline.wording import counted, with_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from jinja2 import Environment
 
     from pipeline.report.facts import Facts
@@ -36,17 +40,24 @@ _SUFFIXES = (".html", ".htm")
 
 
 def write_report(
-    output: Path | str, page: Path | None = None, run_dir: Path | str | None = None
+    output: Path | str,
+    page: Path | None = None,
+    run_dir: Path | str | None = None,
+    columns: Sequence[str] = (),
+    gold: str | None = None,
+    label_map: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report on the run of `output`, to `OUTPUT.html` by default, and return its path.
 
     That of an output at an address is in the current directory. `output` may also be a run
-    directory, such as the checkpoint of a notebook. The page appears by one rename. Raises
-    UsageError if the extra `report` is not installed, there is no run, its rows cannot be read, or
-    the page cannot be written.
+    directory, such as the checkpoint of a notebook. `columns` are shown beside the text of rows.
+    Against the true labels of the column `gold` the labels of a complete run are measured, as by
+    `evaluate`, to which `label_map` is given. The page appears by one rename. Raises UsageError if
+    the extra `report` is not installed, there is no run, its rows cannot be read, it has no such
+    column, or the page cannot be written.
     """
     _check_installed()
-    facts = gather(output, run_dir)
+    facts = gather(output, run_dir, columns, gold, label_map)
     if page is None:
         path = Path(output)
         page = path.with_name(path.name + ".html") if path == output else Path(path.name + ".html")
@@ -94,6 +105,8 @@ def _render(facts: Facts, output: Path | str) -> bytes:
         bins=[f"{low:g} to {high:g}" for low, high in pairwise(found.edges)] if found else [],
         places={label.name: i for i, label in enumerate(found.labels)} if found else {},
         charts=charts,
+        quality=facts.quality,
+        charts_of_quality=quality,
         most_waits=MOST_WAITS,
         now=time.time(),
         version=__version__,
@@ -117,7 +130,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (against_plan, clock, counted, duration, number, stored)
+    words = (against_plan, clock, counted, duration, interval, number, percent, stored, summary)
     made.filters.update({each.__name__: each for each in words})
     return made
 

@@ -18,12 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.observers.words import EMPTY_LABEL, MOST_CAUSES, OTHER_CAUSES
+from pipeline.report.picked import Picked, by_chance, hashes
 from pipeline.system import arrays
 from pipeline.writer import is_stream, read_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pipeline.report.picked import Lines
     from pipeline.store import ByteSource
 
 BATCH_ROWS = 65_536
@@ -32,6 +34,10 @@ MOST_LABELS = 1_000
 BINS = 25
 LEAST_CERTAIN = 200
 LEAST_CERTAIN_OF_A_LABEL = 50
+# Samples are shown of the most frequent labels.
+MOST_SAMPLED = 12
+AT_RANDOM = 4
+MOST_CERTAIN = 3
 EXAMPLES = 5
 TEXT_CHARACTERS = 400
 ERROR_CHARACTERS = 400
@@ -47,16 +53,31 @@ class Columns:
     label: str
     score: str
     error: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns that the model was given."""
+        return [self.text, *([self.text_pair] if self.text_pair else [])]
+
+    @property
+    def shown(self) -> list[str]:
+        """The columns that are shown of a row: its texts, and those of choice beside them."""
+        return list(dict.fromkeys([*self.texts, *self.more]))
 
 
 @dataclass
 class Row:
-    """A row of the output, counted from 0; long texts are cut, `characters` is how long each is."""
+    """A row of the output, counted from 0, the first of `times` with its text, label and score.
+
+    `texts` are the columns that are shown; long ones are cut, `characters` is how long each is.
+    """
 
     number: int
     label: str | None = None
     score: float | None = None
     error: str | None = None
+    times: int = 1
     texts: list[str | None] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)
 
@@ -68,6 +89,15 @@ class Label:
     name: str
     rows: int
     bins: list[int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What rows with a label look like: some at random, and those with the highest scores."""
+
+    label: str
+    at_random: list[Row]
+    most_certain: list[Row]
 
 
 @dataclass
@@ -88,6 +118,7 @@ class LabelledRows:
     edges: list[float]
     causes: list[ErrorGroup]
     least_certain: list[Row]
+    samples: list[Sample]
 
 
 def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
@@ -95,20 +126,32 @@ def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     bins = _Bins.over(*_range(files, columns.score))
     counts, errors = _Labels(bins), _Errors()
     rows = 0
-    names = [columns.label, columns.score, columns.error]
+    names = [*columns.texts, columns.label, columns.score, columns.error]
     for first, file in _opened(files, names):
         row = first
         for batch in file.iter_batches(BATCH_ROWS, columns=names):
             numbers = np.arange(row, row + batch.num_rows)
-            counts.add(batch.column(columns.label), batch.column(columns.score), numbers)
+            texts = [batch.column(name) for name in columns.texts]
+            counts.add(batch.column(columns.label), batch.column(columns.score), numbers, texts)
             errors.add(batch.column(columns.error), numbers)
             row += batch.num_rows
         rows += row - first
-    labels, least_certain = counts.found()
+    labels = counts.labels()
+    least_certain, samples = counts.least_certain(labels), counts.samples(labels)
     causes = errors.found()
-    examples = [row for cause in causes for row in cause.examples]
-    _fetch_texts(files, columns, [*least_certain, *examples])
-    return LabelledRows(rows, labels, bins.edges, causes, least_certain)
+    shown = [*least_certain, *(row for cause in causes for row in cause.examples)]
+    for sample in samples:
+        shown += [*sample.at_random, *sample.most_certain]
+    fetch_texts(files, columns, shown)
+    return LabelledRows(rows, labels, bins.edges, causes, least_certain, samples)
+
+
+def names_in(file: ByteSource) -> list[str]:
+    """Return the names of the columns of a file. Raises OSError, ArrowException."""
+    if is_stream(file):
+        return list(read_part(file).schema.names)
+    with file.open() as opened:
+        return list(pq.read_schema(opened).names)
 
 
 @dataclass(frozen=True)
@@ -140,16 +183,21 @@ class _Bins:
 
 
 class _Labels:
-    """Counts labels and scores, and keeps the least certain rows of each label."""
+    """Counts labels and scores, and picks the rows of each label that are shown."""
 
     def __init__(self, bins: _Bins) -> None:
         self._bins = bins
         self._ids: dict[str, int] = {}
         self._counts = np.zeros(MOST_LABELS + 1, np.int64)
         self._binned = np.zeros((MOST_LABELS + 1, bins.count), np.int64)
-        self._kept = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+        self._least, self._most, self._at_random = (
+            Picked(MOST_LABELS + 1, of_each)
+            for of_each in (LEAST_CERTAIN_OF_A_LABEL, MOST_CERTAIN, AT_RANDOM + MOST_CERTAIN)
+        )
 
-    def add(self, labels: pa.Array, scores: pa.Array, numbers: Any) -> None:
+    def add(
+        self, labels: pa.Array, scores: pa.Array, numbers: Any, texts: Sequence[pa.Array]
+    ) -> None:
         encoded = pc.dictionary_encode(labels.cast(pa.string()))
         if not len(encoded.dictionary):
             return
@@ -161,47 +209,72 @@ class _Labels:
         ]
         known = ~np.isnan(values)
         self._counts += np.bincount(ids, minlength=MOST_LABELS + 1)
-        cells = ids[known] * self._bins.count + self._bins.of(values[known])
+        ids, values, there = ids[known], values[known], there[known]
+        cells = ids * self._bins.count + self._bins.of(values)
         self._binned += np.bincount(cells, minlength=self._binned.size).reshape(self._binned.shape)
-        new = (ids[known], values[known], numbers[there][known])
-        one, two, three = (np.concatenate(pair) for pair in zip(self._kept, new, strict=True))
-        self._kept = _lowest(one, two, three)
+        texts = [each.cast(pa.large_string()) for each in texts]
+        none = arrays.numbers([0], pa.int64())[0]
+        lengths = sum(
+            np.from_dlpack(pc.coalesce(pc.binary_length(each), none))[there] for each in texts
+        )
+        for picked, ranks in (
+            (self._least, values),
+            (self._most, -values),
+            (self._at_random, by_chance(values, lengths)),
+        ):
+            picked.add(ids, ranks, values, numbers[there], lambda at: hashes(texts, there[at]))
 
     def _id(self, name: str) -> int:
         if name not in self._ids and len(self._ids) < MOST_LABELS:
             self._ids[name] = len(self._ids)
         return self._ids.get(name, MOST_LABELS)
 
-    def found(self) -> tuple[list[Label], list[Row]]:
-        names = {place: name or EMPTY_LABEL for name, place in self._ids.items()}
-        names[MOST_LABELS] = OTHERS
-        labels = [
+    @property
+    def _names(self) -> dict[int, str]:
+        return {place: name or EMPTY_LABEL for name, place in self._ids.items()} | {
+            MOST_LABELS: OTHERS
+        }
+
+    def labels(self) -> list[Label]:
+        """Return the labels, the most frequent first."""
+        found = [
             Label(name, int(self._counts[place]), self._binned[place].tolist())
-            for place, name in names.items()
+            for place, name in self._names.items()
             if self._counts[place]
         ]
-        labels.sort(key=lambda label: (label.name == OTHERS, -label.rows, label.name))
+        return sorted(found, key=lambda label: (label.name == OTHERS, -label.rows, label.name))
+
+    def least_certain(self, labels: Sequence[Label]) -> list[Row]:
+        """Return the rows with the lowest scores, at most the same number of each label."""
         of_each = max(LEAST_CERTAIN // max(len(labels), 1), 1)
-        ids, scores, numbers = _lowest(*self._kept, of_each=min(of_each, LEAST_CERTAIN_OF_A_LABEL))
-        rows = [
-            Row(int(number), names[int(place)], float(score))
-            for place, score, number in zip(ids, scores, numbers, strict=True)
-        ]
+        rows = self._rows(self._least.found(min(of_each, LEAST_CERTAIN_OF_A_LABEL)))
         rows.sort(key=lambda row: (row.score or 0.0, row.number))
-        return labels, rows[:LEAST_CERTAIN]
+        return rows[:LEAST_CERTAIN]
 
+    def samples(self, labels: Sequence[Label]) -> list[Sample]:
+        """Return samples of the most frequent labels."""
+        most, chance = (self._rows(each.found()) for each in (self._most, self._at_random))
+        shown = {row.number for row in most}
+        others = [row for row in chance if row.number not in shown]
+        return [
+            Sample(
+                label.name,
+                [row for row in others if row.label == label.name][:AT_RANDOM],
+                [row for row in most if row.label == label.name],
+            )
+            for label in labels[:MOST_SAMPLED]
+        ]
 
-def _lowest(
-    ids: Any, scores: Any, numbers: Any, of_each: int = LEAST_CERTAIN_OF_A_LABEL
-) -> tuple[Any, Any, Any]:
-    """Return of each id the rows with the lowest scores, the first ones if scores are equal."""
-    order = np.lexsort((numbers, scores, ids))
-    sorted_ids = ids[order]
-    starts = np.flatnonzero(np.r_[True, sorted_ids[1:] != sorted_ids[:-1]]) if len(ids) else ids
-    lengths = np.diff(np.r_[starts, len(ids)])
-    rank = np.arange(len(ids)) - np.repeat(starts, lengths)
-    chosen = order[rank < of_each]
-    return ids[chosen], scores[chosen], numbers[chosen]
+    def _rows(self, lines: Lines) -> list[Row]:
+        names = self._names
+        return [
+            Row(number, names[label], score, times=times)
+            for label, score, number, times in zip(
+                *(each.tolist() for each in (lines.labels, lines.scores, lines.numbers)),
+                lines.times.tolist(),
+                strict=True,
+            )
+        ]
 
 
 class _Errors:
@@ -290,9 +363,9 @@ def _opened(
             end = first + opened.metadata.num_rows
 
 
-def _fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
+def fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Row]) -> None:
     """Put the texts into rows, from the row groups that hold one of them."""
-    names = [columns.text, *([columns.text_pair] if columns.text_pair else [])]
+    names = columns.shown
     wanted: dict[int, list[Row]] = {}
     for row in rows:
         wanted.setdefault(row.number, []).append(row)

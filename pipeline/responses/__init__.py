@@ -5,16 +5,17 @@ and the cache between runs. It maps the digest of an input (never its text) to t
 
     keys      digest of an input and of all that decides its answer
     store     the answers in an append-only journal: one write and one fsync a group
+    counts    how many answers a journal holds, and of which labels
     index     where in the journal each key's answer is; bounded memory, rebuilt on opening
 """
 
 from pipeline.responses.cache import check_cache
+from pipeline.responses.counts import count_answers, count_labels
 from pipeline.responses.keys import Keys, provisional
 from pipeline.responses.store import (
     Known,
     ResponseStore,
     ResponseStores,
-    count_answers,
 )
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "ResponseStores",
     "check_cache",
     "count_answers",
+    "count_labels",
     "provisional",
 ]

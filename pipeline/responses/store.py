@@ -27,7 +27,6 @@ frames of the others from when it opened the file.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from bisect import bisect_right
@@ -57,9 +56,9 @@ if TYPE_CHECKING:
     Group = tuple[Sequence[bytes], Sequence["Answer"], str | None]
 
 _MAGIC = b"CLR2"
-_HEADER = struct.Struct("<4sIII")
-_COUNTS = struct.Struct("<II")
-_BLOCK = struct.Struct("<III")
+HEADER = struct.Struct("<4sIII")
+COUNTS = struct.Struct("<II")
+BLOCK = struct.Struct("<III")
 _FRAME_ANSWERS = 1 << 15
 _LONGEST_FRAME = 1 << 30
 _WINDOW = 1 << 20
@@ -179,20 +178,20 @@ class ResponseStore:
         ]
         name = (revision or "").encode()
         lengths = np.fromiter(map(len, blocks), "<u4", len(blocks))
-        counts = _COUNTS.pack(len(keys), len(name))
+        counts = COUNTS.pack(len(keys), len(name))
         payload = b"".join([counts, name, first_halves.tobytes(), lengths.tobytes(), *blocks])
         start = self._file.append(_header(payload) + payload)
-        first_block = start + _HEADER.size + len(payload) - int(lengths.sum())
+        first_block = start + HEADER.size + len(payload) - int(lengths.sum())
         self._frames.append((start, revision))
         self._unindexed.append((first_halves, _positions(first_block, lengths, len(keys))))
 
     def _read_block(self, begin: int) -> tuple[bytes, list[Any]]:
         """Read a block: second halves of keys, and answers; none if it is damaged."""
         piece = self._file.read(_FIRST_READ, begin)
-        if len(piece) < _BLOCK.size:
+        if len(piece) < BLOCK.size:
             return b"", []
-        crc, count, length = _BLOCK.unpack_from(piece)
-        text_at = _BLOCK.size + 8 * count
+        crc, count, length = BLOCK.unpack_from(piece)
+        text_at = BLOCK.size + 8 * count
         if count > BLOCK_ANSWERS or length > _LONGEST_FRAME:
             return b"", []
         if len(piece) < text_at + length:
@@ -203,7 +202,7 @@ class ResponseStore:
         piece = piece[: text_at + length]
         if zlib.crc32(memoryview(piece)[4:]) != crc:
             return b"", []
-        return piece[_BLOCK.size : text_at], orjson.loads(memoryview(piece)[text_at:])
+        return piece[BLOCK.size : text_at], orjson.loads(memoryview(piece)[text_at:])
 
     def _load(self, *, cut_torn_tail: bool) -> None:
         """Read all frames into the index; a torn one at the end may be cut off."""
@@ -240,12 +239,12 @@ class ResponseStore:
 
     def _is_torn(self, start: int, size: int) -> bool:
         """Return True if what begins here was not written to its end; else it is damaged."""
-        rest = size - start - _HEADER.size
+        rest = size - start - HEADER.size
         header = self._header_at(start)
         return rest < 0 or (header is not None and header[0] > rest)
 
     def _header_at(self, start: int) -> tuple[int, int] | None:
-        return _read_header(self._file.read(_HEADER.size, start))
+        return read_header(self._file.read(HEADER.size, start))
 
     def _frame_at(self, start: int) -> _Frame | None:
         """Read the frame that begins here; None if it is not whole."""
@@ -253,11 +252,11 @@ class ResponseStore:
         if header is None:
             return None
         length, crc = header
-        payload = self._file.read(length, start + _HEADER.size)
+        payload = self._file.read(length, start + HEADER.size)
         if len(payload) < length or zlib.crc32(payload) != crc:
             return None
-        count, name_bytes = _COUNTS.unpack_from(payload)
-        at = _COUNTS.size
+        count, name_bytes = COUNTS.unpack_from(payload)
+        at = COUNTS.size
         name = payload[at : at + name_bytes].decode()
         at += name_bytes
         # A copy, since the keys would keep the whole payload in memory.
@@ -265,8 +264,8 @@ class ResponseStore:
         at += 8 * count
         blocks = -(-count // BLOCK_ANSWERS)
         lengths = np.frombuffer(payload, "<u4", blocks, at)
-        positions = _positions(start + _HEADER.size + at + 4 * blocks, lengths, count)
-        return _Frame(start + _HEADER.size + length, name or None, keys, positions)
+        positions = _positions(start + HEADER.size + at + 4 * blocks, lengths, count)
+        return _Frame(start + HEADER.size + length, name or None, keys, positions)
 
 
 def _by_block(found: Found) -> Iterator[tuple[int, Iterator[tuple[int, int, bool]]]]:
@@ -279,7 +278,7 @@ def _by_block(found: Found) -> Iterator[tuple[int, Iterator[tuple[int, int, bool
 def _packed(second_halves: bytes, answers: Sequence[Answer]) -> bytes:
     """Return a block."""
     text = orjson.dumps(answers)
-    rest = _COUNTS.pack(len(answers), len(text)) + second_halves + text
+    rest = COUNTS.pack(len(answers), len(text)) + second_halves + text
     return zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
@@ -291,11 +290,11 @@ def _positions(first_block: int, lengths: Any, count: int) -> Any:
     return (begins[blocks] << np.uint64(_PLACE_BITS)) | (places & np.uint64(BLOCK_ANSWERS - 1))
 
 
-def _read_header(header: bytes) -> tuple[int, int] | None:
+def read_header(header: bytes) -> tuple[int, int] | None:
     """Return length and checksum of the payload that a header tells; None if it is damaged."""
-    if len(header) < _HEADER.size:
+    if len(header) < HEADER.size:
         return None
-    magic, length, crc, header_crc = _HEADER.unpack(header)
+    magic, length, crc, header_crc = HEADER.unpack(header)
     if magic != _MAGIC or zlib.crc32(header[:12]) != header_crc or length > _LONGEST_FRAME:
         return None
     return length, crc
@@ -308,23 +307,6 @@ def _no_store(place: object) -> StoppedEarly:
     )
 
 
-def count_answers(file: GrowingFile) -> int:
-    """Count the answers of a journal by the heads of its frames, up to a damaged or torn one.
-
-    None of the answers is read. Raises OSError.
-    """
-    count = start = 0
-    with file.reader() as opened:
-        size = opened.seek(0, os.SEEK_END)
-        while True:
-            opened.seek(start)
-            head = opened.read(_HEADER.size + _COUNTS.size)
-            header = _read_header(head[: _HEADER.size])
-            if header is None or (start := start + _HEADER.size + header[0]) > size:
-                return count
-            count += _COUNTS.unpack_from(head, _HEADER.size)[0]
-
-
 def check_store(path: Path) -> None:
     """Refuse a file that exists and is no response store, at little cost. Raises StoppedEarly."""
     if not path.exists():
@@ -332,13 +314,13 @@ def check_store(path: Path) -> None:
     if not path.is_file():
         raise _no_store(path)
     with reading(path), path.open("rb") as file:
-        header = file.read(_HEADER.size)
-    if header and _read_header(header) is None:
+        header = file.read(HEADER.size)
+    if header and read_header(header) is None:
         ResponseStore(path, read_only=True).close()
 
 
 def _header(payload: bytes) -> bytes:
-    fields = _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload), 0)[:12]
+    fields = HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload), 0)[:12]
     return fields + zlib.crc32(fields).to_bytes(4, "little")
 
 

@@ -15,7 +15,7 @@ from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
 from pipeline.rows.shown import decided, renamed, score_columns
 from pipeline.system.arrays import numbers, strings
-from pipeline.wording import listed, meant, setting, short
+from pipeline.wording import alike, listed, setting, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def check_columns(schema: pa.Schema, config: RunConfig) -> None:
         if name not in schema.names:
             raise SettingsError(
                 f"{setting(key)}: the input has no column {name!r}. It has: "
-                f"{listed(schema.names)}.{meant(name, schema.names)}",
+                f"{listed(schema.names)}.{alike(name, schema.names)}",
                 f"Name the column to classify with {setting(key)}.",
             )
         if not _is_text(schema.field(name).type):
@@ -133,7 +133,7 @@ def check_gold(schema: pa.Schema, config: RunConfig) -> None:
     if name not in schema.names:
         raise SettingsError(
             f"{setting('gold')}: the input has no column {name!r}. It has: "
-            f"{listed(schema.names)}.{meant(name, schema.names)}",
+            f"{listed(schema.names)}.{alike(name, schema.names)}",
             f"Name the column of true labels with {setting('gold')}.",
         )
     kind = schema.field(name).type

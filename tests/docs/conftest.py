@@ -62,6 +62,8 @@ NEVER = {
 
 # Numbers that differ from run to run, in what is shown and in what is there.
 VARIES = {
+    # A log has the time in front of each line, and a terminal, which is what is shown, has not.
+    r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ": "",
     r"\d[\d,]*(\.\d+)? ([kMGT]B|bytes)\b": "N MB",
     r"\d[\d,]*(\.\d+)? (s|min)\b( \d\d s)?": "N s",
     r"[\d,.]+ (rows|requests)/s": r"N \1/s",

@@ -1,9 +1,11 @@
 """What the event log tells: attempts, waits and work, however long it is and where it is torn."""
 
 import json
+import re
 
 import pytest
 
+from pipeline.report.charts import NARROW, WIDE, latency_chart
 from pipeline.report.history import read_history
 from pipeline.store.files import DiskFile
 
@@ -147,6 +149,48 @@ def test_a_log_of_before_is_read(history):
     assert found.attempts[0].requests == 4
     (span,) = [span for span in found.spans if span.median_s is not None]
     assert (span.median_s, span.p95_s, span.ended["timeout"]) == (0.5, None, 1)
+
+
+def test_senders(history):
+    """How fast each worker was told to be, and how often workers and addresses were left out."""
+
+    def workers(at, **speeds):
+        told = [{"name": n, "in_flight": 1, "answers_per_second": s} for n, s in speeds.items()]
+        return at, "Workers", {"wanted": 2, "at_work": told}
+
+    old = started(0, endpoint="http://old")
+    found = history(
+        old, ended(5, "complete", 0), started(10, endpoint="http://a, http://b"),
+        workers(11, one=10.0, two=20.0), workers(21, one=20.0, three=5.0),
+        (22, "WorkerLost", {"worker": "two", "why": "killed", "unanswered": 3}),
+        (23, "AddressLost", {"address": "http://b", "why": "down"}),
+        (24, "AddressLost", {"address": "http://b", "why": "still down"}), ended(30),
+    )  # fmt: skip
+    told = {name: (each.answers_per_second, each.lost) for name, each in found.workers.items()}
+    assert told == {"one": (15, 0), "two": (20, 1), "three": (5, 0)}
+    lost = {name: (each.lost, each.why) for name, each in found.addresses.items()}
+    assert lost == {"http://a": (0, ""), "http://b": (2, "still down")}
+
+
+def test_no_line_across_a_time_without_answers(history):
+    """At a cold start refusals come fast, which is no latency of the model."""
+    found = history(
+        started(0), *(requests(at) for at in range(1, 5)),
+        *(requests(at, ok=0, failed=1, inputs=0) for at in range(5, 20)),
+        *(requests(at) for at in range(20, 30)), ended(30),
+    )  # fmt: skip
+    without = history(started(0), *map(requests, range(1, 31)), ended(30))
+
+    def lines(drawn):
+        """Paths that go somewhere."""
+        return len(re.findall(r'<path[^>]*d="M[^"]*L[^"]*"[^>]*stroke="var', drawn))
+
+    for width in (WIDE, NARROW):
+        drawn, whole = (str(latency_chart(each, width)) for each in (found, without))
+        assert lines(drawn) - lines(whole) == 3
+        # A dot for each second with answers, of which no line is needed.
+        assert drawn.count('class="mark"') == 3 * 14
+        assert whole.count('class="mark"') == 3 * 30
 
 
 def test_torn_lines_are_passed_over(history):

@@ -80,7 +80,7 @@ def test_charts_are_drawn_in_full(shown, page):
     charts = browser.eval(
         "Array.from(document.querySelectorAll('.chart'), (chart) =>"
         " [chart.querySelectorAll('.mark').length,"
-        " Math.min(...Array.from(chart.querySelectorAll('text, .mark'),"
+        " Math.min(...Array.from(chart.querySelectorAll('svg:first-child :is(text, .mark)'),"
         " (it) => it.getBoundingClientRect().left - chart.getBoundingClientRect().left))])"
     )
     assert len(charts) == 1 + 3 + 3
@@ -97,14 +97,15 @@ def test_a_label_is_picked(shown, page, right_answer):
     browser.click("select")
     browser.press("ArrowDown")
     browser.press("Enter")
-    browser.wait_for(lambda: count(browser) != f"{len(everything)} of {len(everything)} rows shown")
+    all_shown = f"{len(everything)} of {len(everything)} texts shown"
+    browser.wait_for(lambda: count(browser) != all_shown)
     shown_rows = rows_shown(browser)
     (label,) = {row[2] for row in shown_rows}
     assert shown_rows == [row for row in everything if row[2] == label]
     for _, text, _, score in shown_rows:
         best = right_answer(text)[0]
         assert (best["label"], f"{best['score']:.4f}") == (label, score)
-    assert count(browser) == f"{len(shown_rows)} of {len(everything)} rows shown"
+    assert count(browser) == f"{len(shown_rows)} of {len(everything)} texts shown"
 
 
 def test_rows_are_searched(shown, page):
@@ -235,6 +236,36 @@ def test_text_is_legible(browser, shown, page, look):
 def test_it_fits_the_window(shown, page, width):
     browser = shown(page, width=width)
     assert browser.eval("document.documentElement.scrollWidth") <= width
+
+
+SPANS = """
+Array.from(document.querySelectorAll(
+  '.chart svg, td.label, .lines td, .lines th, #labels td, [aria-label="Samples"] th.group'))
+  .map((it) => [it.getBoundingClientRect(), getComputedStyle(it).display])
+  .filter(([box, display]) => display !== 'none').map(([box]) => [box.left, box.right, box.width])
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_charts_and_labels_are_seen_without_scrolling(shown, page, width):
+    """On a phone too: rows are blocks there, and charts are drawn for its width, not shrunk."""
+    browser = shown(page, width=width, height=844)
+    spans = browser.eval(SPANS)
+    assert len(spans) > 100
+    for left, right, wide in spans:
+        assert 0 <= left < right <= width, (left, right)
+        assert wide > 0
+    drawn = browser.eval(
+        "Array.from(document.querySelectorAll('.chart'), (chart) =>"
+        " Array.from(chart.querySelectorAll('svg')).filter((it) => it.getClientRects().length)"
+        ".length)"
+    )
+    assert drawn == [1] * 7
+    sizes = browser.eval(
+        "Array.from(document.querySelectorAll('.chart svg text'))"
+        ".map((it) => it.getBoundingClientRect().height).filter((height) => height > 0)"
+    )
+    assert min(sizes) > 8
 
 
 def test_parts_have_names(shown, page):

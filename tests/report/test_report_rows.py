@@ -33,7 +33,9 @@ def some_rows(random, count, *, low, high):
     """Rows of five labels, of which one is rare; one in ten has an error."""
     texts, labels, scores, errors = [], [], [], []
     for i in range(count):
-        texts.append(None if random.random() < 0.05 else f"text {i} " + "x" * random.randrange(500))
+        repeated = f"often {random.randrange(4)}" if random.random() < 0.2 else f"text {i} "
+        text = repeated + "x" * (0 if "often" in repeated else random.randrange(500))
+        texts.append(None if random.random() < 0.05 else text)
         failed = random.random() < 0.1
         label = random.choice("aabbbccccd") if random.random() < 0.99 else "rare"
         labels.append(None if failed else label)
@@ -72,12 +74,30 @@ def test_it_finds_what_a_loop_finds(tmp_path, monkeypatch, seed, low, high):
             last = place == len(label.bins) - 1
             inside = [s for s in scores if edge - 1e-9 <= s and (s < end - 1e-9 or last)]
             assert label.bins[place] == len(inside)
+    lines = defaultdict(list)
+    for number, row in enumerate(everything):
+        if row["label"]:
+            lines[row["label"], row["score"], row["text"]].append(number)
     of_each = 200 // len(counts)
-    lowest = defaultdict(list)
-    for number, row in sorted(enumerate(everything), key=lambda it: (it[1]["score"] or 0, it[0])):
-        if row["label"] and len(lowest[row["label"]]) < of_each:
-            lowest[row["label"]].append(number)
-    assert {row.number for row in found.least_certain} == set().union(*lowest.values())
+    lowest, highest = defaultdict(dict), defaultdict(dict)
+    for sign, kept, most in ((1, lowest, of_each), (-1, highest, 3)):
+        for (name, *_), numbers in sorted(
+            lines.items(), key=lambda line: (sign * line[0][1], line[1][0])
+        ):
+            if len(kept[name]) < most:
+                kept[name][numbers[0]] = len(numbers)
+    least = {row.number: row.times for row in found.least_certain}
+    assert least == {number: times for each in lowest.values() for number, times in each.items()}
+    assert [sample.label for sample in found.samples] == [label.name for label in found.labels]
+    firsts = {numbers[0]: (name, len(numbers)) for (name, *_), numbers in lines.items()}
+    for sample in found.samples:
+        assert {row.number: row.times for row in sample.most_certain} == highest[sample.label]
+        chosen = {row.number: (sample.label, row.times) for row in sample.at_random}
+        assert chosen.items() <= firsts.items()
+        of_label = sum(name == sample.label for name, _ in firsts.values())
+        assert len(chosen) == min(4, max(of_label - 3, 0))
+        assert chosen.keys().isdisjoint(highest[sample.label])
+    samples = [row for each in found.samples for row in (*each.at_random, *each.most_certain)]
     assert [row.score for row in found.least_certain] == sorted(
         row.score for row in found.least_certain
     )
@@ -88,12 +108,44 @@ def test_it_finds_what_a_loop_finds(tmp_path, monkeypatch, seed, low, high):
     assert {cause.words: cause.rows for cause in found.causes} == causes
     examples = [row for cause in found.causes for row in cause.examples]
     assert all(len(cause.examples) == min(cause.rows, 5) for cause in found.causes)
-    for row in [*found.least_certain, *examples]:
+    for row in [*found.least_certain, *examples, *samples]:
         true = everything[row.number]
         assert (row.label or None, row.error) == (true["label"], true["error"])
         text = true["text"]
         assert row.texts == [None if text is None else text[:400]]
         assert row.characters == [len(text or "")]
+
+
+def test_a_sample_comes_from_the_content(tmp_path):
+    """The same rows give the same one, in files and batches of any size; others another one."""
+
+    def sampled(rng, *sizes):
+        table, files, start = some_rows(rng, 3_000, low=0.5, high=1.0), [], 0
+        for number, size in enumerate(sizes):
+            files.append(tmp_path / f"{number}.parquet")
+            pq.write_table(table.slice(start, size), files[-1], row_group_size=700)
+            start += size
+        found = scan([*map(ByteSource.of, files)], COLUMNS)
+        return {each.label: [row.number for row in each.at_random] for each in found.samples}
+
+    whole = sampled(random.Random(1), 3_000)
+    assert whole == sampled(random.Random(1), 1_000, 1_999, 1)
+    assert whole != sampled(random.Random(2), 3_000)
+    # Neither the first rows nor one place of the table.
+    numbers = [number for name in "abc" for number in whole[name]]
+    assert max(numbers) - min(numbers) > 1_000
+
+
+def test_a_text_of_many_rows_is_one_line(tmp_path):
+    """Also where its rows lie in several batches, and other texts have the same score."""
+    texts = [f"often {i % 3}" if i % 2 else f"once {i}" for i in range(140_000)]
+    scores = [0.5 if i % 2 else 0.6 + i / 1e6 for i in range(140_000)]
+    table = labelled(texts, ["a"] * 140_000, scores, [None] * 140_000)
+    pq.write_table(table, tmp_path / "in.parquet")
+    found = scan([ByteSource.of(tmp_path / "in.parquet")], COLUMNS)
+    lines = [(row.texts[0], row.times) for row in found.least_certain]
+    assert lines[:3] == [("often 1", 23_334), ("often 0", 23_333), ("often 2", 23_333)]
+    assert lines[3:] == [(f"once {i}", 1) for i in range(0, 94, 2)]
 
 
 def test_bins_have_round_borders(tmp_path):

@@ -1,8 +1,10 @@
 """A report on a run in any state says which it is, and shows what there is of it."""
 
 import json
+import re
 import signal
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,7 +51,9 @@ def test_a_stopped_run(shown, words, tiles, label, source, tmp_path):
     assert tiles()["requests"] == "25"
 
 
-def test_a_stopped_run_without_a_committed_row(shown, words, label, source, tmp_path):
+def test_a_stopped_run_without_a_committed_row(
+    shown, words, tiles, label, source, server, right_answer, tmp_path
+):
     """What was answered is kept, and the page does not look as if it were lost."""
     output = tmp_path / "out.parquet"
     with pytest.raises(StoppedEarly):
@@ -58,6 +62,16 @@ def test_a_stopped_run_without_a_committed_row(shown, words, label, source, tmp_
     told = words()
     assert "0 of 100 rows are committed. 52 answers are stored and will not be asked for" in told
     assert "No row is committed yet." in told
+    # Their labels are counted, as those of the same texts are in the end.
+    assert "whether or not its rows are committed yet" in told
+    assert tiles()["texts answered"] == "52"
+    counts = Counter(right_answer(text)[0]["label"] for text in server.answered_texts)
+    assert counts.total() == 52
+    for name, texts in counts.items():
+        assert f"{name}\t{texts}\t{texts / 52:.2%}" in told
+    label(source, output, batch_size=4, concurrency=1)
+    browser = shown(output)
+    assert browser.eval("document.querySelector('#answered')") is None
 
 
 @pytest.fixture
@@ -96,6 +110,40 @@ def test_a_killed_run(shown, words, tiles, server, halfway, tmp_path, cli):
     assert "All 20,000 rows are labelled." in told
     assert "in 2 attempts" in told
     assert "\tkilled" in told
+
+
+@pytest.fixture
+def other(server):
+    second = type(server)()
+    yield second
+    second.close()
+
+
+def test_several_addresses(shown, words, server, other, write_csv, many_texts, tmp_path):
+    """Each is named, and one that was left out with why."""
+    other.script = lambda request: (
+        other.reply(401, {"error": "no such token"}) if request.number > 3 else None
+    )
+    run(
+        RunConfig(input=str(write_csv("in.csv", many_texts[:3_000])), dialect="hf", model="org/m",
+                  output=tmp_path / "out.parquet", endpoint=[server.url, other.url], batch_size=16)
+    )  # fmt: skip
+    shown(tmp_path / "out.parquet")
+    told = words()
+    assert f"{server.url}\t0" in told
+    assert re.search(rf"{other.url}\t1\t.*no such token", told)
+
+
+def test_workers(shown, words, server, source, tmp_path):
+    # Workers are told of once a second.
+    server.script = lambda _: server.reply(delay_s=0.4)
+    run(
+        RunConfig(input=str(source), output=tmp_path / "out.parquet", endpoint=server.url,
+                  dialect="hf", engine="processes", workers=2, batch_size=4, concurrency=4)
+    )  # fmt: skip
+    shown(tmp_path / "out.parquet")
+    rows = re.findall(r"^(.+)\t[\d,.]+\t0\t?$", words().partition("Workers\n")[2], re.MULTILINE)
+    assert len(set(rows)) == 2
 
 
 def test_no_rows(shown, words, tiles, label, write_csv, tmp_path):
