@@ -18,7 +18,7 @@ toolkit := transformers==4.51.3 starlette<1 uvicorn orjson pillow
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-lowest test-transformers test-ray test-servers bench bench-peers bench-servers install-servers simulate lint docs images format pins clean
+.PHONY: help setup run test test-faults test-lowest test-transformers test-ray test-servers bench bench-peers bench-servers bench-workers install-servers simulate lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ $(BASELINE):
 
 bench-servers: $(DEVELOP) $(BASELINE) ## measure auto against a grid of fixed settings; ARGS=--quick, ARGS='--server padded', ...
 	$(BIN)/python benchmarks/servers.py --baseline $(BASELINE) $(ARGS)
+
+bench-workers: $(DEVELOP) ## measure processes against each other, and S3 against the local disk
+	$(BIN)/python benchmarks/workers.py $(ARGS)
 
 simulate: $(DEVELOP) ## simulate 10^9 rows and 1,000 workers; ARGS=--quick, ARGS='--only memory', ...
 	$(BIN)/python benchmarks/simulate.py $(ARGS)
