@@ -140,7 +140,10 @@ OBJECT = r"Each line must be one object"
         ('{"a":9007199254740993}\n{"a":1.5}', r"line 1: column 'a' holds an integer that would"),
         ('{"a":18446744073709551616}', r"line 1: column 'a' holds an integer that would be"),
         ('{"a":1}'.encode("utf-16"), r"is UTF-16, by its byte order mark\. Write it as UTF-8"),
-        (gzip.compress(b"{}", mtime=0), r"is compressed by gzip, not JSON Lines\. Name it \.jsonl\.gz"),
+        (
+            gzip.compress(b"{}", mtime=0),
+            r"is compressed by gzip, not JSON Lines\. Name it \.jsonl\.gz",
+        ),
         (b"PAR1....", r"is Parquet, not JSON Lines\. Name it \.parquet"),
         ("\n\n", rf"has no columns: it holds no object with a key\. {OBJECT}"),
         ("", r"is empty \(0 bytes\)"),
