@@ -19,7 +19,7 @@ from pipeline.store import output_at, place_of
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.config import RunConfig
     from pipeline.evaluation import Evaluation
@@ -90,14 +90,25 @@ class RunResult:
                         causes[cause] += found["counts"]
         return dict(causes.most_common())
 
-    def report(self, page: str | Path | None = None) -> Path:
+    def report(
+        self,
+        page: str | Path | None = None,
+        *,
+        columns: Sequence[str] = (),
+        gold: str | None = None,
+        label_map: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write a page on this run, as `classify report` does, and return its path.
 
-        Raises UsageError where it cannot be written, or the extra `report` is not installed.
+        `columns` are shown beside the text of rows. The labels are measured against the true ones
+        of the column `gold`; `label_map` is that of `evaluate`. Raises UsageError if the page
+        cannot be written, there is no such column, or the extra `report` is not installed.
         """
         from pipeline.report import write_report
 
-        return write_report(self.output, None if page is None else Path(page))
+        names = (columns,) if isinstance(columns, str) else columns
+        path = None if page is None else Path(page)
+        return write_report(self.output, path, columns=names, gold=gold, label_map=label_map)
 
     def __str__(self) -> str:
         found = self.summary
