@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.engines import conftest as engines
+
+once = engines.once
 ROOT = str(Path(__file__).parents[2])
 HOME = "127.0.0.1"
 NODE = {"num_cpus": 2, "object_store_memory": 80 << 20, "node_ip_address": HOME}
