@@ -371,6 +371,8 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
             if key == "endpoint":  # its query may hold a key
                 several = given if isinstance(given, list | tuple) else [given]
                 given = " ".join(addresses.without_query(str(each)) for each in several)
+            if isinstance(given, tuple):  # as a repeated flag comes
+                given = " ".join(map(str, given))
             what = f"{setting(key)}: {_shortened(given)} is not allowed."
             found[key] = (what, f"It takes {takes(key).words}.")
     if len(found) == 1:

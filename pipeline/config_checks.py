@@ -90,6 +90,13 @@ def _check_names(config: RunConfig) -> None:
                 "Give each label a name of its own.",
             )
         label_of[name] = label
+    if config.threshold is not None and config.unsure_label in label_of:
+        raise SettingsError(
+            f"{setting('unsure_label')}: {setting('label_map')} calls the label "
+            f"{label_of[config.unsure_label]!r} {config.unsure_label!r}, too, so that rows with a "
+            "score below the threshold could not be told apart from it.",
+            "Give one of the two another name.",
+        )
     for label in config.score_labels or ():
         if label in label_map and label not in label_of:
             raise SettingsError(

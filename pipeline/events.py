@@ -131,6 +131,13 @@ class LabelsNotGiven(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelsShareNames(Notice):
+    """The model gives these `labels`, by whose names the output calls other rows, too."""
+
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """What a worker does: requests in flight, and answers a second of late."""
 

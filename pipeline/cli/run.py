@@ -23,8 +23,9 @@ from pipeline.config import takes
 from pipeline.errors import SettingsError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
+from pipeline.store.forms import CSV, JSONL, form_of
 from pipeline.system import process
-from pipeline.wording import counted, setting
+from pipeline.wording import counted, listed, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,14 +120,15 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         yield from _side_by_side(found)
     if found["labels"]:
         yield f"Labels: {shares(found['labels'])}"
+        yield from _misnamed(found["labels"], config)
     if found["errors"]:
         with suppress(OSError, ValueError, KeyError):  # it may have been moved by now
             causes = list(result.errors_by_cause().items())
             yield f"Errors: {counts(dict(causes[:MOST_CAUSES]))}"
-        yield (
-            f"  The column {config.error_column!r} says why, row by row; --retry-failed asks again "
-            "for these rows."
-        )
+        again = "; --retry-failed asks again for these rows"
+        if form_of(found["output"]) in (CSV, JSONL):  # which cannot be retried
+            again = ""
+        yield f"  The column {config.error_column!r} says why, row by row{again}."
     if result.exit_code:
         allowed = config.allowed_errors(found["rows"]) or 0
         yield (
@@ -138,6 +140,18 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         yield from _measured(result, config)
         next_steps.insert(0, _evaluate(found["output"], config))
     yield from (f"Next: {command}" for command in next_steps)
+
+
+def _misnamed(given: dict[str, int], config: RunConfig) -> Iterator[str]:
+    """Tell of labels to rename that no row has, if rows have labels that were not renamed."""
+    names = config.label_map or {}
+    unused = [label for label, name in names.items() if name not in given]
+    others = sorted(given.keys() - {*names.values(), config.unsure_label})
+    if unused and others:
+        yield (
+            f"--label-map: no row has the label {listed(unused)}. Labels without another name: "
+            f"{listed(others)}."
+        )
 
 
 def _measured(result: RunResult, config: RunConfig) -> Iterator[str]:

@@ -93,10 +93,11 @@ def _lines(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[str]:
             reason = row[config.error_column]
             found.append(("error", "", f"{reason}: {text}" if None not in texts else reason))
             continue
-        predictions = row.get(config.predictions_column) if config.wants_predictions else None
-        for label in predictions or [
-            {"label": row[config.label_column], "score": row[config.score_column]}
-        ]:
+        decided = {"label": row[config.label_column], "score": row[config.score_column]}
+        predictions = row[config.predictions_column] if config.wants_predictions else []
+        # Below a threshold the label is none of them.
+        unsure = [] if decided in predictions[:1] else [decided]
+        for label in [*unsure, *predictions]:
             found.append((label["label"], f"{label['score']:.3f}", text))
             text = ""
     width = max(len(label) for label, _, _ in found) if found else 0

@@ -353,6 +353,12 @@ class Evaluator:
                 f"{listed(sorted(true))}; given are {listed(sorted(given))}. Name what each stands "
                 f"for with a label map, such as {min(given)}={min(true)}."
             )
+        elif (never_true := sorted(given - true)) and (never_given := sorted(true - given)):
+            notes.append(
+                f"Given, but never true: {listed(never_true)}. True, but never given: "
+                f"{listed(never_given)}. If they mean the same, say so with a label map, such as "
+                f"{never_true[0]}={never_given[0]}."
+            )
         return notes
 
 

@@ -321,12 +321,15 @@ def _same_run(
     if found.complete is None and not (found.parts or store.holds_answers()):
         return None  # nothing of it would be lost
     if found.complete is not None:
-        is_shown = changed(found, config).keys() <= set(config.SHOWN_SETTINGS)
-        uses = ", which uses its answers again" if is_shown and changed(found, config) else ""
+        how = setting("overwrite", "True")
+        if (differ := changed(found, config).keys()) and differ <= set(config.SHOWN_SETTINGS):
+            how += ", which uses its answers again"
+        elif not differ and config.dedup and not in_place:
+            how = f"{setting('update', 'True')}, which sends only texts that it does not have"
         raise ResumeRefused(
             f"{config.output} is complete, and was made from another input or with other "
             f"settings:\n{different}",
-            f"Replace it with {setting('overwrite', 'True')}{uses}, or choose another output.",
+            f"Replace it with {how}, or choose another output.",
         )
     raise ResumeRefused(
         f"{store.place} holds an unfinished run with another input or other settings:\n{different}",

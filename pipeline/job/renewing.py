@@ -38,8 +38,11 @@ BATCH_ROWS = 32_768
 
 
 def check_update(config: RunConfig, store: RunStore, **earlier: Unpack[EarlierRun]) -> None:
-    """Refuse what cannot take answers from the output. Raises SettingsError."""
-    for other in ("ask_again", "retry_failed"):
+    """Refuse what cannot take answers from the output. Raises SettingsError.
+
+    An `overwrite` would ask for everything on each night on which the input is the same.
+    """
+    for other in ("overwrite", "ask_again", "retry_failed"):
         if earlier.get(other):
             raise SettingsError(
                 f"{setting('update', 'True')} does not go together with {setting(other, 'True')}.",

@@ -20,6 +20,7 @@ from pipeline.observers.words import clock
 from pipeline.responses import count_answers
 from pipeline.store import located
 from pipeline.store.files import DiskFile
+from pipeline.store.forms import CSV, JSONL, form_of
 from pipeline.store.objects import reading
 from pipeline.wording import counted
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.observers.event_log import LoggedEvent
     from pipeline.store import RunState, RunStore
-    from pipeline.store.objects import GrowingFile
+    from pipeline.store.objects import GrowingFile, Output
 
 # The end of the event log that is read: some thousand events, an hour of a usual run.
 TAIL_BYTES = 1 << 20
@@ -131,7 +132,7 @@ def status_in(store: RunStore, output: str, *, now: float | None = None) -> Stat
         return Status(**facts | working, **vars(holder))
     last_attempt = _summary(store)
     if state is not None and state.complete is not None:
-        done = _complete(state.complete, store.output.exists())
+        done = _complete(state.complete, store.output)
         return Status(**facts, **done, last_attempt=last_attempt)
     if current or not events:
         return Status(**facts, **_killed(current))
@@ -200,13 +201,16 @@ def _workers(events: Sequence[LoggedEvent]) -> dict[str, Any]:
     return {"workers": told[-1] if told else None, "workers_lost": lost}
 
 
-def _complete(recorded: dict[str, Any], there: bool) -> dict[str, Any]:
-    if not there:
+def _complete(recorded: dict[str, Any], output: Output) -> dict[str, Any]:
+    failed = counted(recorded["errors"], "row")
+    if not output.exists():
         advice = "The output is not there any more. Run the same command to make it again."
+    elif recorded["errors"] and form_of(output.place) in (CSV, JSONL):  # which cannot be retried
+        advice = f"The output is there. Its column of errors says why {failed} got no label."
     elif recorded["errors"]:
         advice = (
             "The output is there. The same command with --retry-failed asks again for its "
-            f"{counted(recorded['errors'], 'row')} with an error."
+            f"{failed} with an error."
         )
     else:
         advice = "Nothing to do: the output is complete."

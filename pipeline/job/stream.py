@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from pipeline.events import LabelsNotGiven, PartCommitted
+from pipeline.events import LabelsNotGiven, LabelsShareNames, PartCommitted
 from pipeline.rows import joined, labels_in, result_fields
 from pipeline.store import open_ranges
 from pipeline.system.threads import in_thread
@@ -148,6 +148,7 @@ class Stream:
         most = FILE_ROWS_WITH_PREDICTIONS if self.config.wants_predictions else FILE_ROWS
         self._cut = _Cut(0 if self.final_schema is None else most)
         self._waiting = self._read_to_end = self._resting = False
+        self._share_names: frozenset[str] = frozenset()
         # Of a top_k that leaves labels out, the first rows may have others than the rest.
         self._told_of_labels = not self.config.score_labels or self.config.top_k != "all"
 
@@ -291,7 +292,10 @@ class Stream:
         self.demand.block(self._waiting and self._is_full)
 
     def _tell_of_labels(self, resolved: Resolved) -> None:
-        """Tell once of labels without a score in any row, which may be misspelt."""
+        """Tell once of labels that share a name, and of those without a score, maybe misspelt."""
+        if new := resolved.share_names - self._share_names:
+            self._share_names |= new
+            self.emit(LabelsShareNames(sorted(new)))
         if self._told_of_labels or resolved.errors == resolved.table.num_rows:
             return
         self._told_of_labels = True

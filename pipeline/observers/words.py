@@ -123,6 +123,13 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"{setting('score_labels')}: no answer so far has {listed(labels)}. The answers "
                 f"have {listed(given)}."
             )
+        case events.LabelsShareNames(labels):
+            return (
+                f"The model itself gives the label {listed(labels)}, which {setting('label_map')} "
+                f"or {setting('unsure_label')} means for other rows: the output does not tell them "
+                f"apart. Choose other names with {setting('overwrite', 'True')}; nothing is sent "
+                "again."
+            )
         case events.Measured(words):
             return words
         case events.CellsOfJson(columns):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.errors import InputError, SettingsError
 from pipeline.outcomes import RowError
 from pipeline.rows.drift import NOBODY_TOLD, Revision
-from pipeline.rows.shown import decided, renamed, score_columns
+from pipeline.rows.shown import decided, renamed, score_columns, sharing_names
 from pipeline.system.arrays import numbers, strings
 from pipeline.wording import alike, listed, setting, short
 
@@ -31,7 +31,8 @@ PREDICTIONS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64()
 class Resolved:
     """A chunk with its result columns; `errors` of its rows have no label.
 
-    `revision` is that of the model which gave the answers, as far as it was told.
+    `revision` is that of the model which gave the answers, as far as it was told. `share_names` are
+    labels of the model that the output does not tell apart from others.
     """
 
     first_row: int
@@ -39,6 +40,7 @@ class Resolved:
     errors: int
     labels: dict[str, int]
     revision: Revision = NOBODY_TOLD
+    share_names: frozenset[str] = frozenset()
 
 
 def joined(chunks: Sequence[Resolved]) -> Resolved:
@@ -58,6 +60,7 @@ def joined(chunks: Sequence[Resolved]) -> Resolved:
             (chunk.revision for chunk in reversed(chunks)),
             key=lambda revision: (revision.told, revision.name is not None),
         ),
+        share_names=frozenset().union(*(chunk.share_names for chunk in chunks)),
     )
 
 
@@ -166,7 +169,8 @@ def finish(
         good = [None if type(outcome) is RowError else outcome for outcome in outcomes]
         failed = [outcome.message if type(outcome) is RowError else None for outcome in outcomes]
         error = strings(failed)
-    label = renamed(strings([found and found[0][0] for found in good]), config.label_map)
+    given = strings([found and found[0][0] for found in good])
+    label, share_names = renamed(given, config.label_map), sharing_names(given, config)
     score = numbers([found and found[0][1] for found in good], pa.float64())
     if not len(outcomes):
         label, score, error = (pa.nulls(1, of.type) for of in (label, score, error))
@@ -182,7 +186,7 @@ def finish(
     result = table
     for field, column in zip(result_fields(config), columns, strict=True):
         result = result.append_column(field, column)
-    return _counted(first_row, result, config)
+    return replace(_counted(first_row, result, config), share_names=share_names)
 
 
 def _predictions(good: Sequence[Any], config: RunConfig) -> pa.ListArray:

@@ -29,6 +29,15 @@ def renamed(labels: pa.Array, names: Mapping[str, str] | None) -> pa.Array:
     return strings(found).take(encoded.indices)
 
 
+def sharing_names(labels: pa.Array, config: RunConfig) -> frozenset[str]:
+    """Return which of the model's labels have the name of another label, or of unsure rows."""
+    names = set((config.label_map or {}).values())
+    if config.threshold is not None:
+        names.add(config.unsure_label)
+    names -= (config.label_map or {}).keys()  # these have another name themselves
+    return frozenset(names.intersection(pc.unique(labels).to_pylist()) if names else ())
+
+
 def decided(label: pa.Array, score: pa.Array, config: RunConfig) -> pa.Array:
     """Return labels, of which those with a score below the threshold are unsure."""
     if config.threshold is None:

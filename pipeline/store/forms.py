@@ -27,12 +27,13 @@ def compression_of(name: str) -> str | None:
 
 
 def _found(name: str) -> tuple[str | None, str | None]:
+    name = name.lower()  # as that of an input is taken
     return next((each for end, each in _FORMS.items() if name.endswith(end)), (None, None))
 
 
 def check_form(name: str) -> None:
     """Refuse the name of a kind of table that is not written. Raises OutputError."""
-    if form_of(name) is None and name.endswith(_OTHERS):
+    if form_of(name) is None and name.lower().endswith(_OTHERS):
         raise OutputError(
             f"{setting('output')}: {name} would be of a kind that is not written.",
             f"Name a file that ends with {', '.join(_FORMS)}, or a directory.",

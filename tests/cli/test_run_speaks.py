@@ -378,3 +378,20 @@ def test_a_signal_at_the_very_end_changes_nothing(tmp_path, number):
     assert ended.returncode == 2
     assert "missing.csv" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_misspelt_label_to_rename_is_told_of(cli, server, source):
+    """Not of one that merely is rare, nor if only some labels are to have another name."""
+    command = ("run", source, "--endpoint", server.url, "--overwrite", "-o", "out.parquet")
+    names = ("--label-map", "positive=good", "--label-map")
+    told = "--label-map: no row has the label Negative. Labels without another name: negative, n"
+    assert told in cli(*command, *names, "Negative=bad").stdout
+    for name in ("negative=bad", "neutral=bad"):
+        assert "--label-map" not in cli(*command, *names, name).stdout
+
+
+def test_a_label_without_a_new_name_is_refused_as_it_was_typed(cli, server, source):
+    ended = cli("run", source, "--endpoint", server.url, "-o", "o.csv", "--label-map", "positive")
+    assert ended.code == 2
+    assert "--label-map: 'positive' is not allowed. It takes LABEL=NAME" in ended.stderr
+    assert server.requests == []

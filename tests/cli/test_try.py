@@ -26,6 +26,13 @@ def test_all_labels_of_a_text(cli, server, right_answer):
     assert shown == [each["label"] for each in right_answer("good")]
 
 
+def test_a_label_below_the_threshold_comes_first(cli, server, right_answer):
+    names = [each["label"] for each in right_answer("good")]
+    flags = ("--endpoint", server.url, "--top-k", "all", "--threshold")
+    assert [line[0] for line in lines(cli("try", "good", *flags, "1"))] == ["unsure", *names]
+    assert [line[0] for line in lines(cli("try", "good", *flags, "0"))] == names
+
+
 def test_a_long_text_is_cut_and_a_control_character_does_nothing(cli, server):
     done = cli("try", "good " * 100, "go\x1b[31mod", "--endpoint", server.url, COLUMNS="80")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())

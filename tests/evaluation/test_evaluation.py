@@ -121,6 +121,17 @@ def test_labels_may_be_called_otherwise():
     assert found.notes == ["The label map names labels that no row has: L2."]
 
 
+def test_one_label_may_be_called_otherwise():
+    rows = pd.DataFrame(
+        {"truth": ["bad", "good", "good"], "label": ["bad", "great", "bad"], "score": [0.9] * 3}
+    )
+    (note,) = cp.evaluate(rows, "truth").notes
+    assert note.startswith("Given, but never true: great. True, but never given: good.")
+    assert note.endswith("such as great=good.")
+    assert cp.evaluate(rows, "truth", label_map={"great": "good"}).notes == []
+    assert cp.evaluate(rows.assign(label="bad"), "truth").notes == []  # one that is never given
+
+
 def test_true_labels_may_be_numbers_or_categories():
     frame = table([("1", "1", 0.9), ("0", "1", 0.9)])
     for gold in (frame["gold"].astype(int), frame["gold"].astype("category")):

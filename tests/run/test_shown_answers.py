@@ -6,7 +6,7 @@ import pytest
 
 import classify_pipeline as cp
 from pipeline.errors import InputError, ResumeRefused, SettingsError, StoppedEarly
-from pipeline.events import LabelsNotGiven
+from pipeline.events import LabelsNotGiven, LabelsShareNames
 
 TEXTS = [f"text {i}" for i in range(100)]
 NAMES = {"negative": "bad", "positive": "good"}
@@ -80,6 +80,32 @@ def test_a_label_that_no_answer_has_is_told_of_once(label, server, table, output
     assert told == [LabelsNotGiven(["god"], ["bad", "good", "neutral"])]
     label(table(TEXTS), output, observers=notices, overwrite=True, top_k=2, score_labels="god")
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ({"label_map": {"positive": "negative"}}, ["negative"]),
+        ({"threshold": THRESHOLD, "unsure_label": "neutral"}, ["neutral"]),
+        ({"label_map": {"positive": "negative", "negative": "positive"}}, None),
+        ({"threshold": THRESHOLD, "unsure_label": "neutral", "label_map": {"neutral": "n"}}, None),
+        ({"unsure_label": "neutral"}, None),
+    ],
+)
+@pytest.mark.parametrize("top_k", [1, "all"])
+def test_two_labels_of_one_name_are_told_of_once(
+    label, table, output, small_chunks, shown, expected, top_k
+):
+    told = []
+    notices = (lambda event: told.append(event) if isinstance(event, LabelsShareNames) else None,)
+    label(table(TEXTS), output, observers=notices, top_k=top_k, **shown)
+    assert told == ([LabelsShareNames(expected)] if expected else [])
+
+
+def test_a_name_for_unsure_rows_that_a_label_has_is_refused(label, server, table, output):
+    with pytest.raises(SettingsError, match="`label_map` calls the label 'negative' 'unsure', too"):
+        label(table(TEXTS), output, threshold=THRESHOLD, label_map={"negative": "unsure"})
+    assert server.requests == []
 
 
 def test_a_label_beyond_those_asked_for_has_no_score(label, table, output, expected):

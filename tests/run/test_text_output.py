@@ -213,6 +213,17 @@ def test_a_retry_is_refused(label, server, tmp_path, source, name):
     assert (len(server.requests), (tmp_path / name).read_bytes()) == before
 
 
+@pytest.mark.parametrize(("name", "offered"), [("out.csv", False), ("out.parquet", True)])
+def test_a_retry_is_offered_only_where_it_is_not_refused(cli, server, source, name, offered):
+    ended = cli("run", source, "-o", name, "--endpoint", server.url, "--max-errors", "1")
+    assert ended.code == 0
+    assert "The column 'error' says why" in ended.stdout
+    assert ("--retry-failed" in ended.stdout) is offered
+    state = cli("status", name, "--json").json
+    assert state["errors"] == 1
+    assert ("--retry-failed" in state["next"]) is offered
+
+
 def test_what_text_cannot_hold_is_refused(label, server, tmp_path):
     table = pa.table({"text": ["a"], "raw": [[{"b": b"\xff"}]]})
     pq.write_table(table, tmp_path / "in.parquet")
@@ -223,7 +234,15 @@ def test_what_text_cannot_hold_is_refused(label, server, tmp_path):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("name", ["o.json", "o.tsv", "o.arrow", "o.xlsx", "o.parquet.gz"])
+@pytest.mark.parametrize("name", ["OUT.CSV", "out.Jsonl.GZ", "Out.Parquet"])
+def test_capitals_name_the_same_forms(label, server, tmp_path, source, name):
+    """As those of inputs do; not a directory of Parquet files that is called `OUT.CSV`."""
+    label(source, tmp_path / name)
+    assert (tmp_path / name).is_file()
+    assert cp.evaluate(tmp_path / name, "kind").rows == N
+
+
+@pytest.mark.parametrize("name", ["o.json", "o.tsv", "o.arrow", "o.xlsx", "o.parquet.gz", "O.TSV"])
 def test_other_kinds_are_refused(label, server, tmp_path, source, name):
     with pytest.raises(OutputError, match=r"of a kind that is not written\. Name a file that ends"):
         label(source, tmp_path / name)

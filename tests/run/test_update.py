@@ -48,6 +48,21 @@ def test_only_what_is_new_or_changed_is_asked(night, label, output, tmp_path, to
     assert night([*second, "third"], top_k=top_k) == ["third"]
 
 
+def test_a_table_that_has_changed_is_refused_with_the_way_that_costs_least(
+    label, server, output, tmp_path
+):
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": TEXTS}), source)
+    label(source, output)
+    pq.write_table(pa.table({"text": [*TEXTS, "new"]}), source)
+    server.reset()
+    with pytest.raises(ResumeRefused, match="Replace it with `update=True`, which sends only"):
+        label(source, output)
+    with pytest.raises(ResumeRefused, match="Replace it with `overwrite=True`, or"):
+        label(source, output, top_k=2)  # none of its answers would serve
+    assert server.requests == []
+
+
 def test_a_directory_of_parts(label, server, tmp_path):
     output = tmp_path / "out"
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "in.parquet")
@@ -131,7 +146,7 @@ def test_what_cannot_be_updated_is_refused(label, server, output, tmp_path):
     pq.write_table(pa.table({"text": ["good"]}), tmp_path / "in.parquet")
     with pytest.raises(SettingsError, match="`update=True`: needs `dedup`"):
         label(tmp_path / "in.parquet", output, update=True, dedup=False)
-    for other in ("ask_again", "retry_failed"):
+    for other in ("overwrite", "ask_again", "retry_failed"):
         with pytest.raises(SettingsError, match=f"does not go together with `{other}=True`"):
             label(tmp_path / "in.parquet", output, update=True, **{other: True})
     with pytest.raises(SettingsError, match="the output is the input"):
