@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from pipeline.client.target import Target
     from pipeline.config import RunConfig
-    from pipeline.errors import ClassifyError
     from pipeline.events import Observer
     from pipeline.system.threads import Stop
 
@@ -176,11 +175,14 @@ class Crew:
     What ends the crew itself is asked of `stop`.
     """
 
-    def __init__(self, config: RunConfig, staff: Staff, emit: Observer, stop: Stop) -> None:
+    def __init__(
+        self, config: RunConfig, staff: Staff, emit: Observer, stop: Stop, requests_sent: int = 0
+    ) -> None:
         self._config = config
         self._staff = staff
         self._emit = emit
         self._stop = stop
+        self._sent_before = requests_sent > 0
         self.workers: list[Worker] = []
         # Those at work that requests can go to; a silent one is left out until it is heard of.
         self._loads: Loads[Worker] = Loads()
@@ -233,8 +235,7 @@ class Crew:
             try:
                 worker.end(await self._staff.employ(worker))
             except Exception as error:  # noqa: BLE001  (the run ends with it)
-                worker.end(str(error))
-                self._stop.ask(error)
+                self.failed(worker, error)
             finally:
                 self.workers.remove(worker)
             if self._over.is_set() or self._stop.reason is not None:
@@ -275,9 +276,12 @@ class Crew:
             worker.say_alone(line)
         worker.at_work = True
 
-    def failed(self, worker: Worker, error: ClassifyError) -> None:
+    def failed(self, worker: Worker, error: Exception) -> None:
         """End the run with what a worker can never do."""
-        worker.end(error.what)
+        worker.end(str(error))
+        if isinstance(error, SettingsError) and (self._sent_before or self._numbers):
+            # Its exit code would say that nothing was sent.
+            error = StoppedEarly(error.what, error.fix)
         self._stop.ask(error)
 
     def heard(self, worker: Worker) -> None:

@@ -71,7 +71,8 @@ async def pool_engine(
         if staff is not None:
             from pipeline.engines.crew import Crew
 
-            wire = (await stack.enter_async_context(Crew(config, staff, emit, stop))).wire
+            crew = Crew(config, staff, emit, stop, requests_sent)
+            wire = (await stack.enter_async_context(crew)).wire
         clients = [await stack.enter_async_context(Client(config, each, wire)) for each in targets]
         pool = Pool(config, clients, Clock(), emit, stop, requests_sent=requests_sent)
         yield await stack.enter_async_context(pool)
