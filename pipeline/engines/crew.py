@@ -55,7 +55,7 @@ class Staff(Protocol):
         """Start a worker, connect it, and return once it has ended: why, in words."""
 
     async def close(self) -> None:
-        """Give back what workers need, once the last one has ended."""
+        """Release what workers needed, once the last one has ended."""
 
 
 class Worker:
