@@ -84,13 +84,14 @@ def test_a_submitted_job(cluster, label, source, server, tmp_path):
 
 
 def test_a_killed_run_leaves_no_actor_and_goes_on(
-    command, start, server, tmp_path, actors_of, eventually, committed
+    command, start, server, tmp_path, actors_of, eventually, committed, write_csv
 ):
-    held = "review number 2400"
-    server.script = lambda each: server.reply(delay_s=0.05, hold=held in each.texts)
+    write_csv("in.csv", [f"review number {i}" for i in range(9_000)])
+    held = "review number 8800"
+    server.script = lambda each: server.reply(hold=held in each.texts)
     output = tmp_path / "out.parquet"
-    process = start(*command, "--concurrency", 4)
-    server.wait_for(lambda: len(server.requests) > 60)
+    process = start(*command)
+    eventually(lambda: committed(output))
     assert len(actors_of()) == 2
     process.send(signal.SIGKILL)
     killed_at = time.monotonic()
@@ -99,6 +100,7 @@ def test_a_killed_run_leaves_no_actor_and_goes_on(
     # What was on its way when it was killed came within the second.
     assert [each for each in server.requests if each.at > killed_at + 1] == []
     sent, rows = len(server.requests), sum(part["rows"] for part in committed(output))
+    assert rows > 0
     assert not output.exists()
     server.script = lambda _: None
     server.release()
