@@ -67,8 +67,8 @@ $(SERVERS)/%/.installed: Makefile
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' $(patsubst %,'%',$($*))
 	@touch $@
 
-test-ray: $(DEVELOP) ## install Ray (240 MB), and run the tests that need it
-	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,ray]'
+test-ray: $(DEVELOP) ## install Ray with its dashboard, and run the tests that need it
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,ray]' 'ray[default]'
 	$(BIN)/python -m pytest -m ray tests/ray
 
 test-servers: $(DEVELOP) $(SERVERS)/infinity/.installed $(SERVERS)/mlflow/.installed ## install infinity and MLflow, and label tables with them

@@ -278,8 +278,20 @@ async def within(seconds: float, exchange: Awaitable[Told]) -> Told:
     try:
         async with asyncio.timeout(seconds):
             return await exchange
-    except TimeoutError:
-        raise Retryable(Cause.TIMEOUT, f"no answer within {seconds:g} s") from None
+    except TimeoutError as error:
+        raise overdue(error.__cause__, f"no answer within {seconds:g} s") from None
+
+
+def overdue(cancelled: BaseException | None, what: str) -> Retryable:
+    """Return what an exchange came to that was cancelled because its time was up.
+
+    That is a timeout, unless its wire has given the cancellation another reason.
+    """
+    match cancelled:
+        case asyncio.CancelledError(args=(Retryable() as reason,)):
+            return reason
+        case _:
+            return Retryable(Cause.TIMEOUT, what)
 
 
 def _lost(error: Exception, url: URL, proxy: Proxy | None) -> Retryable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, suppress
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -15,6 +16,8 @@ from multidict import CIMultiDict
 
 from pipeline.client.wire import Headers, Told
 from pipeline.engines.frames import Frames, error_in, frame
+from pipeline.engines.loads import Loads
+from pipeline.engines.remote_wire import RemoteWire
 from pipeline.engines.worker import BEAT_S
 from pipeline.errors import Cause, Retryable, SettingsError, StoppedEarly
 from pipeline.events import WorkerLost, Workers, WorkerState
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from pipeline.client.target import Target
     from pipeline.config import RunConfig
-    from pipeline.errors import ClassifyError
     from pipeline.events import Observer
     from pipeline.system.threads import Stop
 
@@ -52,6 +54,9 @@ class Staff(Protocol):
     async def employ(self, worker: Worker) -> str:
         """Start a worker, connect it, and return once it has ended: why, in words."""
 
+    async def close(self) -> None:
+        """Release what workers needed, once the last one has ended."""
+
 
 class Worker:
     """A worker as the run sees it; `number` is that of its place."""
@@ -61,6 +66,7 @@ class Worker:
         self.name = f"worker {number}"
         self.at_work = False
         self.heard_at = monotonic()
+        self.ready_within_s = inf
         self.exchanges: dict[int, asyncio.Future[Told]] = {}
         self.answered = self.answered_before = 0
         self.why = ""
@@ -73,9 +79,33 @@ class Worker:
         self._out: list[bytes] = []
         self._write: Callable[[list[bytes]], None] | None = None
 
-    def connect(self, write: Callable[[list[bytes]], None]) -> None:
-        """Send by `write` from now on, which gets pieces of frames once a pass of the loop."""
+    def connect(self, write: Callable[[list[bytes]], None], *, ready_within_s: float = inf) -> None:
+        """Send by `write` from now on, which gets pieces of frames once a pass of the loop.
+
+        It is dismissed if it is not ready by then.
+        """
         self._write = write
+        self.heard_at = monotonic()
+        self.ready_within_s = ready_within_s
+
+    @property
+    def is_silent(self) -> bool:
+        """True if it was not heard of lately."""
+        return monotonic() - self.heard_at > SILENT_S
+
+    def ask(self, number: int, head: dict[str, Any], body: bytes) -> asyncio.Future[Told]:
+        """Have it exchange a request."""
+        self.say(head, body)
+        asked: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self.exchanges[number] = asked
+        self._crew.changed(self)
+        return asked
+
+    def no_longer(self, number: int) -> asyncio.Future[Told] | None:
+        """Wait for a request no longer; None if it is over already."""
+        asked = self.exchanges.pop(number, None)
+        self._crew.changed(self)
+        return asked
 
     def say(self, head: dict[str, Any], body: bytes = b"") -> None:
         """Send a frame, unless this one is dismissed."""
@@ -104,7 +134,7 @@ class Worker:
     def _take(self, head: dict[str, Any], body: bytes) -> None:
         match head["kind"]:
             case "answer" | "error":
-                asked = self.exchanges.pop(head["number"], None)
+                asked = self.no_longer(head["number"])
                 if asked is None or asked.done():
                     return
                 self.answered += 1
@@ -119,7 +149,7 @@ class Worker:
                 # Nothing else counts: one that wakes refuses what waited for it before it beats.
                 self.heard_at = monotonic()
                 self.say({"kind": "echo", "at": head["at"]})
-                self._crew.heard()
+                self._crew.heard(self)
             case "ready":
                 self.name = f"worker {self.number} (process {head['pid']} on {head['host']})"
                 self._crew.came(self, head["version"])
@@ -130,6 +160,7 @@ class Worker:
         """Stop using it: it has ended, or is to end."""
         self.why = self.why or why
         self.at_work = False
+        self._crew.changed(self)
         self.leaves.set()
         self.unanswered += len(self.exchanges)
         exchanges, self.exchanges = self.exchanges, {}
@@ -144,12 +175,17 @@ class Crew:
     What ends the crew itself is asked of `stop`.
     """
 
-    def __init__(self, config: RunConfig, staff: Staff, emit: Observer, stop: Stop) -> None:
+    def __init__(
+        self, config: RunConfig, staff: Staff, emit: Observer, stop: Stop, requests_sent: int = 0
+    ) -> None:
         self._config = config
         self._staff = staff
         self._emit = emit
         self._stop = stop
+        self._sent_before = requests_sent > 0
         self.workers: list[Worker] = []
+        # Those at work that requests can go to; a silent one is left out until it is heard of.
+        self._loads: Loads[Worker] = Loads()
         self._lines: list[dict[str, Any]] = []
         self._places: list[asyncio.Task[None]] = []
         self._heard = asyncio.Event()
@@ -189,6 +225,7 @@ class Crew:
         for worker in self.workers:
             worker.end("the run is over")
         await asyncio.gather(*self._places, return_exceptions=True)
+        await self._staff.close()
 
     async def _fill(self, number: int) -> None:
         """Have a worker in this place, another one whenever it is lost."""
@@ -198,8 +235,7 @@ class Crew:
             try:
                 worker.end(await self._staff.employ(worker))
             except Exception as error:  # noqa: BLE001  (the run ends with it)
-                worker.end(str(error))
-                self._stop.ask(error)
+                self.failed(worker, error)
             finally:
                 self.workers.remove(worker)
             if self._over.is_set() or self._stop.reason is not None:
@@ -240,20 +276,37 @@ class Crew:
             worker.say_alone(line)
         worker.at_work = True
 
-    def failed(self, worker: Worker, error: ClassifyError) -> None:
+    def failed(self, worker: Worker, error: Exception) -> None:
         """End the run with what a worker can never do."""
-        worker.end(error.what)
+        worker.end(str(error))
+        if isinstance(error, SettingsError) and (self._sent_before or self._numbers):
+            # Its exit code would say that nothing was sent.
+            error = StoppedEarly(error.what, error.fix)
         self._stop.ask(error)
 
-    def heard(self) -> None:
-        """Let those go on that wait for a worker."""
+    def heard(self, worker: Worker) -> None:
+        """Use a worker, and let those go on that wait for one."""
+        if worker.at_work and worker not in self._loads:
+            self._loads.put(worker, len(worker.exchanges))
         self._heard.set()
+
+    def changed(self, worker: Worker) -> None:
+        """Take note that a worker has other requests, or is no longer at work."""
+        if not worker.at_work:
+            self._loads.remove(worker)
+        elif worker in self._loads:
+            self._loads.put(worker, len(worker.exchanges))
+
+    def _freest(self) -> Worker | None:
+        """Return the worker with the fewest requests of those that were heard of lately."""
+        while (worker := self._loads.first()) is not None and worker.is_silent:
+            self._loads.remove(worker)
+        return worker
 
     @property
     def ready(self) -> bool:
         """True if there is a worker that was heard of lately."""
-        since = monotonic() - SILENT_S
-        return any(each.at_work and each.heard_at > since for each in self.workers)
+        return self._freest() is not None
 
     async def until_ready(self) -> None:
         """Wait for a worker, or for the stop."""
@@ -270,9 +323,12 @@ class Crew:
                 worker.heard_at = now
         self._checked_at = now
         for worker in self.workers:
-            if worker.at_work and now - worker.heard_at > DISMISSED_S:
+            most_s = DISMISSED_S if worker.at_work else worker.ready_within_s
+            if now - worker.heard_at > most_s:
                 worker.dismissed = True
-                worker.end(f"not heard of for {DISMISSED_S:g} s")
+                worker.end(
+                    f"not {'heard of for' if worker.at_work else 'ready after'} {most_s:g} s"
+                )
         if now - self._told_at >= TOLD_S:
             self._tell(now)
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self._check)
@@ -318,11 +374,8 @@ class Crew:
         """Have a worker exchange a request for its answer; see `Wire.exchange`."""
         if not self.ready:
             await self.until_ready()
-        since = monotonic() - SILENT_S
-        free = [each for each in self.workers if each.at_work and each.heard_at > since]
-        if not free:
+        if (worker := self._freest()) is None:
             raise Retryable(Cause.WORKER_LOST, "there is no worker")
-        worker = min(free, key=lambda each: len(each.exchanges))
         self._numbers = number = self._numbers + 1
         head = {
             "kind": "exchange",
@@ -332,43 +385,15 @@ class Crew:
             "url": str(url),
             "headers": headers,
         }
-        worker.say(head, body)
-        asked: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
-        worker.exchanges[number] = asked
+        asked = worker.ask(number, head, body)
         try:
             return await asked
         except asyncio.CancelledError:
-            if worker.exchanges.pop(number, None) is not None:
-                worker.say({"kind": "cancel", "number": number})
-            raise
-
-
-class RemoteWire:
-    """Stands for a `Wire`, whose connections the workers of a crew have."""
-
-    def __init__(self, crew: Crew, target: Target, headers: Mapping[str, str]) -> None:
-        self._crew = crew
-        self._target = target
-        self._line = crew.set_line(None, target, headers)
-
-    @property
-    def ready(self) -> bool:
-        """True if there is a worker that requests can go to."""
-        return self._crew.ready
-
-    async def until_ready(self) -> None:
-        """Wait for such a worker."""
-        await self._crew.until_ready()
-
-    def set_headers(self, headers: Mapping[str, str]) -> None:
-        """Send these headers from now on."""
-        self._crew.set_line(self._line, self._target, headers)
-
-    async def exchange(
-        self, method: str, url: URL, body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()
-    ) -> Told:
-        """Send and receive; see `Wire.exchange`. Raises Retryable if the worker is lost."""
-        return await self._crew.exchange(self._line, method, url, body, headers)
-
-    async def close(self) -> None:
-        """Do nothing: the crew closes the connections."""
+            if worker.no_longer(number) is None:
+                raise
+            worker.say({"kind": "cancel", "number": number})
+            if not worker.is_silent:
+                raise
+            # If the time is up, the endpoint is not to blame.
+            lost = Retryable(Cause.WORKER_LOST, f"{worker.name}: not heard of lately")
+            raise asyncio.CancelledError(lost) from None

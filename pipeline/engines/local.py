@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from pipeline.config import RunConfig
-    from pipeline.engines.crew import RemoteWire, Staff
+    from pipeline.engines.crew import Staff
+    from pipeline.engines.remote_wire import RemoteWire
     from pipeline.events import Observer
     from pipeline.system.threads import Stop
 
@@ -70,7 +71,8 @@ async def pool_engine(
         if staff is not None:
             from pipeline.engines.crew import Crew
 
-            wire = (await stack.enter_async_context(Crew(config, staff, emit, stop))).wire
+            crew = Crew(config, staff, emit, stop, requests_sent)
+            wire = (await stack.enter_async_context(crew)).wire
         clients = [await stack.enter_async_context(Client(config, each, wire)) for each in targets]
         pool = Pool(config, clients, Clock(), emit, stop, requests_sent=requests_sent)
         yield await stack.enter_async_context(pool)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.engines.crew import Worker
 
+# How long one may take until it is ready: far more than a busy machine needs.
+READY_S = 60.0
 # How long one may take to close its connections once its pipe has closed.
 GRACE_S = 2.0
 _STDERR_TAIL_BYTES = 2000
@@ -66,12 +68,15 @@ class Processes:
         how = f"ended by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
         return f"{how}; it wrote:\n{wrote}" if wrote else how
 
+    async def close(self) -> None:
+        """Do nothing: each has ended."""
+
 
 async def _worked(worker: Worker, ours: socket.socket) -> None:
     """Connect a worker, until it leaves or its socket closes."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_unix_connection(lambda: _Pipe(worker), sock=ours)
-    worker.connect(transport.writelines)
+    worker.connect(transport.writelines, ready_within_s=READY_S)
     try:
         await worker.leaves.wait()
     finally:

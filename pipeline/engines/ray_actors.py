@@ -65,6 +65,8 @@ class Actors:
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._ray: Any = None
+        # True if the run connected to Ray, and not its caller.
+        self._is_ours = False
         self._connecting = asyncio.Lock()
 
     async def employ(self, worker: Worker) -> str:
@@ -75,7 +77,7 @@ class Actors:
         async with self._connecting:
             if self._ray is None:
                 # In the main thread, Ray would take over SIGTERM, which is to drain the run.
-                self._ray = await in_thread(partial(_connected, self._address))
+                self._ray, self._is_ours = await in_thread(partial(_connected, self._address))
         ray = self._ray
         options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
         actor = ray.remote(num_cpus=CPUS, **options)(Actor).remote()
@@ -99,16 +101,24 @@ class Actors:
                 ray.kill(actor, no_restart=True)
         return "the run ended it"
 
+    async def close(self) -> None:
+        """Disconnect from Ray if the run connected, so that the next one may go elsewhere."""
+        if self._is_ours:
+            await in_thread(self._ray.shutdown)
 
-def _connected(address: str | None) -> Any:
-    """Return Ray, connected. Raises SettingsError if it is not installed, or finds no cluster."""
+
+def _connected(address: str | None) -> tuple[Any, bool]:
+    """Return Ray, connected, and whether it was not before.
+
+    Raises SettingsError if it is not installed, or finds no cluster.
+    """
     try:
         import ray
     except ImportError:
         raise SettingsError(
             f"{setting('engine', 'ray')}: Ray is not installed. {with_extra('ray')}",
         ) from None
-    if not ray.is_initialized():
+    if is_new := not ray.is_initialized():
         # Outside the main thread it cannot take over SIGTERM, and warns of that.
         logger = logging.getLogger("ray._private.worker")
         before = logger.level
@@ -131,7 +141,7 @@ def _connected(address: str | None) -> Any:
             ) from None
         finally:
             logger.setLevel(before)
-    return ray
+    return ray, is_new
 
 
 def _words_of(error: Exception) -> str:

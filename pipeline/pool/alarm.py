@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from pipeline.errors import Cause, ClassifyError, Retryable
+from pipeline.client.wire import overdue
+from pipeline.errors import ClassifyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,8 @@ CANCEL_AGAIN_S = 1.0
 class Alarm:
     """Cancels an attempt after `timeout_s` and turns that into a failure that may be retried.
 
-    An attempt is what the current task does within `with alarm`. It raises Retryable (timeout) if
-    the attempt was overdue; a cancellation for another reason goes through.
+    An attempt is what the current task does within `with alarm`. It raises Retryable (timeout, or
+    what the wire blames) if the attempt was overdue; another cancellation goes through.
     """
 
     def __init__(self, timeout_s: float, clock: Clock) -> None:
@@ -55,9 +56,7 @@ class Alarm:
         if isinstance(failure, ClassifyError | asyncio.CancelledError):
             if task.cancelling():
                 raise asyncio.CancelledError from None
-            raise Retryable(
-                Cause.TIMEOUT, f"no answer within {self._timeout_s:g} s (timeout_s)"
-            ) from None
+            raise overdue(failure, f"no answer within {self._timeout_s:g} s (timeout_s)") from None
 
     def close(self) -> None:
         """Watch no more."""

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 
 import pytest
 
+from pipeline.engines import processes
 from pipeline.errors import Interrupted, StoppedEarly
 from pipeline.events import WorkerLost
 from tests.engines.conftest import digest, most_in_a_second, workers_of
 
 pytestmark = pytest.mark.fault(29)
+HANGS = """
+import os, sys, time
+if "pipeline.engines.worker" in sys.orig_argv:
+    try:
+        os.close(os.open(__file__ + ".first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        time.sleep(600)
+"""
 ENDS = "import os; os.write(2, b'no such luck'); os._exit(3)"
 
 
@@ -90,6 +102,39 @@ def test_workers_that_never_answer_stop_the_run(run, once, server, monkeypatch, 
     with pytest.raises(StoppedEarly, match=r"ended with 3; it wrote:\s+no such luck"):
         run()
     assert server.requests == []
+
+
+def test_one_that_hangs_before_it_is_ready_is_replaced(
+    run, server, watch, monkeypatch, tmp_path, source
+):
+    """The first one of all; the others start, and its place is filled again."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(processes, "READY_S", 6.0)
+    server.script = lambda _: server.reply(delay_s=0.2)
+    summary = run(concurrency=4)
+    assert (summary["state"], summary["errors"]) == ("complete", 0)
+    (lost,) = [told for told in watch.notices if isinstance(told, WorkerLost)]
+    assert (lost.unanswered, lost.why) == (0, "not ready after 6 s")
+    assert len(watch.workers[-1].at_work) == 2
+
+
+def test_a_frozen_worker_is_not_taken_for_a_slow_endpoint(run, once, server, watch):
+    """Its requests are overdue before it is given up, and go to the other one."""
+    server.script = lambda _: server.reply(delay_s=0.05)
+
+    def freeze():
+        worker = workers_of()[0]
+        worker.suspend()
+        time.sleep(6)
+        worker.resume()
+
+    once(30, freeze)
+    summary = run(rate=25, concurrency=8, timeout_s=3)
+    assert (summary["state"], summary["errors"]) == ("complete", 0)
+    assert summary["responses"]["worker lost"] > 0
+    assert "timeout" not in summary["responses"]
+    assert [told for told in watch.notices if isinstance(told, WorkerLost)] == []
 
 
 def test_a_loading_model_and_a_throttling_endpoint(run, server):

@@ -41,6 +41,9 @@ class Here:
         await remote.close()
         return ""
 
+    async def close(self):
+        pass
+
 
 async def asked(config, target, wire):
     async with Client(config, target, wire) as client:

@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on 127.0.0.1, as processes of this machine.
 
-Ray replaces 127.0.0.1 by the machine's address, where anybody could connect; not here.
+Ray replaces 127.0.0.1 by the machine's address, where anybody could connect; not here, where it
+takes the machine for one that cannot be part of a cluster.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import pytest
 
 from tests.engines import conftest as engines
 
+# Before anybody imports Ray, which reads it then.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 once = engines.once
 ROOT = str(Path(__file__).parents[2])
 HOME = "127.0.0.1"
@@ -28,25 +31,21 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster():
-    """The cluster; `nodes` are its two nodes with room for workers."""
+    """The cluster; `nodes` are its two nodes with room for workers.
+
+    Nobody here is connected to it: each run does that.
+    """
     os.environ["PYTHONPATH"] = ROOT
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    import ray._private.services
     from ray.cluster_utils import Cluster
 
-    ray._private.services.resolve_ip_for_localhost = lambda host: host
-    head = {**NODE, "num_cpus": 0, "include_dashboard": False}
+    head = {**NODE, "num_cpus": 0, "include_dashboard": True, "dashboard_host": HOME}
     found = Cluster(initialize_head=True, head_node_args=head)
     found.nodes = [found.add_node(**NODE) for _ in range(2)]
     found.wait_for_nodes()
-    ray.init(
-        address=found.address, _node_ip_address=HOME, logging_level="ERROR", log_to_driver=False
-    )
     yield found
-    ray.shutdown()
     found.shutdown()
 
 

@@ -31,6 +31,7 @@ def run(cluster, label, source, tmp_path, watch):
 
     def work(output="out.parquet", workers=2, **settings):
         settings = {"engine": "ray", "workers": workers, "batch_size": 8, **settings}
+        settings.setdefault("ray_address", cluster.address)
         return label(source, tmp_path / output, observers=(watch,), **settings)
 
     return work
@@ -58,17 +59,25 @@ def test_the_output_has_the_same_bytes(run, label, source, tmp_path, watch):
     label(source, tmp_path / "local.parquet", batch_size=8)
     assert run()["state"] == "complete"
     assert digest(tmp_path / "out.parquet") == digest(tmp_path / "local.parquet")
+    assert not ray.is_initialized()
 
 
 def test_twice_the_actors_do_twice_as_much(run, server):
-    server.script = lambda _: server.reply(delay_s=0.3)
+    """On a server that answers late, each with the same share of the requests in flight.
+
+    What one CPU more or less costs a request (6 to 20 ms here) is little of the second that each
+    takes. Each connection has its own pace, so neither the start nor the end counts.
+    """
+    server.script = lambda _: server.reply(delay_s=1.0)
     speed = {}
     for workers in (1, 2):
         server.requests.clear()
-        run(f"{workers}.parquet", workers=workers, concurrency=4 * workers)
-        # From when both have started, and the limit has risen.
-        at = [each.at for each in server.requests if each.at > server.requests[0].at + 3]
-        speed[workers] = len(at) / (at[-1] - at[0])
+        run(f"{workers}.parquet", workers=workers, concurrency=4 * workers, batch_size=32)
+        sent = {}
+        for each in server.requests[len(server.requests) // 2 :]:
+            sent.setdefault(each.port, []).append(each.at)
+        assert len(sent) == 4 * workers
+        speed[workers] = sum((len(at) - 1) / (at[-1] - at[0]) for at in sent.values())
     assert speed[2] / speed[1] >= 1.9
 
 
@@ -91,19 +100,22 @@ def test_a_killed_actor_is_replaced(run, later, watch, actors_of):
     assert lost.unanswered > 0
 
 
-@pytest.mark.parametrize("with_actors", [False, True])
-def test_a_node_is_killed(run, cluster, later, watch, actors_of, with_actors):
-    """Its raylet alone, or all of it."""
+@pytest.mark.parametrize("how", ["its raylet", "all of it", "removed"])
+def test_a_node_is_lost(run, cluster, once, watch, actors_of, how):
     node = cluster.nodes.pop()
 
-    def kill():
-        actors = actors_of(node) if with_actors else []
+    def lose():
+        if how == "removed":
+            cluster.remove_node(node)
+            return
+        actors = actors_of(node) if how == "all of it" else []
         for process in (raylet_of(node), *actors):
             process.kill()
 
-    later(60, kill)
+    once(60, lose)
     summary = run(rate=20)
-    cluster.remove_node(node)
+    if how != "removed":
+        cluster.remove_node(node)
     cluster.nodes.append(cluster.add_node(**NODE))
     cluster.wait_for_nodes()
     assert (summary["state"], summary["errors"]) == ("complete", 0)
@@ -151,8 +163,17 @@ def test_a_frozen_node_is_dismissed_and_sends_nothing_when_it_wakes(
     assert late == []
 
 
-def test_no_cluster(label, source, tmp_path, server):
-    ray.shutdown()
+def test_who_is_connected_stays_connected(run, cluster):
+    """A run disconnects only what it has connected."""
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        assert run()["state"] == "complete"
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
+def test_no_cluster(cluster, label, source, tmp_path, server):
     with pytest.raises(SettingsError, match=r"a Ray cluster at 127\.0\.0\.1:1"):
         label(source, tmp_path / "x.parquet", engine="ray", ray_address="127.0.0.1:1")
     assert server.requests == []
