@@ -19,11 +19,22 @@ import pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-IGNORED = [line.strip("/").split("/")[-1] for line in (ROOT / ".gitignore").read_text().split()]
 
 
 def files_below(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def files_of_checkout():
+    """What git tracks; in an unpacked sdist what that lists."""
+    if (ROOT / ".git").exists():
+        git = ["git", "ls-files", "-z"]
+        listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
+        paths = listed.stdout.split("\0")
+    else:
+        sources = ROOT / "classify_pipeline.egg-info" / "SOURCES.txt"
+        paths = sources.read_text(encoding="utf-8").splitlines()
+    return {path for path in paths if (ROOT / path).is_file() and ".egg-info/" not in path}
 
 
 def run(*command, cwd, **env):
@@ -55,8 +66,10 @@ class Built(NamedTuple):
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distribution")
     checkout = folder / "checkout"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", *IGNORED))
-    files = files_below(checkout)
+    files = files_of_checkout()
+    for path in files:
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, checkout / path)
     archive = build("sdist", checkout, folder / "sdist")
     assert archive.name == f"classify_pipeline-{pipeline.__version__}.tar.gz"
     with tarfile.open(archive) as file:
