@@ -28,11 +28,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "classify-pipeline needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
 	  echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -c constraints.txt -e '.[local]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,language]'
 	@touch $@
 
 $(DEVELOP): $(INSTALLED)
-	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,language,dev]'
 	@touch $@
 
 setup: $(DEVELOP) ## make .venv and install the project into it, pinned
@@ -52,14 +52,14 @@ test-faults: $(DEVELOP) ## kill, crash and cut the power many times, and report 
 
 test-lowest: ## install the oldest versions that pyproject.toml allows, and run tests with them
 	rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[local,dev]' \
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[local,language,dev]' \
 	  $$($(LOWEST)/bin/python -c "import tomllib; print(*(each.replace('>=', '==') for each in \
 	  tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))")
 	$(LOWEST)/bin/python -m pytest -n 2 tests/client tests/pool tests/run tests/observers \
 	  tests/producer tests/writer tests/test_config.py tests/test_api_tables.py
 
 test-transformers: $(DEVELOP) ## install torch and transformers, and run the tests that need them
-	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,transformers]' '$(TORCH)'
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,language,dev,transformers]' '$(TORCH)'
 	$(BIN)/python -m pytest -m transformers
 
 $(SERVERS)/%/.installed: Makefile
@@ -68,7 +68,7 @@ $(SERVERS)/%/.installed: Makefile
 	@touch $@
 
 test-ray: $(DEVELOP) ## install Ray with its dashboard, and run the tests that need it
-	$(PIP_INSTALL) -c constraints.txt -e '.[local,dev,ray]' 'ray[default]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[local,language,dev,ray]' 'ray[default]'
 	$(BIN)/python -m pytest -m ray tests/ray
 
 test-servers: $(DEVELOP) $(SERVERS)/infinity/.installed $(SERVERS)/mlflow/.installed ## install infinity and MLflow, and label tables with them
@@ -123,7 +123,7 @@ format: $(DEVELOP) ## let ruff format, and fix what it can
 pins: ## rewrite constraints.txt with the newest versions that fit
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -e '.[local,dev]'
+	$(PIP_INSTALL) -e '.[local,language,dev]'
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 	@touch $(INSTALLED) $(DEVELOP)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
+import sys
 import unicodedata
 from typing import TYPE_CHECKING, Literal
 
@@ -52,11 +54,13 @@ def listed(names: Sequence[str]) -> str:
 
 
 def with_extra(extra: str) -> str:
-    """Say how an extra of this package is installed, which is on no registry."""
-    return (
-        f"Install it with pip install -e '.[{extra}]' in a checkout, or with "
-        f"pip install 'FILE.whl[{extra}]' from a wheel."
-    )
+    """Say how an extra of this package is installed.
+
+    The package is installed already, from wherever, so pip looks for the additions alone. Which
+    `pip` a shell would find is unknown, so this names the interpreter.
+    """
+    python = shlex.quote(sys.executable or "python")
+    return f"Install it with: {python} -m pip install 'classify-pipeline[{extra}]'"
 
 
 def is_uri(path: str) -> bool:

