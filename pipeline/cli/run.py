@@ -23,7 +23,6 @@ from pipeline.config import takes
 from pipeline.errors import SettingsError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
-from pipeline.store.forms import CSV, JSONL, form_of
 from pipeline.system import process
 from pipeline.wording import counted, listed, setting
 
@@ -125,6 +124,8 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         with suppress(OSError, ValueError, KeyError):  # it may have been moved by now
             causes = list(result.errors_by_cause().items())
             yield f"Errors: {counts(dict(causes[:MOST_CAUSES]))}"
+        from pipeline.store.forms import CSV, JSONL, form_of
+
         again = "; --retry-failed asks again for these rows"
         if form_of(found["output"]) in (CSV, JSONL):  # which cannot be retried
             again = ""

@@ -121,8 +121,9 @@ def kill_again_and_again(make, out, *, far, kills, seed, record_property):
     record_property("sent again", most)
 
 
-@pytest.mark.parametrize("far", [False, True], ids=["local output", "output there"])
-@pytest.mark.parametrize("out", ["out.parquet", "out"])
+@pytest.mark.parametrize(
+    ("out", "far"), [("out.parquet", False), ("out", True)], ids=["a local file", "far files"]
+)
 def test_killed_a_few_times(far_job, record_property, out, far):
     kill_again_and_again(far_job, out, far=far, kills=2, seed=0, record_property=record_property)
 

@@ -136,7 +136,7 @@ def test_replaced(attempt, server, store, expected):
     """Not without being asked to; and the earlier output stands until the new one does."""
     attempt(texts=["another"])
     before = _bytes(store())
-    with pytest.raises(Exception, match="overwrite=True"):
+    with pytest.raises(Exception, match="update=True"):
         attempt(texts=TEXTS)
     with pytest.raises(StoppedEarly):
         attempt(overwrite=True, max_requests=9)
