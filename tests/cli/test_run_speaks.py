@@ -217,7 +217,10 @@ def _rows_of(written, columns):
     return [line.rstrip() for line in screen.display if line.strip()]
 
 
-@pytest.mark.parametrize("columns", [120, 80, 60, 40])
+# Each takes until retries are exhausted, which is most of a minute.
+@pytest.mark.parametrize(
+    "columns", [80, *[pytest.param(other, marks=pytest.mark.slow) for other in (120, 60, 40)]]
+)
 def test_the_details_give_way_to_the_bar_and_the_counts(server, source, tmp_path, columns):
     lines = set()
     server.script = lambda each: (
