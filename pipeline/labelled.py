@@ -61,7 +61,9 @@ def parquet_files(
     spool = Spool()
     kinds = dict.fromkeys(text, pa.string()) | dict.fromkeys(scores, pa.float64())
     if not found[0].size_bytes:  # JSON Lines without a row
-        _write(spool, pa.table({name: pa.nulls(0, kind) for name, kind in kinds.items()}))
+        pq.write_table(
+            pa.table({name: pa.nulls(0, kind) for name, kind in kinds.items()}), spool.file
+        )
     else:
         source = open_source([output.place], text_columns=text if _is_csv(output) else ())
         kept = [
@@ -81,7 +83,3 @@ def parquet_files(
 
 def _is_csv(output: Output) -> bool:
     return form_of(output.place) == CSV
-
-
-def _write(spool: Spool, table: pa.Table) -> None:
-    pq.write_table(table, spool.file)

@@ -75,7 +75,7 @@ def _place(given: str) -> Path | str:
 
 
 def run_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument OUTPUT of a command on a run, and where the state of that is."""
+    """Add the argument OUTPUT of a command on a run, and the option for its run directory."""
     option = click.option(
         "--run-dir",
         metavar="PATH",

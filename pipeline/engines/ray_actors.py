@@ -119,7 +119,7 @@ def _connected(address: str | None) -> tuple[Any, bool]:
             f"{setting('engine', 'ray')}: Ray is not installed. {with_extra('ray')}",
         ) from None
     if is_new := not ray.is_initialized():
-        # Outside the main thread it cannot take over SIGTERM, and warns of that.
+        # Outside the main thread it cannot handle SIGTERM, and logs a warning.
         logger = logging.getLogger("ray._private.worker")
         before = logger.level
         logger.setLevel(logging.ERROR)

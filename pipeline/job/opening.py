@@ -320,18 +320,25 @@ def _same_run(
         return found
     if found.complete is None and not (found.parts or store.holds_answers()):
         return None  # nothing of it would be lost
+    raise _refused(config, store, found, different, in_place=in_place)
+
+
+def _refused(
+    config: RunConfig, store: RunStore, found: RunState, different: str, *, in_place: bool
+) -> ResumeRefused:
+    """Return why a run that differs from the recorded one is not begun, and what to do."""
     if found.complete is not None:
         how = setting("overwrite", "True")
         if (differ := changed(found, config).keys()) and differ <= set(config.SHOWN_SETTINGS):
             how += ", which uses its answers again"
         elif not differ and config.dedup and not in_place:
             how = f"{setting('update', 'True')}, which sends only texts that it does not have"
-        raise ResumeRefused(
+        return ResumeRefused(
             f"{config.output} is complete, and was made from another input or with other "
             f"settings:\n{different}",
             f"Replace it with {how}, or choose another output.",
         )
-    raise ResumeRefused(
+    return ResumeRefused(
         f"{store.place} holds an unfinished run with another input or other settings:\n{different}",
         "Go back to those to continue it, throw it away with "
         f"{setting('restart', 'True')}, or choose another output.",

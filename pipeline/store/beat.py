@@ -1,7 +1,7 @@
 """The lease where a storage has no locks: its owner beats, and whoever wants it watches.
 
 The lease is the object `lease/00000003.json` of the highest number. It tells who its owner is, a
-nonce of that, and a `beat`, a number that the owner raises every BEAT_S. Somebody else takes the
+nonce of that, and a `beat`, a number that the owner raises every BEAT_S. Another process takes the
 lease by creating the next number, which only one can do, once the object has stayed as it is for
 WATCH_S by the watcher's own clock; no clocks are compared. An owner that was killed on this machine
 is not waited for.

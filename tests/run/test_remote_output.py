@@ -13,34 +13,9 @@ from pipeline.errors import OutputError
 from pipeline.job import stream
 from pipeline.store import output_at
 from pipeline.system import remote
-from tests.fault_proxy import FaultProxy
-from tests.storage import Hub, S3Server
+from tests.storage import Hub
 
 TEXTS = [f"review number {i}" for i in range(600)]
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    server = S3Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def proxy(s3_server):
-    made = FaultProxy(s3_server.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bucket(s3_server, proxy, monkeypatch):
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT", proxy.url)
-    remote.store_at.cache_clear()
-    yield s3_server.bucket()
-    remote.store_at.cache_clear()
 
 
 @pytest.fixture

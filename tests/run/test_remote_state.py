@@ -15,35 +15,8 @@ from pipeline.store import RunRecord, open_store, output_at
 from pipeline.store.log import Log
 from pipeline.store.remote import RemoteObjects
 from pipeline.system import remote
-from tests.fault_proxy import FaultProxy
-from tests.storage import S3Server
 
 TEXTS = [f"review number {i}" for i in range(3_000)]
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    server = S3Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def proxy(s3_server):
-    made = FaultProxy(s3_server.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bucket(s3_server, proxy, monkeypatch):
-    """A bucket behind the proxy."""
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT", proxy.url)
-    remote.store_at.cache_clear()
-    yield s3_server.bucket()
-    remote.store_at.cache_clear()
 
 
 @pytest.fixture
