@@ -218,10 +218,10 @@ def _summary(thing: Any) -> str:
     return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
-def tree() -> str:
-    """The tree of errors, as its module draws it."""
-    drawing = (errors.__doc__ or "").split("\n\n")[1]
-    return f"```\n{inspect.cleandoc(drawing)}\n```"
+def usage() -> str:
+    """The kinds of wrong usage."""
+    kinds = errors.UsageError.__subclasses__()
+    return "\n".join(f"- {_name(kind)}: {_summary(kind)}" for kind in kinds)
 
 
 def columns() -> str:
@@ -347,7 +347,7 @@ MADE: dict[str, Callable[[], str]] = {
         dialects,
         commands,
         codes,
-        tree,
+        usage,
         columns,
         metadata,
         common,
