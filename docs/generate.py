@@ -201,12 +201,6 @@ def codes() -> str:
     for number in (signal.SIGINT, signal.SIGTERM):
         words = f"Stopped by {number.name}; resumable."
         rows[Interrupted("", signal_number=number).exit_code] = (_name(Interrupted), words)
-    name, stopped = rows[errors.EXIT_ROWS_FAILED]
-    complete = "Complete, but with more errors than `max_errors` allows."
-    rows[errors.EXIT_ROWS_FAILED] = (
-        name,
-        f"{complete} Or stopped: {stopped[0].lower()}{stopped[1:]}",
-    )
     return table("code | in Python | meaning", ((str(code), *rows[code]) for code in sorted(rows)))
 
 

@@ -128,7 +128,7 @@ class RunConfig(BaseModel):
     concurrency: Count = described("most requests in flight; fewer if more do not help", COUNT, 32)
     rate: PerSecond | None = described(
         "most requests a second, retries included",
-        Takes("a number above 0, between 0.000001 and 10^12", "N"),
+        Takes("a number from 0.000001 to 10^12", "N"),
         None,
     )
     timeout_s: Seconds = described("limit of one attempt, to the last byte", DURATION, 120.0)
@@ -191,8 +191,8 @@ class RunConfig(BaseModel):
         None,
     )
     gold: Name | None = described(
-        "column of true labels, against which the run measures its own at the end; if it is "
-        "`label`, the output's columns are `predicted_label`, `predicted_score`, `predicted_error`",
+        "column of true labels to measure those of the model by; if it is `label`, the output's "
+        "columns are `predicted_label`, `predicted_score`, `predicted_error`",
         COLUMN,
         None,
     )

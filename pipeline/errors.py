@@ -86,7 +86,7 @@ class ResumeRefused(UsageError):
 
 
 class TooManyErrors(ClassifyError):
-    """More rows failed than `max_errors` allows; resumable."""
+    """More rows failed than `max_errors` allows; complete, or stopped and resumable."""
 
     exit_code = 3
 

@@ -74,9 +74,9 @@ def plan(
       classify plan reviews.csv --text review --model org/name -o labelled.parquet --probe
       classify plan --config nightly.yaml --price-per-request 0.0005
 
-    Reads the whole input, counts distinct texts and looks up known answers. Sends nothing, unless
-    --probe checks the endpoint and measures it with several requests at once and, if --batch-size
-    is auto, larger batches. The summary of the run compares the plan with the actual figures.
+    Reads the whole input, counts distinct texts and looks up known answers. Sends nothing without
+    --probe, which measures several requests at once and, if --batch-size is auto, larger batches.
+    The summary of the run compares the plan with the actual figures.
 
     \b
     Exit codes: 0 the run would begin; 2 settings or input refused; 5 output in use; with --probe

@@ -106,8 +106,8 @@ def serve(
 ) -> None:
     """Serve local models as the Hugging Face Inference API would, and misbehave on demand.
 
-    For trying a job at no cost and rehearsing cold starts, rate limits and failures. Nothing leaves
-    this machine. Ctrl-C ends it.
+    For trying a job and rehearsing cold starts, rate limits and failures. Nothing leaves this
+    machine. Ctrl-C ends it.
     """
     try:
         options = FaultOptions(

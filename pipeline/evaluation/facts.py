@@ -23,15 +23,15 @@ class Facts:
     unsure: Annotated[int, "of `rows`, rows whose score is below the `threshold`"]
     accuracy: Annotated[
         dict[str, float | None],
-        "of the other rows, the share whose label is the true one: `value`, and `low` to `high`, "
-        "the interval that holds it 19 times out of 20; null if there are no such rows",
+        "of the other rows, the share whose label is the true one: `value`, with its 95% interval "
+        "from `low` to `high`; null if there are no such rows",
     ]
     macro_f1: Annotated[float | None, "mean F1 of all labels"]
     calibration_error: Annotated[float | None, "mean gap between score and accuracy"]
     labels: Annotated[
         list[dict[str, Any]],
-        f"of the most frequent true labels, {MOST_LABELS} at most: `label`, `rows`, `predicted` "
-        "(rows that were given it), and `precision`, `recall`, `f1` with `value`, `low`, `high`",
+        f"of the {MOST_LABELS} most frequent true labels: `label`, `rows`, `predicted` (rows that "
+        "were given it), and `precision`, `recall`, `f1` with `value`, `low`, `high`",
     ]
     notes: Annotated[list[str], "what looks wrong, such as labels that are called otherwise"]
     message: Annotated[str, "why nothing could be measured; only then"] = ""
