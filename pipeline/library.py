@@ -107,8 +107,7 @@ def classify(
         batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
         concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
             to 10^12.
-        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
-            10^12.
+        rate: Most requests a second, retries included. Takes a number from 0.000001 to 10^12.
         timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
             duration such as 90s, 30m, 7h.
         max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
@@ -144,9 +143,8 @@ def classify(
         score_labels: Labels, as the output names them, that each get a column of scores, such as
             `score_positive`; if `top_k` is 1, all labels are requested. Takes labels, such as
             positive.
-        gold: Column of true labels, against which the run measures its own at the end; if it is
-            `label`, the output's columns are `predicted_label`, `predicted_score`,
-            `predicted_error`.
+        gold: Column of true labels to measure those of the model by; if it is `label`, the output's
+            columns are `predicted_label`, `predicted_score`, `predicted_error`.
         engine: What sends requests: this process, several processes, or a Ray cluster. Takes local,
             processes, ray.
         workers: Processes or Ray actors; they share concurrency and rate. Takes a whole number from
@@ -257,8 +255,7 @@ async def aclassify(
         batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
         concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
             to 10^12.
-        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
-            10^12.
+        rate: Most requests a second, retries included. Takes a number from 0.000001 to 10^12.
         timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
             duration such as 90s, 30m, 7h.
         max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
@@ -294,9 +291,8 @@ async def aclassify(
         score_labels: Labels, as the output names them, that each get a column of scores, such as
             `score_positive`; if `top_k` is 1, all labels are requested. Takes labels, such as
             positive.
-        gold: Column of true labels, against which the run measures its own at the end; if it is
-            `label`, the output's columns are `predicted_label`, `predicted_score`,
-            `predicted_error`.
+        gold: Column of true labels to measure those of the model by; if it is `label`, the output's
+            columns are `predicted_label`, `predicted_score`, `predicted_error`.
         engine: What sends requests: this process, several processes, or a Ray cluster. Takes local,
             processes, ray.
         workers: Processes or Ray actors; they share concurrency and rate. Takes a whole number from
@@ -416,8 +412,7 @@ def run(
         batch_size: Texts a request; auto measures what is best. Takes 1, 2, ... or auto.
         concurrency: Most requests in flight; fewer if more do not help. Takes a whole number from 1
             to 10^12.
-        rate: Most requests a second, retries included. Takes a number above 0, between 0.000001 and
-            10^12.
+        rate: Most requests a second, retries included. Takes a number from 0.000001 to 10^12.
         timeout_s: Limit of one attempt, to the last byte. Takes seconds above 0, 10^9 at most, or a
             duration such as 90s, 30m, 7h.
         max_loading_s: Longest wait for a loading model. Takes seconds above 0, 10^9 at most, or a
@@ -453,9 +448,8 @@ def run(
         score_labels: Labels, as the output names them, that each get a column of scores, such as
             `score_positive`; if `top_k` is 1, all labels are requested. Takes labels, such as
             positive.
-        gold: Column of true labels, against which the run measures its own at the end; if it is
-            `label`, the output's columns are `predicted_label`, `predicted_score`,
-            `predicted_error`.
+        gold: Column of true labels to measure those of the model by; if it is `label`, the output's
+            columns are `predicted_label`, `predicted_score`, `predicted_error`.
         engine: What sends requests: this process, several processes, or a Ray cluster. Takes local,
             processes, ray.
         workers: Processes or Ray actors; they share concurrency and rate. Takes a whole number from
