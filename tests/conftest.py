@@ -34,6 +34,7 @@ from pipeline import foreign
 from pipeline.config import RunConfig
 from pipeline.responses import ResponseStore
 from pipeline.store import LocalStore
+from tests.forked import Forked, Forks, can_fork
 from tests.labels import labels_of
 from tests.report import chromium
 
@@ -294,17 +295,9 @@ class Finished:
 class Started:
     """A command that works."""
 
-    def __init__(self, command: list[str], cwd: Path, environ: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.pid = self._process.pid
+    def __init__(self, process: Forked | subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
 
     @property
     def running(self) -> bool:
@@ -333,24 +326,42 @@ class Started:
         self._process.communicate()
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """The server that forks for commands."""
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, forks):
     """Start the installed command `classify` in `tmp_path`; what still works at the end is killed.
 
     The dialect is given, so that each request is one that the input asks for: finding it out
     takes one request more.
     """
     started: list[Started] = []
-    command = str(Path(sys.executable).with_name("classify"))
+    classify = str(Path(sys.executable).with_name("classify"))
 
     def run(*arguments: object, **environ: str) -> Started:
-        process = Started(
-            [command, *map(str, arguments)],
-            tmp_path,
-            {**os.environ, "CLASSIFY_DIALECT": "hf", **environ},
-        )
-        started.append(process)
-        return process
+        command = [classify, *map(str, arguments)]
+        variables = {**os.environ, "CLASSIFY_DIALECT": "hf", **environ}
+        process: Forked | subprocess.Popen[str]
+        if can_fork(variables):
+            process = Forked(forks, command, tmp_path, variables)
+        else:
+            process = subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        started.append(Started(process))
+        return started[-1]
 
     yield run
     for process in started:
