@@ -339,23 +339,24 @@ def start(tmp_path, forks):
     """Start the installed command `classify` in `tmp_path`; what still works at the end is killed.
 
     The dialect is given, so that each request is one that the input asks for: finding it out
-    takes one request more.
+    takes one request more. `stdin` is a descriptor, without which there is nothing to read.
     """
     started: list[Started] = []
+    nothing = os.open(os.devnull, os.O_RDONLY)
     classify = str(Path(sys.executable).with_name("classify"))
 
-    def run(*arguments: object, **environ: str) -> Started:
+    def run(*arguments: object, stdin: int = nothing, **environ: str) -> Started:
         command = [classify, *map(str, arguments)]
         variables = {**os.environ, "CLASSIFY_DIALECT": "hf", **environ}
         process: Forked | subprocess.Popen[str]
         if can_fork(variables):
-            process = Forked(forks, command, tmp_path, variables)
+            process = Forked(forks, command, tmp_path, variables, stdin)
         else:
             process = subprocess.Popen(
                 command,
                 cwd=tmp_path,
                 env=variables,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -366,14 +367,16 @@ def start(tmp_path, forks):
     yield run
     for process in started:
         process.close()
+    os.close(nothing)
 
 
 @pytest.fixture
 def cli(start):
     """Run the installed command `classify` to its end."""
 
-    def run(*arguments: object, **environ: str) -> Finished:
-        finished: Finished = start(*arguments, **environ).ended()
+    def run(*arguments: object, stdin: int | None = None, **environ: str) -> Finished:
+        given = {} if stdin is None else {"stdin": stdin}
+        finished: Finished = start(*arguments, **given, **environ).ended()
         return finished
 
     return run

@@ -18,9 +18,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.system import failpoints
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # What most runs load, and what depends on no variable.
 LOADED = (
@@ -76,15 +79,14 @@ class Forked:
     """A command that works, with what `subprocess.Popen` has of the same names."""
 
     def __init__(
-        self, forks: Forks, command: list[str], cwd: Path, environ: dict[str, str]
+        self, forks: Forks, command: list[str], cwd: Path, environ: dict[str, str], stdin: int
     ) -> None:
         self.returncode: int | None = None
         self._said: list[str] = []
         # Files, not pipes, so that nobody has to read while it works.
         self._streams = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
-        with Path(os.devnull).open() as nothing:
-            streams = [each.fileno() for each in (nothing, *self._streams)]
-            self.pid, self._told = forks.start(command, cwd, environ, streams)
+        streams = [stdin, *(each.fileno() for each in self._streams)]
+        self.pid, self._told = forks.start(command, cwd, environ, streams)
 
     def poll(self) -> int | None:
         return self._wait(0)

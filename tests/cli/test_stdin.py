@@ -54,21 +54,39 @@ KINDS = {
 }
 
 
+def feed(writer, content):
+    """Write to a pipe in pieces, and close it."""
+    with suppress(BrokenPipeError), writer:
+        for at in range(0, len(content), 10_000):
+            writer.write(content[at : at + 10_000])
+
+
 @pytest.fixture
-def piped(tmp_path, server):
+def piped(start):
     """Pipe bytes into the installed command, in pieces, and run it to its end."""
 
-    def run(content, *arguments, by=(), **options):
+    def run(content, *arguments):
+        read, write = os.pipe()
+        process = start(*arguments, stdin=read)
+        os.close(read)
+        feed(os.fdopen(write, "wb", 0), content)
+        ended = process.ended()
+        return ended.code, ended.stdout, ended.stderr
+
+    return run
+
+
+@pytest.fixture
+def piped_into(tmp_path):
+    """The same with another program, or with a process that is prepared."""
+
+    def run(command, content, **options):
         process = subprocess.Popen(
-            [*by, CLASSIFY, *map(str, arguments)], **options,
-            cwd=tmp_path, env={**os.environ, "CLASSIFY_DIALECT": "hf"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            list(map(str, command)), cwd=tmp_path, env={**os.environ, "CLASSIFY_DIALECT": "hf"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
         )  # fmt: skip
         with process:
-            with suppress(BrokenPipeError), process.stdin as pipe:
-                for start in range(0, len(content), 10_000):
-                    pipe.write(content[start : start + 10_000])
-                    pipe.flush()
+            feed(process.stdin, content)
             out, err = process.stdout.read().decode(), process.stderr.read().decode()
             process.wait(60)
         return process.returncode, out, err
@@ -111,14 +129,11 @@ def test_a_plan_reads_it_too(piped, server):
     assert server.requests == []
 
 
-def test_a_file_that_a_shell_redirects(server, tmp_path):
+def test_a_file_that_a_shell_redirects(cli, server, tmp_path):
     (tmp_path / "in.csv").write_bytes(CSV)
     with (tmp_path / "in.csv").open("rb") as file:
-        done = subprocess.run(
-            [CLASSIFY, "run", "-", "--endpoint", server.url, "--limit", "3"],
-            stdin=file, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        done = cli("run", "-", "--endpoint", server.url, "--limit", "3", stdin=file.fileno())
+    assert done.code == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
 
 
@@ -159,25 +174,23 @@ sys.exit(done.returncode)
 """
 
 
-def test_it_is_not_held_in_memory(piped, server):
+def test_it_is_not_held_in_memory(piped_into, server):
     """128 MiB come through the pipe, and the process takes no more than for one row of it."""
     row = b"good," + b"x" * 1000 + b"\n"
     peaks = []
     for rows in (10, 128_000):
-        code, out, err = piped(
-            b"text,more\n" + row * rows,
-            *("run", "-", "--endpoint", server.url, "--limit", "10"),
-            by=[sys.executable, "-c", PEAK],
-        )
+        command = [CLASSIFY, "run", "-", "--endpoint", server.url, "--limit", "10"]
+        content = b"text,more\n" + row * rows
+        code, out, err = piped_into([sys.executable, "-c", PEAK, *command], content)
         assert code == 0, err
         peaks.append(int(out.splitlines()[-1]))
     assert peaks[1] - peaks[0] < 32 << 10
 
 
-def test_no_room_for_it(piped, server):
-    code, _, err = piped(
+def test_no_room_for_it(piped_into, server):
+    code, _, err = piped_into(
+        [CLASSIFY, "run", "-", "--endpoint", server.url, "-o", "out.parquet"],
         CSV,
-        *("run", "-", "--endpoint", server.url, "-o", "out.parquet"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)),
     )
     assert code == 2
@@ -186,17 +199,14 @@ def test_no_room_for_it(piped, server):
     assert server.requests == []
 
 
-def test_a_terminal_is_refused(server, tmp_path):
+def test_a_terminal_is_refused(cli, server):
     here, there = pty.openpty()
     try:
-        done = subprocess.run(
-            [CLASSIFY, "run", "-", "--endpoint", server.url, "-o", "out.parquet"],
-            stdin=there, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
-        )  # fmt: skip
+        done = cli("run", "-", "--endpoint", server.url, "-o", "out.parquet", stdin=there)
     finally:
         os.close(here)
         os.close(there)
-    assert done.returncode == 2
+    assert done.code == 2
     assert "standard input is a terminal" in done.stderr
 
 
