@@ -79,7 +79,7 @@ def classify(
     __tracebackhide__ = True
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = _InMemory(table, output, settings, shown)
-        _blocking(work.job, work.job.execute)
+        _blocking(work.job, partial(work.job.execute, show_again=True))
         labelled = work.result()
         work.tell()
         return labelled
@@ -97,7 +97,7 @@ async def aclassify(
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = await in_thread(lambda: _InMemory(table, output, settings, shown), Stop())
         try:
-            await work.job.execute()
+            await work.job.execute(show_again=True)
         except ClassifyError as error:
             raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:

@@ -217,10 +217,12 @@ class RunConfig(BaseModel):
         *("label_column", "score_column", "error_column", "predictions_column"),
         *("label_map", "threshold", "unsure_label", "score_labels"),
     )
-    # Of these, what decides an answer, and what only how answers are shown.
+    # Of these, what decides an answer, what is asked, and what only how answers are shown. With
+    # another of RESULT_SETTINGS that does not decide what is asked, known answers stand.
     ANSWER_SETTINGS: ClassVar[tuple[str, ...]] = (
         *("endpoint", "model", "top_k", "function_to_apply", "truncate", "exact_scores"),
     )
+    ASKED_SETTINGS: ClassVar[tuple[str, ...]] = (*ANSWER_SETTINGS, "text", "text_pair")
     SHOWN_SETTINGS: ClassVar[tuple[str, ...]] = (
         *("label_map", "threshold", "unsure_label", "score_labels"),
     )

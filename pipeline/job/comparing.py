@@ -31,6 +31,11 @@ def changed(was: RunState, config: RunConfig) -> dict[str, str]:
     }
 
 
+def asks_alike(was: RunState, config: RunConfig) -> bool:
+    """Return True if known answers stand: no setting that decides what is asked is another one."""
+    return changed(was, config).keys().isdisjoint(config.ASKED_SETTINGS)
+
+
 def differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:
     """List how the settings, and `table` if given, differ from what was recorded; "" if not."""
     found = [*changed(was, config).values()]

@@ -92,6 +92,10 @@ class Source(ABC):
                         yield chunk
                     del chunk  # or it is held while the next one is read
 
+    def begins_with(self, earlier: InputTable) -> bool:
+        """Return True if this is the input that was settled earlier, or all of what that had."""
+        return not self.input.differences(earlier)
+
     @abstractmethod
     def _batches(self, start_row: int, end_row: int) -> Iterable[pa.RecordBatch]:
         """Read the rows from `start_row` to before `end_row`, in batches of any size."""
