@@ -371,9 +371,9 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
         else:
             given = settings[key]
             if key == "endpoint":  # its query may hold a key
-                several = given if isinstance(given, list | tuple) else [given]
+                several = given if isinstance(given, list | tuple) else str(given).split()
                 given = " ".join(addresses.without_query(str(each)) for each in several)
-            if isinstance(given, tuple):  # as a repeated flag comes
+            if isinstance(given, tuple):  # as arguments come
                 given = " ".join(map(str, given))
             what = f"{setting(key)}: {_shortened(given)} is not allowed."
             found[key] = (what, f"It takes {takes(key).words}.")

@@ -85,7 +85,7 @@ def evaluate(
 def label_map_of(given: Sequence[str]) -> dict[str, str] | None:
     """Return the true names of labels. Raises SettingsError."""
     try:
-        return parsed(given)
+        return parsed(",".join(given) if given else None)
     except ValueError:
         raise SettingsError(
             f"{setting('label_map')}: {' '.join(given)!r} is not allowed.",
