@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import addresses
-from pipeline.config_checks import check_together, names_beside_gold
+from pipeline.config_checks import check_together, names_beside_gold, with_effect
 from pipeline.config_file import read_config_file
 from pipeline.config_values import (
     COLUMN,
@@ -305,6 +305,7 @@ class RunConfig(BaseModel):
             # As in the records, and under the keys of answers, of versions that did not have it.
             if dumped[key] == type(self).model_fields[key].default:
                 del dumped[key]
+        dumped = with_effect(dumped)
         endpoint = SEVERAL if self.is_list else self.public_endpoint
         return {**dumped, "endpoint": endpoint, "model": self.model_id}
 

@@ -203,7 +203,7 @@ def _decide_run(
         and found is not None
         and place != "elsewhere"
         and (ends or store.output.replaces(config.input))
-        and found.run.settings == config.result_settings()
+        and not changed(found, config)
     ):
         # This very run has replaced the input by its output, or is to end before another begins.
         source = FileSource(recorded_input(found))
