@@ -18,7 +18,7 @@ from pipeline.cli.settings import (
     setting_options,
     table_arguments,
 )
-from pipeline.cli.trying import MOST_ROWS, show_first
+from pipeline.cli.trying import KEPT, MOST_ROWS, show_first
 from pipeline.config import takes
 from pipeline.errors import SettingsError
 from pipeline.observers.progress import progress_for
@@ -80,7 +80,7 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
         config = load_config(given, _SHOWN if given["limit"] else None)
         process.fit(config.concurrency)
         if str(config.output) == _SHOWN["output"]:
-            flags = {"--json": as_json, **{f"--{name}": given for name, given in again.items()}}
+            flags = {"json": as_json, **again, **{name: given[name] is not None for name in KEPT}}
             _check_shown(config, [flag for flag, is_given in flags.items() if is_given])
             sys.exit(show_first(config))
         # Loaded only now: wrong settings need no Arrow.
@@ -100,7 +100,7 @@ def _check_shown(config: RunConfig, flags: Sequence[str]) -> None:
     """Refuse to show more rows than anybody reads, and what only a run with an output does."""
     if flags:
         raise SettingsError(
-            f"{setting('output')}: required with {flags[0].replace('_', '-')}.",
+            f"{setting('output')}: required with {setting(flags[0])}.",
             f"Give {takes('output').words}.",
         )
     if config.limit is None or config.limit > MOST_ROWS:

@@ -135,10 +135,27 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(cli, server, tmp_path
     assert cli("run", *command, "--gold", "label", "--limit", "1").code == 0
 
 
-def test_rows_that_are_only_shown_are_not_measured(cli, server, source):
-    shown = cli("run", source, "--endpoint", server.url, "--gold", "label", "--limit", "3")
+def test_rows_that_are_only_shown_are_measured_too(cli, server, source):
+    command = ("run", source, "--endpoint", server.url, "--limit", "20", "--gold")
+    shown = cli(*command, "label")
     assert shown.code == 0, shown.stderr
-    assert len(shown.stdout.splitlines()) == 3
+    lines = shown.stdout.splitlines()
+    known = [i for i in KNOWN if i < 20]
+    right = sum(i % 5 != 0 for i in known) / len(known)
+    assert lines[20].startswith(f"Accuracy {100 * right:.1f}% (")
+    assert f"on {len(known)} labelled rows with a true label in 'label'" in lines[20]
+    assert "3 rows without a true label: not counted." in lines[21:]
+    server.reset()
+    refused = cli(*command, "truth")
+    assert refused.code == 2
+    assert "--gold: the input has no column 'truth'" in refused.stderr
+    assert server.requests == []
+
+
+def test_shown_rows_without_a_true_label_say_so(cli, server, source):
+    shown = cli("run", source, "--endpoint", server.url, "--gold", "label", "--limit", "1")
+    assert shown.code == 0, shown.stderr
+    assert "Not measured: No row has a value in the column 'label'." in shown.stdout
 
 
 def test_a_run_that_cannot_be_measured_is_complete_all_the_same(cli, server, tmp_path):
