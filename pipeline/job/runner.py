@@ -167,6 +167,8 @@ class Run:
             self._announce(opened, emit)
             await self._measure()
             found = self._summary(started, None)
+            if found["evaluation"] is not None:
+                await in_thread(partial(self._store.put_evaluation, found))
             emit(RunEnded(found["state"], found["exit_code"], None))
             return found
         self._plan = kept.find(self._config, self._store, opened)

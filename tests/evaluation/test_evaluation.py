@@ -226,7 +226,21 @@ def test_the_command_says_what_is_wrong(cli, labelled, options, words):
 def test_no_output(cli, tmp_path):
     done = cli("evaluate", str(tmp_path / "none.parquet"), "--gold", "x")
     assert done.code == 2
-    assert "none.parquet cannot be read as a labelled table" in done.stderr
+    assert "none.parquet cannot be read as a labelled table: it does not exist." in done.stderr
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl", "out"])
+@pytest.mark.parametrize("options", [(), ("--gold", "text")])
+def test_the_output_of_a_run_that_is_not_complete(cli, server, tmp_path, name, options):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "in.parquet")
+    command = ("run", "in.parquet", "-o", name, "--endpoint", server.url, "--batch-size", "1")
+    assert cli(*command, "--max-requests", "1").code == 75
+    done = cli("evaluate", name, *options)
+    assert done.code == 2
+    assert done.stderr == (
+        f"{name} does not exist yet: its run is not complete. Run the same `classify run` again "
+        "to complete it, then evaluate it.\n"
+    )
 
 
 def test_it_shows_itself_in_a_notebook():

@@ -229,3 +229,35 @@ def test_labels_are_not_measured_against_themselves():
         cp.evaluate(frame, "label")
     with pytest.raises(InputError, match="'label' is the column of labels"):
         cp.evaluate(frame, "label", label_column="label")
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_evaluate_takes_the_column_that_the_run_measured(cli, server, source, tmp_path, name):
+    command = ("run", source, "-o", name, "--endpoint", server.url, "--gold", "label")
+    assert cli(*command).code == 0
+    shown = cli("evaluate", name)
+    assert shown.code == 0, shown.stderr
+    assert shown.stdout == cli("evaluate", name, "--gold", "label").stdout
+    assert cp.evaluate(tmp_path / name).gold == "label"
+
+
+def test_also_if_it_was_named_once_the_run_was_complete(cli, label, tmp_path, output, true):
+    """What the run itself came to stays what its summary says."""
+    other = true[::-1]
+    pq.write_table(pa.table({"text": TEXTS, "a": true, "b": other}), tmp_path / "in.parquet")
+    label(tmp_path / "in.parquet", output)
+    refused = cli("evaluate", output)
+    assert refused.code == 2
+    assert "--gold: required, since no run of" in refused.stderr
+    kept = tmp_path / "out.parquet.run" / "summary.json"
+    before = json.loads(kept.read_text())
+    for gold in ("a", "b"):
+        label(tmp_path / "in.parquet", output, gold=gold)
+        assert cli("evaluate", output, "--json").json["gold"] == gold
+    after = json.loads(kept.read_text())
+    assert {**after, "evaluation": None} == before
+
+
+def test_a_table_in_memory_has_no_run_that_names_the_column():
+    with pytest.raises(SettingsError, match="`gold`: required for a table in memory"):
+        cp.evaluate(pd.DataFrame({"text": ["a"], "label": ["b"]}))
