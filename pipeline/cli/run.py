@@ -24,7 +24,7 @@ from pipeline.errors import SettingsError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
 from pipeline.system import process
-from pipeline.wording import counted, listed, setting
+from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,7 +119,6 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         yield from _side_by_side(found)
     if found["labels"]:
         yield f"Labels: {shares(found['labels'])}"
-        yield from _misnamed(found["labels"], config)
     if found["errors"]:
         with suppress(OSError, ValueError, KeyError):  # it may have been moved by now
             causes = list(result.errors_by_cause().items())
@@ -141,18 +140,6 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         yield from _measured(result, config)
         next_steps.insert(0, _evaluate(found["output"], config))
     yield from (f"Next: {command}" for command in next_steps)
-
-
-def _misnamed(given: dict[str, int], config: RunConfig) -> Iterator[str]:
-    """Tell of labels to rename that no row has, if rows have labels that were not renamed."""
-    names = config.label_map or {}
-    unused = [label for label, name in names.items() if name not in given]
-    others = sorted(given.keys() - {*names.values(), config.unsure_label})
-    if unused and others:
-        yield (
-            f"--label-map: no row has the label {listed(unused)}. Labels without another name: "
-            f"{listed(others)}."
-        )
 
 
 def _measured(result: RunResult, config: RunConfig) -> Iterator[str]:
