@@ -35,6 +35,7 @@ from pipeline.wording import as_call, setting, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
+    from pipeline.evaluation import Evaluation
     from pipeline.events import Observer
 
 P = ParamSpec("P")
@@ -79,7 +80,7 @@ def classify(
     __tracebackhide__ = True
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = _InMemory(table, output, settings, shown)
-        _blocking(work.job, work.job.execute)
+        _blocking(work.job, partial(work.job.execute, show_again=True))
         labelled = work.result()
         work.tell()
         return labelled
@@ -97,7 +98,7 @@ async def aclassify(
     with _output_in(checkpoint) as output, _shown(progress) as shown:
         work = await in_thread(lambda: _InMemory(table, output, settings, shown), Stop())
         try:
-            await work.job.execute()
+            await work.job.execute(show_again=True)
         except ClassifyError as error:
             raise error.with_traceback(None) from error.__cause__
         except asyncio.CancelledError:
@@ -105,6 +106,20 @@ async def aclassify(
         labelled = await in_thread(work.result)
         work.tell()  # in the thread of the loop, as all that is shown
         return labelled
+
+
+def measured(labelled: Any, gold: str, config: RunConfig) -> Evaluation:
+    """Measure a table in memory that was labelled with these settings. Raises ClassifyError."""
+    from pipeline.evaluation import evaluate
+
+    return evaluate(
+        labelled,
+        gold,
+        label_column=config.label_column,
+        score_column=config.score_column,
+        unsure_label=None if config.threshold is None else config.unsure_label,
+        text=config.text,
+    )
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,21 +254,10 @@ class _InMemory:
 
     def _measured(self, labelled: Any, gold: str) -> str:
         """Say how good the labels are, or why nobody can tell."""
-        from pipeline.evaluation import evaluate
-
-        config = self._config
         try:
-            found = evaluate(
-                labelled,
-                gold,
-                label_column=config.label_column,
-                score_column=config.score_column,
-                unsure_label=None if config.threshold is None else config.unsure_label,
-                text=config.text,
-            )
+            return " ".join(measured(labelled, gold, self._config).summary())
         except ClassifyError as error:
             return str(error)
-        return " ".join(found.summary())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import addresses
-from pipeline.config_checks import check_together, names_beside_gold
+from pipeline.config_checks import check_together, names_beside_gold, with_effect
 from pipeline.config_file import read_config_file
 from pipeline.config_values import (
     COLUMN,
@@ -217,10 +217,12 @@ class RunConfig(BaseModel):
         *("label_column", "score_column", "error_column", "predictions_column"),
         *("label_map", "threshold", "unsure_label", "score_labels"),
     )
-    # Of these, what decides an answer, and what only how answers are shown.
+    # Of these, what decides an answer, what is asked, and what only how answers are shown. With
+    # another of RESULT_SETTINGS that does not decide what is asked, known answers stand.
     ANSWER_SETTINGS: ClassVar[tuple[str, ...]] = (
         *("endpoint", "model", "top_k", "function_to_apply", "truncate", "exact_scores"),
     )
+    ASKED_SETTINGS: ClassVar[tuple[str, ...]] = (*ANSWER_SETTINGS, "text", "text_pair")
     SHOWN_SETTINGS: ClassVar[tuple[str, ...]] = (
         *("label_map", "threshold", "unsure_label", "score_labels"),
     )
@@ -303,6 +305,7 @@ class RunConfig(BaseModel):
             # As in the records, and under the keys of answers, of versions that did not have it.
             if dumped[key] == type(self).model_fields[key].default:
                 del dumped[key]
+        dumped = with_effect(dumped)
         endpoint = SEVERAL if self.is_list else self.public_endpoint
         return {**dumped, "endpoint": endpoint, "model": self.model_id}
 
@@ -369,9 +372,9 @@ def _not_allowed(error: ValidationError, settings: Mapping[str, Any]) -> Setting
         else:
             given = settings[key]
             if key == "endpoint":  # its query may hold a key
-                several = given if isinstance(given, list | tuple) else [given]
+                several = given if isinstance(given, list | tuple) else str(given).split()
                 given = " ".join(addresses.without_query(str(each)) for each in several)
-            if isinstance(given, tuple):  # as a repeated flag comes
+            if isinstance(given, tuple):  # as arguments come
                 given = " ".join(map(str, given))
             what = f"{setting(key)}: {_shortened(given)} is not allowed."
             found[key] = (what, f"It takes {takes(key).words}.")

@@ -63,6 +63,16 @@ def names_beside_gold(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that others leave without effect."""
+    idle = set()
+    if settings.get("threshold") is None:
+        idle.add("unsure_label")
+    if settings.get("top_k", 1) == 1:
+        idle.add("predictions_column")
+    return {key: value for key, value in settings.items() if key not in idle}
+
+
 def _check_list(config: RunConfig) -> None:
     if config.model is None:
         raise SettingsError(

@@ -62,8 +62,8 @@ def one_or_many(value: Any) -> Any:
 
 def _one_or_several(value: Any) -> Any:
     """Read one address, or several: a list, or a text with white space between them."""
-    if isinstance(value, str):
-        return tuple(value.split()) if len(value.split()) > 1 else value
+    if isinstance(value, str) and len(value.split()) > 1:
+        value = value.split()
     # Twice the same is the same; so a flag that is given twice makes a list of one.
     return tuple(dict.fromkeys(map(str, value))) if isinstance(value, list | tuple) else value
 

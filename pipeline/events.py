@@ -138,6 +138,14 @@ class LabelsShareNames(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelsNotRenamed(Notice):
+    """No row has the labels `unused`, which are to be renamed; `others` of the rows are not."""
+
+    unused: Sequence[str]
+    others: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """What a worker does: requests in flight, and answers a second of late."""
 

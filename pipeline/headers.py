@@ -26,8 +26,10 @@ _FIX = f"Write {setting('header_from', 'x-api-key=env:VARIABLE')}, or file:PATH.
 def parsed(given: Any) -> dict[str, str] | None:
     """Read the setting: a mapping of names to places, or texts such as `NAME=env:VARIABLE`.
 
-    One text may hold several, with commas between them. Raises SettingsError, which never repeats
-    what stands where a place should: it may be the secret itself.
+    A single text may hold several, with commas between them; in a list each is one.
+
+    Raises SettingsError, which never repeats what stands where a place should: it may be the secret
+    itself.
     """
     if given is None:
         return None
@@ -59,10 +61,10 @@ def parsed(given: Any) -> dict[str, str] | None:
 def _pairs(given: Any) -> Iterable[tuple[str, str]]:
     if isinstance(given, Mapping):
         return [(str(name).strip(), str(place).strip()) for name, place in given.items()]
-    texts = [given] if isinstance(given, str) else given
+    texts = given.split(",") if isinstance(given, str) else given
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
         raise SettingsError(f"{setting('header_from')}: neither names nor places.", _FIX)
-    found = [part.partition("=") for text in texts for part in text.split(",") if part.strip()]
+    found = [text.partition("=") for text in texts]
     return [(name.strip(), place.strip()) for name, _, place in found]
 
 

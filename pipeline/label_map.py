@@ -28,7 +28,7 @@ def labels(given: Any) -> tuple[str, ...] | None:
 def _texts(given: Any) -> list[Any]:
     if given is None:
         return []
-    if isinstance(given, str):  # as in an environment variable, which holds no list
+    if isinstance(given, str):  # as a flag or an environment variable, which holds no list
         return [text.strip() for text in given.split(",")]
     if not isinstance(given, list | tuple):
         raise ValueError("neither a text nor a list")  # noqa: TRY004 - pydantic words this kind

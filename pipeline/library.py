@@ -81,8 +81,9 @@ def classify(
         table: The table, or the texts.
         text: The column to classify.
         checkpoint: A directory that keeps what was done if the call is interrupted; the same call
-            continues it. Without, what was answered is kept in a temporary directory, which the
-            error names.
+            continues it. With another `threshold`, `label_map` or column name, or a higher `limit`,
+            its answers are used again. Without, what was answered is kept in a temporary
+            directory, which the error names.
         progress: Show how far the call is; left out, in a notebook only.
         run_dir: State of the run, local or at s3://, gs:// or abfs://; OUTPUT.run by default,
             required for an output on the Hub. Takes a path or an address.
@@ -229,8 +230,9 @@ async def aclassify(
         table: The table, or the texts.
         text: The column to classify.
         checkpoint: A directory that keeps what was done if the call is interrupted; the same call
-            continues it. Without, what was answered is kept in a temporary directory, which the
-            error names.
+            continues it. With another `threshold`, `label_map` or column name, or a higher `limit`,
+            its answers are used again. Without, what was answered is kept in a temporary
+            directory, which the error names.
         progress: Show how far the call is; left out, in a notebook only.
         run_dir: State of the run, local or at s3://, gs:// or abfs://; OUTPUT.run by default,
             required for an output on the Hub. Takes a path or an address.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +140,7 @@ def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
             column = table.column(position)
         except Exception as error:
             raise InputError(
-                f"The column {name!r} cannot be read as text: {_first_line(error)}.",
+                f"The column {name!r} cannot be read as text: {reason(error)}.",
                 "Convert it to text first.",
             ) from error
         if column.null_count == len(column):
@@ -153,7 +154,7 @@ def texts(table: MemoryTable, names: Sequence[str]) -> pa.Table:
 
 
 def _unreadable(table: Any, error: Exception) -> InputError:
-    what = f"A {type(table).__name__} cannot be read as a table: {_first_line(error)}."
+    what = f"A {type(table).__name__} cannot be read as a table: {reason(error)}."
     return InputError(what, _advice(table))
 
 
@@ -164,10 +165,6 @@ def _advice(table: Any) -> str:
         "Pass a pandas or polars DataFrame, a pyarrow Table, a DuckDB relation, a list of texts, "
         "or anything else with the Arrow PyCapsule interface."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 class _ArrowTable:

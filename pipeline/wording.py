@@ -41,6 +41,12 @@ def sentence(words: str) -> str:
     return words.rstrip(". ") + "."
 
 
+def reason(error: Exception) -> str:
+    """Return why something failed: without the number and the path that an OSError has before."""
+    words = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return words.splitlines()[0].rstrip(".")
+
+
 def short(name: str) -> str:
     """Return a name, or its beginning: where a header is missing, a row's text is taken for one."""
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"

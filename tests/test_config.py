@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
+from pipeline.cli.settings import load_config, setting_options, table_arguments
 from pipeline.config import RunConfig, takes
 from pipeline.errors import SettingsError
 
@@ -46,6 +48,51 @@ def test_flag_over_environment_over_file_over_default(file, flag, environ, in_fi
         environ={"CLASSIFY_CONCURRENCY": environ} if environ else {},
     )
     assert found.concurrency == expected
+
+
+LISTS = {
+    "endpoint": (["http://a", "http://b"], "http://a http://b"),
+    "header_from": (["x-a=env:A", "x-b=file:b"], "x-a=env:A, x-b=file:b"),
+    "label_map": (["0=bad", "1=good"], "0=bad,1=good"),
+    "score_labels": (["good", "bad"], "good, bad"),
+}
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_several_values_are_written_alike_everywhere(file, by_flags, monkeypatch, key):
+    """One text with several, or a list with one each; a repeated flag is such a text, too."""
+    several, text = LISTS[key]
+    given = {**GIVEN, "model": "org/name"}
+    expected = getattr(RunConfig(**{**given, key: several}), key)
+    assert len(expected) == 2
+    command = ["in.csv", "-o", "out.parquet", "--model", "org/name"]
+    command += [] if key == "endpoint" else ["--endpoint", "local"]
+    flag = "--" + key.replace("_", "-")
+    found = [
+        RunConfig(**{**given, key: text}),
+        RunConfig.load(given | {key: text}, environ={}),
+        *(
+            RunConfig.load({"model": "m"}, file=file({**given, key: each}), environ={})
+            for each in (text, several)
+        ),
+        by_flags(*command, flag, text),
+        by_flags(*command, *(word for each in several for word in (flag, each))),
+    ]
+    if key != "header_from":  # of which each is given once
+        found.append(by_flags(*command, flag, text, flag, several[0]))
+    monkeypatch.setenv(f"CLASSIFY_{key.upper()}", text)
+    found.append(by_flags(*command))
+    assert [getattr(each, key) for each in found] == [expected] * len(found)
+
+
+def test_an_item_of_a_list_is_one_value():
+    """So that a label or a path may have a comma."""
+    places = {"x-a": "file:a,b"}
+    assert _config(header_from=["x-a=file:a,b"]).header_from == places
+    assert _config(score_labels=["a, b"]).score_labels == ("a, b",)
+    for given in ("x-a=env:A,", ["x-a=env:A", ""]):
+        with pytest.raises(SettingsError, match="no name of a header"):
+            _config(header_from=given)
 
 
 def test_other_variables_are_nobodys_settings():
@@ -102,7 +149,32 @@ EVERY = {
 }
 
 
-def test_every_setting_means_the_same_in_file_environment_and_python(file):
+def _flags(settings):
+    """Yield the arguments of a command line with these settings."""
+    yield from settings["input"]
+    yield from ("--output", settings["output"])
+    for key, value in settings.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif key not in ("input", "output"):
+            yield from (f"--{flag}", str(value))
+
+
+@pytest.fixture
+def by_flags():
+    """Read settings as the command line does."""
+
+    @click.command()
+    @table_arguments()
+    @setting_options
+    def command(**given):
+        return load_config(given)
+
+    return lambda *arguments: command.main(list(arguments), standalone_mode=False)
+
+
+def test_every_setting_means_the_same_in_flags_file_environment_and_python(file, by_flags):
     assert set(EVERY) == set(RunConfig.model_fields), "a setting is missing in this table"
     in_python = RunConfig(**EVERY)
     in_file = RunConfig.load({}, file=file(EVERY), environ={})
@@ -110,7 +182,7 @@ def test_every_setting_means_the_same_in_file_environment_and_python(file):
         {"input": EVERY["input"]},
         environ={f"CLASSIFY_{k.upper()}": str(v) for k, v in EVERY.items() if k != "input"},
     )
-    assert in_python == in_file == in_environment
+    assert in_python == in_file == in_environment == by_flags(*_flags(EVERY))
     assert (in_python.timeout_s, in_python.max_loading_s, in_python.deadline) == (120, 3600, 25200)
     assert in_python.cache == Path("answers.sqlite")
     assert (in_python.truncate, in_python.server_cache) == (True, False)

@@ -28,7 +28,7 @@ label_map_option = click.option(
 
 @click.command()
 @run_arguments
-@click.option("--gold", metavar="COLUMN", required=True, help="Column of true labels.")
+@click.option("--gold", metavar="COLUMN", help="Column of true labels.  [default: the run's]")
 @label_map_option
 @click.option("--label-column", metavar="COLUMN", help="Column of labels.  [default: the run's]")
 @click.option("--score-column", metavar="COLUMN", help="Column of scores.  [default: the run's]")
@@ -42,7 +42,7 @@ label_map_option = click.option(
 def evaluate(
     output: Place,
     run_dir: Place | None,
-    gold: str,
+    gold: str | None,
     label_map: tuple[str, ...],
     *,
     as_json: bool,
@@ -61,7 +61,7 @@ def evaluate(
       classify evaluate labelled.parquet --gold sentiment --label-map LABEL_0=negative
 
     \b
-    Exit codes: 0 measured; 2 no such column or table.
+    Exit codes: 0 measured; 2 no such column or table, or the run is not complete.
     """
     with failing(as_json=as_json):
         from pipeline.evaluation import evaluate as measure
@@ -85,7 +85,7 @@ def evaluate(
 def label_map_of(given: Sequence[str]) -> dict[str, str] | None:
     """Return the true names of labels. Raises SettingsError."""
     try:
-        return parsed(given)
+        return parsed(",".join(given) if given else None)
     except ValueError:
         raise SettingsError(
             f"{setting('label_map')}: {' '.join(given)!r} is not allowed.",

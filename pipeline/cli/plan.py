@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,8 @@ def plan(
             notice = kept.keep(store, found.made_for, found.to_json())
             if notice is not None:
                 say(notice, err=True)
+                if as_json:
+                    found = replace(found, notices=(*found.notices, notice))
     if as_json:
         print_json(found.to_json())
     else:

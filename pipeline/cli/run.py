@@ -18,13 +18,13 @@ from pipeline.cli.settings import (
     setting_options,
     table_arguments,
 )
-from pipeline.cli.trying import MOST_ROWS, show_first
+from pipeline.cli.trying import KEPT, MOST_ROWS, show_first
 from pipeline.config import takes
 from pipeline.errors import SettingsError
 from pipeline.observers.progress import progress_for
 from pipeline.observers.words import against_plan
 from pipeline.system import process
-from pipeline.wording import counted, listed, setting
+from pipeline.wording import counted, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,7 +80,7 @@ def run(*, as_json: bool, log_format: str, **given: Any) -> None:
         config = load_config(given, _SHOWN if given["limit"] else None)
         process.fit(config.concurrency)
         if str(config.output) == _SHOWN["output"]:
-            flags = {"--json": as_json, **{f"--{name}": given for name, given in again.items()}}
+            flags = {"json": as_json, **again, **{name: given[name] is not None for name in KEPT}}
             _check_shown(config, [flag for flag, is_given in flags.items() if is_given])
             sys.exit(show_first(config))
         # Loaded only now: wrong settings need no Arrow.
@@ -100,7 +100,7 @@ def _check_shown(config: RunConfig, flags: Sequence[str]) -> None:
     """Refuse to show more rows than anybody reads, and what only a run with an output does."""
     if flags:
         raise SettingsError(
-            f"{setting('output')}: required with {flags[0].replace('_', '-')}.",
+            f"{setting('output')}: required with {setting(flags[0])}.",
             f"Give {takes('output').words}.",
         )
     if config.limit is None or config.limit > MOST_ROWS:
@@ -119,7 +119,6 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         yield from _side_by_side(found)
     if found["labels"]:
         yield f"Labels: {shares(found['labels'])}"
-        yield from _misnamed(found["labels"], config)
     if found["errors"]:
         with suppress(OSError, ValueError, KeyError):  # it may have been moved by now
             causes = list(result.errors_by_cause().items())
@@ -141,18 +140,6 @@ def _outcome(result: RunResult, config: RunConfig) -> Iterator[str]:
         yield from _measured(result, config)
         next_steps.insert(0, _evaluate(found["output"], config))
     yield from (f"Next: {command}" for command in next_steps)
-
-
-def _misnamed(given: dict[str, int], config: RunConfig) -> Iterator[str]:
-    """Tell of labels to rename that no row has, if rows have labels that were not renamed."""
-    names = config.label_map or {}
-    unused = [label for label, name in names.items() if name not in given]
-    others = sorted(given.keys() - {*names.values(), config.unsure_label})
-    if unused and others:
-        yield (
-            f"--label-map: no row has the label {listed(unused)}. Labels without another name: "
-            f"{listed(others)}."
-        )
 
 
 def _measured(result: RunResult, config: RunConfig) -> Iterator[str]:

@@ -38,8 +38,9 @@ GROUPS = {
 }
 # Given as an argument and as -o.
 _ELSEWHERE = {"input", "output"}
-# May be given several times.
-_REPEATED = {"endpoint", "header_from", "label_map", "score_labels"}
+# May be given several times, and hold several values with these characters between them, as they do
+# in the environment.
+_REPEATED = {"endpoint": " ", "header_from": ",", "label_map": ",", "score_labels": ","}
 
 
 class SettingsCommand(click.Command):
@@ -127,8 +128,9 @@ def load_config(given: dict[str, Any], defaults: dict[str, Any] | None = None) -
     `defaults` stand for settings that have none. Raises SettingsError.
     """
     flags = {key: value for key, value in given.items() if value not in (None, ())}
-    if len(endpoints := flags.get("endpoint", ())) == 1:
-        flags["endpoint"] = endpoints[0]
+    for key, between in _REPEATED.items():
+        if isinstance(several := flags.get(key), tuple):
+            flags[key] = between.join(several)
     file = flags.pop("config_file", None)
     return RunConfig.load(flags, file=file, environ=os.environ, defaults=defaults)
 

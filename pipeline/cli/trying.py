@@ -11,7 +11,7 @@ import click
 
 from pipeline.cli.output import failing, say
 from pipeline.cli.settings import SettingsCommand, load_config, setting_options
-from pipeline.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, SettingsError
+from pipeline.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, ClassifyError, SettingsError
 from pipeline.system import process
 from pipeline.wording import setting
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # What is shown and not kept is for people to read.
 MOST_ROWS = 1_000
+# What only a table, or what is kept, has a use for.
+_USELESS = ("limit", "gold", "delimiter", "encoding", "csv_escape")
+KEPT = ("run_dir", "cache", "metrics_file")
 _NOWHERE = {"input": "(no input)", "output": "try.parquet"}
 _LEAST_TEXT = 20
 
@@ -43,7 +46,13 @@ def try_(texts: tuple[str, ...], **given: Any) -> None:
     """
     process.end_at_once()
     with failing():
-        config = load_config({**given, "limit": None}, _NOWHERE)
+        for name in (*_USELESS, *KEPT):
+            if given[name] is not None:
+                raise SettingsError(
+                    f"{setting(name)}: `classify try` reads no table and keeps nothing.",
+                    "Leave it out.",
+                )
+        config = load_config(given, _NOWHERE)
         if config.text_pair is not None:
             raise SettingsError(
                 f"{setting('text_pair')}: a TEXT of `classify try` has no pair.",
@@ -51,7 +60,7 @@ def try_(texts: tuple[str, ...], **given: Any) -> None:
             )
         import pyarrow as pa
 
-        code = show(config, pa.table({config.text: pa.array(texts, pa.string())}))
+        code = _show(config, pa.table({config.text: pa.array(texts, pa.string())}))
     sys.exit(code)
 
 
@@ -60,25 +69,34 @@ def show_first(config: RunConfig) -> int:
     assert config.limit is not None
     from pipeline.probing import first_table
 
-    return show(config, first_table(config, config.limit))
+    return _show(config, first_table(config, config.limit), config.gold)
 
 
-def show(config: RunConfig, table: pa.Table) -> int:
-    """Label a table and show the result. Return the exit code."""
+def _show(config: RunConfig, table: pa.Table, gold: str | None = None) -> int:
+    """Label a table, show the result, and measure it if `gold` says what is true.
+
+    Return the exit code.
+    """
     from pipeline import api
 
-    names = [name for name in (config.text, config.text_pair) if name is not None]
+    names = [name for name in (config.text, config.text_pair, gold) if name is not None]
+    names = [name for name in dict.fromkeys(names) if name in table.column_names]
     settings = {
         name: getattr(config, name)
         for name in type(config).model_fields
-        # Nothing is kept or measured, and nobody watches by numbers.
-        if name not in ("input", "output", "limit", "cache", "metrics_file", "max_errors", "gold")
+        # Nothing is kept, and nobody watches by numbers.
+        if name not in ("input", "output", "limit", "max_errors", *KEPT)
     }
+    settings["gold"] = gold
     with tempfile.TemporaryDirectory(prefix="classify-") as scratch:
-        rows = api.classify(
-            table.select(names), settings, checkpoint=scratch, progress=False
-        ).to_pylist()
+        labelled = api.classify(table.select(names), settings, checkpoint=scratch, progress=False)
+    rows = labelled.to_pylist()
     say("\n".join(_lines(rows, config)))
+    if gold is not None:
+        try:
+            say("\n".join(api.measured(labelled, gold, config).summary()))
+        except ClassifyError as error:
+            say(f"Not measured: {error}")
     failed = sum(row[config.error_column] is not None for row in rows)
     return EXIT_ROWS_FAILED if failed > (config.allowed_errors(len(rows)) or 0) else EXIT_COMPLETE
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.errors import SettingsError
 from pipeline.events import TokenFileIsOpen
 from pipeline.foreign import keep_secret
-from pipeline.wording import sentence, setting
+from pipeline.wording import reason, sentence, setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,9 @@ def _from_file(file: Path) -> Token:
         token = _plain(file.read_text(encoding="utf-8"))
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{setting('token_file')}: {file} cannot be read: {error}.") from None
+        raise SettingsError(
+            f"{setting('token_file')}: {file} cannot be read: {reason(error)}."
+        ) from None
     if not token:
         raise SettingsError(f"{setting('token_file')}: {file} is empty.", "It must hold the token.")
     is_open = mode & (stat.S_IRGRP | stat.S_IROTH)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config_checks import names_beside_gold
-from pipeline.errors import ClassifyError, InputError, OutputError
+from pipeline.errors import ClassifyError, InputError, OutputError, SettingsError
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
 from pipeline.labelled import parquet_files
 from pipeline.store import located, output_at, place_of
 from pipeline.system.threads import stop_point
 from pipeline.tables import open_table, texts
-from pipeline.wording import alike, listed, setting
+from pipeline.wording import alike, listed, reason, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "Facts", "evaluate", "measured"]
 
 BATCH_ROWS = 65_536
+_NAME_GOLD = "Name the column of true labels."
 
 
 def evaluate(
     table: Any,
-    gold: str,
+    gold: str | None = None,
     *,
     label_map: Mapping[str, str] | None = None,
     label_column: str | None = None,
@@ -52,6 +54,7 @@ def evaluate(
         table: A labelled table: the path or address of an output of a run, or a table in memory of
             any kind that `classify` takes.
         gold: The column of true labels; rows without one, or with a blank one, are not counted.
+            Left out, that of the run.
         label_map: The true name of each label that the model calls otherwise, such as
             `{"LABEL_0": "negative"}`.
         label_column: The column of labels. Left out, that of the run, or `label` (beside true ones
@@ -76,7 +79,9 @@ def evaluate(
         given["unsure_label"] = unsure_label
         named = {key: value for key, value in given.items() if value is not None}
         if isinstance(table, str | Path):
-            labelled = _of_run(place_of(table), run_dir, gold, named)
+            labelled, gold = _of_run(place_of(table), run_dir, gold, named)
+        elif gold is None:
+            raise SettingsError(f"{setting('gold')}: required for a table in memory.", _NAME_GOLD)
         else:
             labelled = _in_memory(table, gold)
         return _evaluated(labelled, gold, label_map, named)
@@ -97,9 +102,8 @@ def _refusals() -> Iterator[None]:
     except ClassifyError as error:
         raise error.with_traceback(None) from error.__cause__
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"The table cannot be measured: {why}.",
+            f"The table cannot be measured: {reason(error)}.",
             "True labels and labels must be text, numbers or categories, and scores numbers.",
         ) from error
 
@@ -170,22 +174,37 @@ def _usual(gold: str, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of_run(
-    path: Path | str, run_dir: str | Path | None, gold: str, named: Mapping[str, str]
-) -> _Labelled:
-    """Return the output of a run; where its record cannot be read, the output alone is enough."""
-    note, settings = None, {}
+    path: Path | str, run_dir: str | Path | None, gold: str | None, named: Mapping[str, str]
+) -> tuple[_Labelled, str]:
+    """Return the output of a run, and the column of true labels, which the run may have recorded.
+
+    Where its record cannot be read, the output alone is enough.
+    """
+    note, settings, recorded, unfinished = None, {}, None, False
     try:
         store = located(path, None if run_dir is None else place_of(run_dir))
     except OutputError:  # of a place that holds no run directory, and none was given
         output = output_at(path)
     else:
         output = store.output
+        recorded = (store.summary().get("evaluation") or {}).get("gold")
         try:
             state = store.load()
             settings = {} if state is None else state.run.settings
+            unfinished = state is not None and state.complete is None
         except ClassifyError as error:
             note = f"The columns are taken to have their usual names. {error.what}"
-    return _of_output(output, gold, settings, named, note)
+    if unfinished and not output.exists():
+        raise OutputError(
+            f"{output.place} does not exist yet: its run is not complete.",
+            "Run the same `classify run` again to complete it, then evaluate it.",
+        )
+    if (column := gold or recorded) is None:
+        raise SettingsError(
+            f"{setting('gold')}: required, since no run of {output.place} has measured its labels.",
+            _NAME_GOLD,
+        )
+    return _of_output(output, column, settings, named, note), column
 
 
 def _of_output(
@@ -198,6 +217,8 @@ def _of_output(
     usual = _usual(gold, settings)
     columns = {**usual, **named}
     try:
+        if not output.exists():
+            raise FileNotFoundError(ENOENT, "it does not exist")
         files = parquet_files(
             output,
             text=[columns["text"], columns["label_column"]],
@@ -206,7 +227,7 @@ def _of_output(
         schema = pq.read_schema(files[0].open()) if files else pa.schema([])
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
-            f"{output.place} cannot be read as a labelled table: {str(error).splitlines()[0]}.",
+            f"{output.place} cannot be read as a labelled table: {reason(error)}.",
             "Give the output of a run that is complete.",
         ) from error
 

@@ -52,7 +52,10 @@ class Share(NamedTuple):
         p, z2 = count / rows, _Z * _Z / rows
         middle = (p + z2 / 2) / (1 + z2)
         half = _Z * math.sqrt(p * (1 - p) / rows + z2 / (4 * rows)) / (1 + z2)
-        return cls(p, max(0.0, middle - half), min(1.0, middle + half))
+        # At its ends, where both are equal, a rounded difference is not quite 0 or 1.
+        low = 0.0 if count == 0 else max(0.0, middle - half)
+        high = 1.0 if count == rows else min(1.0, middle + half)
+        return cls(p, low, high)
 
     def as_f1(self) -> Share:
         """Return F1 where this is the share of those that are right of all that are either.

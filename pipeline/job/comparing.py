@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
+from pipeline.config_checks import with_effect
 from pipeline.producer import InputTable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def recorded_input(state: RunState) -> InputTable:
 
 def changed(was: RunState, config: RunConfig) -> dict[str, str]:
     """Say of each setting that decides results and is another one now, what it is and was."""
-    before, now = was.run.settings, config.result_settings()
+    before, now = with_effect(was.run.settings), config.result_settings()
 
     def value(settings: dict[str, Any], key: str) -> Any:
         field = RunConfig.model_fields.get(key)
@@ -29,6 +30,11 @@ def changed(was: RunState, config: RunConfig) -> dict[str, str]:
         for key in now | before
         if value(now, key) != value(before, key)
     }
+
+
+def asks_alike(was: RunState, config: RunConfig) -> bool:
+    """Return True if known answers stand: no setting that decides what is asked is another one."""
+    return changed(was, config).keys().isdisjoint(config.ASKED_SETTINGS)
 
 
 def differences(was: RunState, config: RunConfig, table: InputTable | None = None) -> str:

@@ -16,7 +16,9 @@ class EarlierRun(TypedDict, total=False):
     `restart` discards an unfinished run but for its stored answers, `ask_again` discards those
     too. `overwrite` replaces a complete output, `retry_failed` asks again for its rows with an
     error, and for nothing else; an unfinished run is continued as without it. `update` labels an
-    input that has changed: it replaces a complete output and reuses its answers.
+    input that has changed: it replaces a complete output and reuses its answers. `show_again`
+    begins a run in place of one on the same table, complete or not, if all that its answers need is
+    to be shown otherwise.
     """
 
     restart: bool
@@ -24,6 +26,7 @@ class EarlierRun(TypedDict, total=False):
     retry_failed: bool
     ask_again: bool
     update: bool
+    show_again: bool
 
 
 @dataclass(frozen=True)

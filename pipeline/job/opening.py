@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Unpack
 
 from pipeline.engines.local import check_endpoint
 from pipeline.errors import OutputError, ResumeRefused, SettingsError, StoppedEarly
-from pipeline.job.comparing import changed, differences, recorded_input
+from pipeline.job.comparing import asks_alike, changed, differences, recorded_input
 from pipeline.job.decisions import Complete, Continue, Fresh, Renew, Retry, Standing
 from pipeline.job.renewing import (
-    can_take_over,
     check_answers_are_kept,
     check_update,
     holds_answers,
+    keeps_answers,
     take_over,
 )
 from pipeline.job.replacing import check_only_input_is_lost, is_of
@@ -91,35 +91,37 @@ def decide(
     if retries or (found is not None and found.retry_of is not None):
         opened = _decide_retry(config, store, found, place)
     else:
-        opened = _decide_run(config, store, found, place, table, overwrite=overwrite, update=update)
+        opened = _decide_run(config, store, found, place, table, earlier)
     check_gold(opened.source.input.schema, config)
     return replace(opened, keeps_answers=False) if ask_again else opened
 
 
 def _renew(
-    config: RunConfig,
-    store: RunStore,
-    was: RunState,
-    source: Source,
-    *,
-    overwrite: bool,
-    update: bool,
+    config: RunConfig, store: RunStore, was: RunState, source: Source, earlier: EarlierRun
 ) -> Renew | None:
     """Return how the answers of a run serve one on another table, or one that shows them otherwise.
 
     None if that is not what this is, or its answers are nowhere.
     """
-    differ = changed(was, config).keys()
-    if differ - set(config.SHOWN_SETTINGS):
+    if not asks_alike(was, config) or earlier.get("ask_again", False):
         return None
-    if update:
+    differ = changed(was, config)
+    takes_over = was.complete is not None and holds_answers(was)
+    if earlier.get("update", False):
         if not differ and not source.input.differences(recorded_input(was)):
             return None
         check_answers_are_kept(config, store, was)
-        takes_over = was.complete is not None and holds_answers(was) and store.output.exists()
+        takes_over = takes_over and store.output.exists()
     else:
-        takes_over = overwrite and bool(differ) and can_take_over(config, store, was)
-        if not takes_over:
+        overwrites = earlier.get("overwrite", False) and was.complete is not None
+        if not (
+            differ
+            and keeps_answers(config, store, was)
+            and (
+                (overwrites and not store.output.replaces(config.input))
+                or (earlier.get("show_again") and source.begins_with(recorded_input(was)))
+            )
+        ):
             return None
     check_columns(source.input.schema, config)
     if store.output.exists():
@@ -192,27 +194,24 @@ def _decide_run(
     found: RunState | None,
     place: Place,
     table: Source | None,
-    *,
-    overwrite: bool,
-    update: bool,
+    earlier: EarlierRun,
 ) -> Opening:
     source, state = table, found
-    ends = update and found is not None and found.complete is None
+    ends = earlier.get("update", False) and found is not None and found.complete is None
     if (
         source is None
         and found is not None
         and place != "elsewhere"
         and (ends or store.output.replaces(config.input))
-        and found.run.settings == config.result_settings()
+        and not changed(found, config)
     ):
         # This very run has replaced the input by its output, or is to end before another begins.
         source = FileSource(recorded_input(found))
     else:
         source = source or _open_input(config, found)
-        if found is not None and (
-            renewed := _renew(config, store, found, source, overwrite=overwrite, update=update)
-        ):
+        if found is not None and (renewed := _renew(config, store, found, source, earlier)):
             return renewed
+        overwrite = earlier.get("overwrite", False)
         state = _same_run(config, store, found, source.input, overwrite=overwrite)
         _check_schema(source.input.schema, config)
     if state is None:
@@ -327,11 +326,16 @@ def _refused(
     config: RunConfig, store: RunStore, found: RunState, different: str, *, in_place: bool
 ) -> ResumeRefused:
     """Return why a run that differs from the recorded one is not begun, and what to do."""
+    differ = changed(found, config)
+    uses_again = (
+        (found.complete is None or (differ and not in_place))
+        and asks_alike(found, config)
+        and keeps_answers(config, store, found)
+    )
+    kept = ", which uses its answers again" if uses_again else ""
     if found.complete is not None:
-        how = setting("overwrite", "True")
-        if (differ := changed(found, config).keys()) and differ <= set(config.SHOWN_SETTINGS):
-            how += ", which uses its answers again"
-        elif not differ and config.dedup and not in_place:
+        how = f"{setting('overwrite', 'True')}{kept}"
+        if not differ and config.dedup and not in_place:
             how = f"{setting('update', 'True')}, which sends only texts that it does not have"
         return ResumeRefused(
             f"{config.output} is complete, and was made from another input or with other "
@@ -340,8 +344,8 @@ def _refused(
         )
     return ResumeRefused(
         f"{store.place} holds an unfinished run with another input or other settings:\n{different}",
-        "Go back to those to continue it, throw it away with "
-        f"{setting('restart', 'True')}, or choose another output.",
+        f"Go back to those to continue it, {'start over' if kept else 'throw it away'} with "
+        f"{setting('restart', 'True')}{kept}, or choose another output.",
     )
 
 

@@ -82,6 +82,16 @@ def can_take_over(config: RunConfig, store: RunStore, was: RunState) -> bool:
     )
 
 
+def keeps_answers(config: RunConfig, store: RunStore, was: RunState) -> bool:
+    """Return True if the answers of a run are there for another one that asks alike.
+
+    Those of a complete run are in its output, which is read, unless that shows them otherwise.
+    """
+    if was.complete is not None and holds_answers(was):
+        return can_take_over(config, store, was)
+    return bool(store.holds_answers() or was.caches or config.cache is not None)
+
+
 def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) -> None:
     """Refuse to pay again for the answers of a complete run that are nowhere. Raises ResumeRefused.
 
@@ -129,17 +139,18 @@ def _answers(
     config: RunConfig, store: RunStore, was: RunState
 ) -> Iterator[tuple[list[bytes], list[Answer], str | None]]:
     """Yield the answers of the output: keys, and what was answered under which revision."""
-    keys = keys_of(config)
+    keys, settings = keys_of(config), was.run.settings
     texts = [name for name in (config.text, config.text_pair) if name is not None]
-    results = [config.label_column, config.score_column]
+    score_column = settings["score_column"]
+    results = [settings["label_column"], score_column]
     if config.wants_predictions:
-        results = [config.predictions_column]
+        results = [settings["predictions_column"]]
     with reading(store.output.place):
         for file in parquet_files(
             store.output,
             [*texts, *results],
-            text=[*texts, *set(results) - {config.score_column}],
-            scores=[config.score_column],
+            text=[*texts, *set(results) - {score_column}],
+            scores=[score_column],
         ):
             with pq.ParquetFile(file.open()) as opened:
                 metadata = opened.schema_arrow.metadata or {}

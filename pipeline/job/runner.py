@@ -22,6 +22,7 @@ from pipeline.errors import (
 from pipeline.events import (
     BeginsAgain,
     CellsOfJson,
+    LabelsNotRenamed,
     NothingToRetry,
     PartsDamaged,
     RunEnded,
@@ -38,6 +39,7 @@ from pipeline.observers import EventLog, Metrics
 from pipeline.producer import InputTable
 from pipeline.responses import ResponseStores
 from pipeline.rows import Allowance, Dedup, DriftGuard, Resolver, Revision, output_schema
+from pipeline.rows.shown import not_renamed
 from pipeline.store import open_ranges, open_store
 from pipeline.system import means
 from pipeline.system.failpoints import failpoint
@@ -165,8 +167,11 @@ class Run:
             if retry_failed:
                 emit(NothingToRetry())
             self._announce(opened, emit)
+            self._tell_of_names(emit)
             await self._measure()
             found = self._summary(started, None)
+            if found["evaluation"] is not None:
+                await in_thread(partial(self._store.put_evaluation, found))
             emit(RunEnded(found["state"], found["exit_code"], None))
             return found
         self._plan = kept.find(self._config, self._store, opened)
@@ -177,6 +182,7 @@ class Run:
         try:
             with _told(self._metrics):
                 await self._execute(opened, emit)
+            self._tell_of_names(emit)
             await self._measure()
         except asyncio.CancelledError as cancelled:
             # A second signal cancels; what ended the run is still the first one.
@@ -199,6 +205,12 @@ class Run:
         state = self._store.log.run
         done = state.complete or summary.facts(self._config, state, "stopped")
         return summary.of_attempt(done, self._metrics, started, error, self._plan, self._evaluated)
+
+    def _tell_of_names(self, emit: Observer) -> None:
+        """Tell of labels to rename that the complete output lacks, if others kept their name."""
+        done = self._store.log.run.complete or {}
+        if (found := not_renamed(done.get("labels", {}), self._config)) is not None:
+            emit(LabelsNotRenamed(*found))
 
     async def _measure(self) -> None:
         """Measure the labels of the complete output against the true ones.

@@ -33,6 +33,11 @@ class Summary:
     model: Annotated[str | None, "model asked for"]
     model_revision: Annotated[str | None, "revision (`x-sha`)"]
     message: Annotated[str, "why it stopped; absent if it did not"] = ""
+    notices: Annotated[
+        list[str],
+        "what this attempt reported beside its progress, such as labels that share a name; each "
+        "once, 100 at most",
+    ]
     resumed_rows: Annotated[int, "rows committed before this attempt"]
     distinct_inputs: Annotated[int, "distinct texts or pairs"]
     cache_hits: Annotated[int, "of these, already answered"]
@@ -118,6 +123,7 @@ def of_attempt(
         seconds=round(seconds, 3),
         rows_per_second=round(metrics.committed_rows / seconds, 1),
         peak_in_flight=metrics.peak_in_flight,
+        notices=metrics.notices,
         plan=plan,
         evaluation=evaluation,
     ).to_json()

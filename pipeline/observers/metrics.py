@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING
 
 from pipeline.events import (
     ChunkLookedUp,
+    Notice,
     PartCommitted,
     Requests,
     RunStarted,
+    Stopping,
     WorkerLost,
     Workers,
 )
+from pipeline.observers.words import notice
 
 if TYPE_CHECKING:
     from pipeline.events import Event
+
+
+# A server that comes and goes may be told of very often.
+MOST_NOTICES = 100
 
 
 class Metrics:
@@ -27,6 +34,7 @@ class Metrics:
         # Of an engine that has workers.
         self.workers = self.wanted_workers = self.workers_lost = 0
         self.responses: Counter[str] = Counter()
+        self.notices: list[str] = []
         self._begin(0, 0)
 
     def _begin(self, rows: int, resumed_rows: int) -> None:
@@ -37,6 +45,8 @@ class Metrics:
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
+        if isinstance(event, Notice) and not isinstance(event, Stopping):  # true of a moment only
+            self._note(notice(event))
         match event:
             case Requests():
                 self.requests += event.sent
@@ -63,6 +73,10 @@ class Metrics:
                 self._begin(event.rows, event.resumed_rows)
             case _:
                 pass
+
+    def _note(self, words: str) -> None:
+        if words not in self.notices and len(self.notices) < MOST_NOTICES:
+            self.notices.append(words)
 
     @property
     def all_committed(self) -> bool:

@@ -274,7 +274,8 @@ class TerminalProgress(PlainProgress):
         out = console.Console(file=self._stream)
         if self._bar is not None:
             self._bar.stop()
-        self._column = progress.BarColumn()
+        # Of its own, rich draws in a red that looks like an error.
+        self._column = progress.BarColumn(complete_style="cyan", finished_style="green")
         self._bar = progress.Progress(
             self._column,
             progress.TextColumn("{task.description}", markup=False),

@@ -130,6 +130,11 @@ def what_of(told: Notice) -> str:  # noqa: C901, PLR0912  (a line or two for eac
                 f"apart. Choose other names with {setting('overwrite', 'True')}; nothing is sent "
                 "again."
             )
+        case events.LabelsNotRenamed(unused, others):
+            return (
+                f"{setting('label_map')}: no row has the label {listed(unused)}. Labels without "
+                f"another name: {listed(others)}."
+            )
         case events.Measured(words):
             return words
         case events.CellsOfJson(columns):

@@ -202,7 +202,8 @@ class _Count:
         if not keeps and self.config.cache is None:
             self._go_through(None)
             return
-        answers, earlier = opening.stores(self.config, store, opened.state, keeps_answers=keeps)
+        state = opened.was if isinstance(opened, Renew) else opened.state
+        answers, earlier = opening.stores(self.config, store, state, keeps_answers=keeps)
         if isinstance(opened, Renew) and opened.takes_over:
             with TemporaryDirectory(prefix="classify-", dir=self._spill) as scratch:
                 renewed = DiskFile(Path(scratch) / "answers")

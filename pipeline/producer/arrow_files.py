@@ -16,6 +16,7 @@ from pipeline.producer import files
 from pipeline.producer.chunks import with_schema
 from pipeline.producer.columnar import check_columns
 from pipeline.system.threads import stop_point
+from pipeline.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _damaged(source: SourceFile, error: Exception, where: str = "") -> InputErro
         return files.unreadable(source.path, error)
     return InputError(
         f"{source}{where} cannot be read as Arrow: it is truncated, damaged or of another kind "
-        f"({files.reason(error)}).",
+        f"({reason(error)}).",
         "Copy or write the file again.",
     )
 
@@ -106,7 +107,7 @@ def _unfit(source: SourceFile, batch: pa.RecordBatch, schema: pa.Schema) -> Inpu
         except pa.ArrowException as error:
             return InputError(
                 f"{source}: column {field.name!r} ({column.type}) does not fit the {field.type} of "
-                f"another file ({files.reason(error)}).",
+                f"another file ({reason(error)}).",
                 "Convert it to the same type in all files.",
             )
     return None

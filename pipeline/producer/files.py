@@ -20,7 +20,7 @@ from pipeline.producer.input_table import Signature
 from pipeline.system import remote
 from pipeline.system.paths import expanded
 from pipeline.system.threads import stop_point
-from pipeline.wording import alike, is_uri, short
+from pipeline.wording import alike, is_uri, reason, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -242,15 +242,9 @@ def unreadable(path: str, error: Exception) -> InputError:
         return InputError(
             f"{path} cannot be read: permission denied.", "Give this user the right to read it."
         )
-    reason = getattr(error, "strerror", None) or error
     far = "address, the credentials (docs/how-to/object-storage.md) and the connection"
     where = far if remote.is_address(path) else "file and its disk"
-    return InputError(f"{path} cannot be read: {reason}.", f"Check the {where}.")
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of what a library says is wrong with a file."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return InputError(f"{path} cannot be read: {reason(error)}.", f"Check the {where}.")
 
 
 def check_same_columns(

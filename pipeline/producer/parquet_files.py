@@ -16,6 +16,7 @@ from pipeline.producer.chunks import with_schema
 from pipeline.producer.columnar import check_columns
 from pipeline.producer.parquet_types import check_kept, int96_unit
 from pipeline.system.threads import stop_point
+from pipeline.wording import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +136,7 @@ def _unfit(
                 except pa.ArrowException as error:
                     return InputError(
                         f"{source}: column {name!r} ({kind}) does not fit the {wanted} of another "
-                        f"file ({files.reason(error)}).",
+                        f"file ({reason(error)}).",
                         "Convert it to the same type in all files.",
                     )
         except _DAMAGE as error:
@@ -174,6 +175,6 @@ def _damaged(source: SourceFile, error: Exception, where: str = "") -> InputErro
         return files.unreadable(source.path, error)
     return InputError(
         f"{source}{where} cannot be read as Parquet: it is truncated, damaged or of another kind "
-        f"({files.reason(error)}).",
+        f"({reason(error)}).",
         "Copy or write the file again.",
     )

@@ -18,7 +18,7 @@ from pipeline.producer.footprint import Footprint
 from pipeline.producer.input_table import CsvFormat, InputFile, InputTable
 from pipeline.producer.readers import reader_of
 from pipeline.producer.storable import check_storable
-from pipeline.wording import counted, setting
+from pipeline.wording import counted, reason, setting
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -91,6 +91,10 @@ class Source(ABC):
                     if chunk.first_row >= wanted.start:
                         yield chunk
                     del chunk  # or it is held while the next one is read
+
+    def begins_with(self, earlier: InputTable) -> bool:
+        """Return True if this is the input that was settled earlier, or all of what that had."""
+        return not self.input.differences(earlier)
 
     @abstractmethod
     def _batches(self, start_row: int, end_row: int) -> Iterable[pa.RecordBatch]:
@@ -193,7 +197,7 @@ def first_rows(
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise InputError(
-            f"The files of the input have columns of different types ({files.reason(error)}).",
+            f"The files of the input have columns of different types ({reason(error)}).",
             "Convert them to the same types.",
         ) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -50,6 +51,11 @@ class TableSource(Source):
             None,
             *footprint.sizes(),
         )
+
+    def begins_with(self, earlier: InputTable) -> bool:
+        """Return True if the first rows are the table that was settled earlier."""
+        first = _identify(self._table.slice(0, earlier.rows))
+        return not replace(self.input, files=(first,)).differences(earlier)
 
     def _batches(self, start_row: int, end_row: int) -> Iterable[pa.RecordBatch]:
         rows = self._table.slice(start_row, end_row - start_row)

@@ -27,7 +27,7 @@ from pipeline.report.rows import (
 )
 from pipeline.responses import count_labels
 from pipeline.store import located
-from pipeline.wording import alike, listed, setting
+from pipeline.wording import alike, listed, reason, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -216,8 +216,9 @@ def _scanned(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        words = str(error).partition("\n")[0]
-        raise OutputError(f"{_place(files)} cannot be read as a labelled table: {words}") from None
+        raise OutputError(
+            f"{_place(files)} cannot be read as a labelled table: {reason(error)}."
+        ) from None
 
 
 def _place(files: Sequence[ByteSource]) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.system.arrays import numbers, places, strings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from pipeline.config import RunConfig
 
@@ -36,6 +36,19 @@ def sharing_names(labels: pa.Array, config: RunConfig) -> frozenset[str]:
         names.add(config.unsure_label)
     names -= (config.label_map or {}).keys()  # these have another name themselves
     return frozenset(names.intersection(pc.unique(labels).to_pylist()) if names else ())
+
+
+def not_renamed(
+    labels: Collection[str], config: RunConfig
+) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Return labels to rename that are not among those of the output, and those left as they were.
+
+    None if there are not both: then no name is misspelt.
+    """
+    names = config.label_map or {}
+    unused = [label for label, name in names.items() if name not in labels]
+    others = sorted({*labels} - {*names.values(), config.unsure_label})
+    return (unused, others) if unused and others else None
 
 
 def decided(label: pa.Array, score: pa.Array, config: RunConfig) -> pa.Array:

@@ -256,6 +256,16 @@ class RunStore:
         """Keep the summary of this attempt."""
         self._objects.put(_SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2))
 
+    def put_evaluation(self, summary: dict[str, Any]) -> None:
+        """Keep what a summary says of the labels; the attempt that made them says all else.
+
+        A failure is no failure: nothing was to be done.
+        """
+        kept = self.summary() or summary
+        if kept.get("evaluation") != (found := summary["evaluation"]):
+            with suppress(StoppedEarly):
+                self.put_summary({**kept, "evaluation": found})
+
     def plan(self) -> dict[str, Any]:
         """Return the plan that was kept; empty if there is none."""
         return _json(self._objects, _PLAN)

@@ -479,6 +479,7 @@ def test_a_plan_that_cannot_be_kept_is_told_all_the_same(cli, server, write_csv,
     ended = cli("plan", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
     assert (ended.code, ended.json["asked"]) == (0, 100)
     assert "could not be kept" in ended.stderr
+    assert ended.json["notices"] == [ended.stderr.strip()]
     ended = cli("run", source, "--endpoint", server.url, "-o", "out.parquet", "--json")
     assert (ended.code, ended.json["plan"]) == (0, None)
 

@@ -395,9 +395,32 @@ def test_a_misspelt_label_to_rename_is_told_of(cli, server, source):
     command = ("run", source, "--endpoint", server.url, "--overwrite", "-o", "out.parquet")
     names = ("--label-map", "positive=good", "--label-map")
     told = "--label-map: no row has the label Negative. Labels without another name: negative, n"
-    assert told in cli(*command, *names, "Negative=bad").stdout
+    ended = cli(*command, *names, "Negative=bad", "--json")
+    assert told in ended.stderr
+    (noted,) = ended.json["notices"]
+    assert noted.startswith(told)
     for name in ("negative=bad", "neutral=bad"):
-        assert "--label-map" not in cli(*command, *names, name).stdout
+        ended = cli(*command, *names, name, "--json")
+        assert "--label-map" not in ended.stderr
+        assert ended.json["notices"] == []
+
+
+def test_what_a_run_tells_is_in_its_summary_too(cli, server, source, tmp_path):
+    """Each of it once, in the words of the terminal; also of an attempt that stops."""
+    command = ("run", source, "--endpoint", server.url, "-o", "out.csv", "--batch-size", "1")
+    flags = ("--label-map", "positive=negative", "--top-k", "2", "--json")
+    stopped = cli(*command, *flags, "--max-requests", "2")
+    done = cli(*command, *flags)
+    assert (stopped.code, done.code) == (75, 0)
+    for ended in (stopped, done):
+        assert all(words in ended.stderr for words in ended.json["notices"])
+    lists, names = done.json["notices"]
+    assert "of predictions are written as JSON" in lists
+    assert "The model itself gives the label negative, which --label-map" in names
+    kept = json.loads((tmp_path / "out.csv.run" / "summary.json").read_text())
+    assert kept["notices"] == done.json["notices"]
+    again = cli(*command, *flags)
+    assert again.json["notices"] == []
 
 
 def test_a_label_without_a_new_name_is_refused_as_it_was_typed(cli, server, source):

@@ -84,7 +84,20 @@ def test_more_rows_than_a_chunk_has(cli, server, write_csv):
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--limit", "1001"], ["--limit", "1", "--json"], ["--limit", "1", "--retry-failed"]],
+    [
+        [],
+        ["--limit", "1001"],
+        *(
+            ["--limit", "1", *flags]
+            for flags in (
+                ["--json"],
+                ["--retry-failed"],
+                ["--cache", "c"],
+                ["--metrics-file", "m.prom"],
+                ["--run-dir", "r"],
+            )
+        ),
+    ],
 )
 def test_without_an_output_only_a_few_rows_are_shown(cli, server, write_csv, options):
     done = cli("run", write_csv("in.csv", ["good"]), "--endpoint", server.url, *options)
@@ -107,8 +120,22 @@ def test_a_run_ends_with_what_came_of_it(cli, server, tmp_path):
     assert shown[5] == "Next: classify report 'my out.parquet'"
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--gold", "label"), ("--cache", "c"), ("--metrics-file", "m.prom"), ("--limit", "1"),
+     ("--run-dir", "r"), ("--delimiter", ";")],
+)  # fmt: skip
+def test_what_only_a_table_has_a_use_for_is_refused(cli, server, flag, value):
+    done = cli("try", "good", "--endpoint", server.url, flag, value)
+    assert done.code == 2
+    assert f"{flag}: `classify try` reads no table and keeps nothing." in done.stderr
+    assert server.requests == []
+
+
 def test_what_a_nightly_config_keeps_is_not_touched(cli, server, tmp_path):
-    (tmp_path / "n.yaml").write_text(f"endpoint: {server.url}\nmetrics_file: a.prom\ncache: b\n")
+    (tmp_path / "n.yaml").write_text(
+        f"endpoint: {server.url}\nmetrics_file: a.prom\ncache: b\ngold: label\nlimit: 1\n"
+    )
     done = cli("try", "good", "--config", "n.yaml")
     assert done.code == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["n.yaml"]

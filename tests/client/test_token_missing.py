@@ -34,3 +34,11 @@ def test_a_missing_token_is_told_before_the_first_request(
         # Before what the first request came to.
         waiting = next(i for i, line in enumerate(lines) if "waiting" in line or "down" in line)
         assert warned.index(True) < waiting
+
+
+def test_a_token_file_that_is_missing_is_told_in_words(cli, server, write_csv):
+    address = ("--endpoint", server.url, "--token-file", "nowhere")
+    ended = cli("run", write_csv("in.csv", ["a"]), *address, "-o", "out.parquet")
+    assert ended.code == 2
+    assert ended.stderr == "--token-file: nowhere cannot be read: No such file or directory.\n"
+    assert server.requests == []

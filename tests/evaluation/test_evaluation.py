@@ -77,6 +77,18 @@ def test_intervals_are_those_of_wilson(counts):
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
+def test_an_interval_ends_at_nothing_and_at_all():
+    """And neither a rounding beside them, also in what is printed."""
+    for rows in range(1, 5_000):
+        assert Share.of(0, rows).low == Share.of(0, rows).as_f1().low == 0.0
+        assert Share.of(rows, rows).high == Share.of(rows, rows).as_f1().high == 1.0
+        assert 0 < Share.of(0, rows).high < 1
+        assert 0 < Share.of(rows, rows).low < 1
+    found = cp.evaluate(table([("good", "bad", 0.9)] * 6), "gold").to_json()
+    ends = [found["accuracy"]["low"], *(label["f1"]["low"] for label in found["labels"])]
+    assert set(ends) == {0.0}
+
+
 def test_calibration():
     """Ten bins; the error is weighted by rows."""
     rows = [("good", "good", 0.95)] * 3 + [("good", "bad", 0.95)] + [("bad", "bad", 0.55)] * 4
@@ -226,7 +238,21 @@ def test_the_command_says_what_is_wrong(cli, labelled, options, words):
 def test_no_output(cli, tmp_path):
     done = cli("evaluate", str(tmp_path / "none.parquet"), "--gold", "x")
     assert done.code == 2
-    assert "none.parquet cannot be read as a labelled table" in done.stderr
+    assert "none.parquet cannot be read as a labelled table: it does not exist." in done.stderr
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl", "out"])
+@pytest.mark.parametrize("options", [(), ("--gold", "text")])
+def test_the_output_of_a_run_that_is_not_complete(cli, server, tmp_path, name, options):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "in.parquet")
+    command = ("run", "in.parquet", "-o", name, "--endpoint", server.url, "--batch-size", "1")
+    assert cli(*command, "--max-requests", "1").code == 75
+    done = cli("evaluate", name, *options)
+    assert done.code == 2
+    assert done.stderr == (
+        f"{name} does not exist yet: its run is not complete. Run the same `classify run` again "
+        "to complete it, then evaluate it.\n"
+    )
 
 
 def test_it_shows_itself_in_a_notebook():

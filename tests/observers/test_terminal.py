@@ -58,6 +58,13 @@ class Terminal:
             except BlockingIOError:
                 return [line.rstrip() for line in self._screen.display if line.strip()]
 
+    def colours(self):
+        """The colours of the bar in its last line, from the left."""
+        rows = [row for row in range(12) if self._screen.display[row].strip()]
+        cells = [self._screen.buffer[rows[-1]][column] for column in range(self._screen.columns)]
+        bar = [cell.fg for cell in cells if cell.data in "━╸╺"]
+        return list(dict.fromkeys(bar))
+
     def drawn(self):
         self.progress._draw()
         return self.lines()[-1]
@@ -138,3 +145,15 @@ async def test_an_output_that_was_complete_already(terminal):
     terminal.progress(RunEnded("complete", 0, None))
     terminal.progress.close()
     assert re.fullmatch("━+ 100% 48,000/48,000 in 0 s", terminal.lines()[-1])
+
+
+async def test_the_bar_does_not_look_like_an_error(terminal, monkeypatch):
+    """What is done is cyan, and green once all is."""
+    monkeypatch.delenv("NO_COLOR")
+    terminal.progress(RunStarted(100, 0, "out.parquet", "http://x", "m"))
+    terminal.progress(PartCommitted(0, 50, 0))
+    terminal.drawn()
+    assert terminal.colours()[0] == "cyan"
+    terminal.progress(PartCommitted(50, 50, 0))
+    terminal.drawn()
+    assert terminal.colours() == ["green"]

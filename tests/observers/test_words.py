@@ -12,6 +12,7 @@ from pipeline.events import (
     BeginsAgain,
     CellsOfJson,
     LabelsNotGiven,
+    LabelsNotRenamed,
     LabelsShareNames,
     Measured,
     MetricsFileFailed,
@@ -143,6 +144,10 @@ NOTICES = [
     (NothingToRetry(), ["nothing to retry"]),
     (LabelsNotGiven(["god"], ["bad", "good"]), ["`score_labels`", "has god.", "have bad, good."]),
     (LabelsShareNames(["bad"]), ["gives the label bad,", "`label_map`", "nothing is sent again"]),
+    (
+        LabelsNotRenamed(["Good"], ["bad", "good"]),
+        ["`label_map`", "no row has the label Good.", "without another name: bad, good."],
+    ),
     (Measured("Accuracy 90%."), ["Accuracy 90%."]),
     (AnswersPassedOver("x is damaged."), ["asked for again. x is damaged."]),
     (Stopping(1), ["waiting for 1 answer;"]),

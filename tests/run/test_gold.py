@@ -135,10 +135,27 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(cli, server, tmp_path
     assert cli("run", *command, "--gold", "label", "--limit", "1").code == 0
 
 
-def test_rows_that_are_only_shown_are_not_measured(cli, server, source):
-    shown = cli("run", source, "--endpoint", server.url, "--gold", "label", "--limit", "3")
+def test_rows_that_are_only_shown_are_measured_too(cli, server, source):
+    command = ("run", source, "--endpoint", server.url, "--limit", "20", "--gold")
+    shown = cli(*command, "label")
     assert shown.code == 0, shown.stderr
-    assert len(shown.stdout.splitlines()) == 3
+    lines = shown.stdout.splitlines()
+    known = [i for i in KNOWN if i < 20]
+    right = sum(i % 5 != 0 for i in known) / len(known)
+    assert lines[20].startswith(f"Accuracy {100 * right:.1f}% (")
+    assert f"on {len(known)} labelled rows with a true label in 'label'" in lines[20]
+    assert "3 rows without a true label: not counted." in lines[21:]
+    server.reset()
+    refused = cli(*command, "truth")
+    assert refused.code == 2
+    assert "--gold: the input has no column 'truth'" in refused.stderr
+    assert server.requests == []
+
+
+def test_shown_rows_without_a_true_label_say_so(cli, server, source):
+    shown = cli("run", source, "--endpoint", server.url, "--gold", "label", "--limit", "1")
+    assert shown.code == 0, shown.stderr
+    assert "Not measured: No row has a value in the column 'label'." in shown.stdout
 
 
 def test_a_run_that_cannot_be_measured_is_complete_all_the_same(cli, server, tmp_path):
@@ -212,3 +229,35 @@ def test_labels_are_not_measured_against_themselves():
         cp.evaluate(frame, "label")
     with pytest.raises(InputError, match="'label' is the column of labels"):
         cp.evaluate(frame, "label", label_column="label")
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_evaluate_takes_the_column_that_the_run_measured(cli, server, source, tmp_path, name):
+    command = ("run", source, "-o", name, "--endpoint", server.url, "--gold", "label")
+    assert cli(*command).code == 0
+    shown = cli("evaluate", name)
+    assert shown.code == 0, shown.stderr
+    assert shown.stdout == cli("evaluate", name, "--gold", "label").stdout
+    assert cp.evaluate(tmp_path / name).gold == "label"
+
+
+def test_also_if_it_was_named_once_the_run_was_complete(cli, label, tmp_path, output, true):
+    """What the run itself came to stays what its summary says."""
+    other = true[::-1]
+    pq.write_table(pa.table({"text": TEXTS, "a": true, "b": other}), tmp_path / "in.parquet")
+    label(tmp_path / "in.parquet", output)
+    refused = cli("evaluate", output)
+    assert refused.code == 2
+    assert "--gold: required, since no run of" in refused.stderr
+    kept = tmp_path / "out.parquet.run" / "summary.json"
+    before = json.loads(kept.read_text())
+    for gold in ("a", "b"):
+        label(tmp_path / "in.parquet", output, gold=gold)
+        assert cli("evaluate", output, "--json").json["gold"] == gold
+    after = json.loads(kept.read_text())
+    assert {**after, "evaluation": None} == before
+
+
+def test_a_table_in_memory_has_no_run_that_names_the_column():
+    with pytest.raises(SettingsError, match="`gold`: required for a table in memory"):
+        cp.evaluate(pd.DataFrame({"text": ["a"], "label": ["b"]}))

@@ -142,10 +142,13 @@ CHANGED = {
     "label_column": ({"label_column": "new"}, "'new', was 'label'"),
     "score_column": ({"score_column": "new"}, "'new', was 'score'"),
     "error_column": ({"error_column": "new"}, "'new', was 'error'"),
-    "predictions_column": ({"predictions_column": "new"}, "'new', was 'predictions'"),
+    "predictions_column": (
+        {"predictions_column": "new", "top_k": 2},
+        "'new', was 'predictions'",
+    ),
     "label_map": ({"label_map": {"a": "b"}}, "{'a': 'b'}, was None"),
     "threshold": ({"threshold": 0.5}, "0.5, was None"),
-    "unsure_label": ({"unsure_label": "new"}, "'new', was 'unsure'"),
+    "unsure_label": ({"unsure_label": "new", "threshold": 0.5}, "'new', was 'unsure'"),
     "score_labels": ({"score_labels": "a"}, "['a'], was None"),
 }
 # How CSV is read is part of the input.
@@ -218,6 +221,23 @@ def test_a_changed_result_setting_is_refused(
     assert refused.value.exit_code == 2
     assert len(server.requests) == sent
     assert _without_lock(listing()) == _without_lock(before)
+
+
+@pytest.mark.parametrize("done", ["half", "whole"])
+@pytest.mark.parametrize("idle", [{"unsure_label": "new"}, {"predictions_column": "new"}])
+def test_a_setting_without_effect_may_change(
+    label, server, source, output, stop_halfway, tmp_path, done, idle
+):
+    """Without a threshold no row is unsure, and with one label a row nothing is in a list."""
+    if done == "half":
+        stop_halfway(**idle)
+    else:
+        label(source, output, **idle)
+    label(source, output)
+    label(source, output, **idle)
+    assert sorted(server.texts) == sorted(TEXTS)
+    label(source, tmp_path / "at_once.parquet")
+    assert output.read_bytes() == (tmp_path / "at_once.parquet").read_bytes()
 
 
 def _without_lock(files):
