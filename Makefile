@@ -45,7 +45,7 @@ run: $(INSTALLED) ## label data/sample with its languages by the embedded endpoi
 
 test: $(DEVELOP) ## run the tests; installs Chromium where it can
 	@$(BIN)/python -m tests.report.chromium
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-faults: $(DEVELOP) ## kill, crash and cut the power many times, and report fault by fault
 	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m fault

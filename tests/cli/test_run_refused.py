@@ -117,7 +117,7 @@ CASES = {
         ["good.csv", "--batch-size", "0"], {}, ["--batch-size", "'0'", "auto"],
     ),
     "no label asked for": (["good.csv", "--top-k", "0"], {}, ["--top-k", "'0'", "all"]),
-    "negative rate": (["good.csv", "--rate", "-1"], {}, ["rate", "'-1'", "above 0"]),
+    "negative rate": (["good.csv", "--rate", "-1"], {}, ["rate", "'-1'", "from 0.000001"]),
     "rate of nothing": (["good.csv", "--rate", "0"], {}, ["rate", "'0'"]),
     "rate without end": (["good.csv", "--rate", "inf"], {}, ["rate", "'inf'"]),
     "no timeout": (["good.csv", "--timeout-s", "0"], {}, ["--timeout-s", "'0'"]),

@@ -117,6 +117,15 @@ async def test_what_is_waited_for_stands_where_the_time_left_does(terminal):
     assert "0/48,000 throttled, going on in 5 s" in terminal.drawn()
 
 
+async def test_the_words_of_an_endpoint_give_way_to_the_bar_and_the_counts(terminal):
+    terminal.progress(RunStarted(48_000, 0, "out.parquet", "http://x", "m"))
+    terminal.progress(Waiting(Why.OUTAGE, 20.0, "503 " + "no such luck " * 20))
+    line = terminal.drawn()
+    assert re.match(rf"{BAR}   0% 0/48,000 .*…", line), line
+    assert len(terminal.lines()) == 1
+    assert len(line) <= terminal.columns - len("^C^C")
+
+
 async def test_all_but_a_row_is_no_hundred_percent(terminal):
     terminal.progress(RunStarted(1_000, 0, "out.parquet", "http://x", "m"))
     terminal.progress(PartCommitted(0, 999, 0))
