@@ -15,7 +15,7 @@ from pipeline.system.threads import in_thread
 from pipeline.wording import setting, with_extra
 
 if TYPE_CHECKING:
-    from pipeline.engines.crew import Worker
+    from pipeline.engines.member import Worker
 
 # A worker waits for answers most of its time: a node that is full of other work has room for it,
 # and an empty one still counts each, so that they spread.
