@@ -35,11 +35,15 @@ class Memory:
     def list(self, _folder: str) -> list[str]:
         return list(self.objects)
 
+    def stamps(self, folder: str) -> dict[str, str | None]:
+        return dict.fromkeys(self.list(folder))
+
     def free_bytes(self) -> None:
         return None
 
-    def delete(self, name: str) -> None:
-        self.objects.pop(name, None)
+    def delete(self, *names: str) -> None:
+        for name in names:
+            self.objects.pop(name, None)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Faults:
 class FaultProxy:
     """Forwards to `target`, a URL; `longest_put_s` is what one PUT took at most, tries and all.
 
-    `on_put` is called with the key before a PUT is done.
+    `sent_bytes` is the size of all answers. `on_put` is called with the key before a PUT is done.
     """
 
     def __init__(self, target: str, seed: int = 0) -> None:
@@ -45,6 +45,7 @@ class FaultProxy:
         self.requests: list[tuple[str, str]] = []
         self.counts = {"dropped": 0, "503": 0, "409": 0, "stalled": 0}
         self.longest_put_s = 0.0
+        self.sent_bytes = 0
         self.on_put: Callable[[str], None] = lambda _: None
         self._begun: dict[str, float] = {}
         self._chance = random.Random(seed)
@@ -111,6 +112,7 @@ class FaultProxy:
         if writes:
             took = time.monotonic() - self._begun.pop(key, time.monotonic())
             self.longest_put_s = max(self.longest_put_s, took)
+        self.sent_bytes += len(content)
         self._send(handler, status, headers, content)
 
     def _forward(self, handler: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:

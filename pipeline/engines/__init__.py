@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pipeline.config import RunConfig
-    from pipeline.engines.crew import Staff
+    from pipeline.engines.places import Staff
     from pipeline.events import Observer
     from pipeline.outcomes import Arrived, Item, Provisional
     from pipeline.pool.demand import Demand

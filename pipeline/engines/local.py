@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from pipeline.config import RunConfig
-    from pipeline.engines.crew import Staff
+    from pipeline.engines.places import Staff
     from pipeline.engines.remote_wire import RemoteWire
     from pipeline.events import Observer
     from pipeline.system.threads import Stop

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.engines.crew import Worker
+    from pipeline.engines.member import Worker
 
 # How long one may take until it is ready: far more than a busy machine needs.
 READY_S = 60.0

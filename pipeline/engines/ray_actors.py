@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import socket
+import threading
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,12 +19,18 @@ from pipeline.system.threads import in_thread
 from pipeline.wording import setting, with_extra
 
 if TYPE_CHECKING:
-    from pipeline.engines.crew import Worker
+    from pipeline.engines.member import Worker
 
 # A worker waits for answers most of its time: a node that is full of other work has room for it,
 # and an empty one still counts each, so that they spread.
 CPUS = 0.1
-CONNECT_S = 5.0
+# Ray itself would go on trying for minutes: how long its address may take to answer at all, and how
+# long to connect to the cluster behind it, which takes two seconds.
+ANSWER_S, CONNECT_S = 5.0, 60.0
+# How HTTP/2 begins, which its server answers with a frame of settings (RFC 9113, 3.4).
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+_FRAME_HEAD_BYTES, _SETTINGS = 9, 4
+_ADDRESS = re.compile(r"[^/]+:\d+")
 
 
 class Actor:
@@ -123,25 +133,54 @@ def _connected(address: str | None) -> tuple[Any, bool]:
         logger = logging.getLogger("ray._private.worker")
         before = logger.level
         logger.setLevel(logging.ERROR)
+        place = None if address == "auto" else address
+        if place is None and _ADDRESS.fullmatch(told := os.environ.get("RAY_ADDRESS", "")):
+            place = told  # which Ray takes then
         try:
-            if address is not None and address != "auto":
-                # Ray itself would go on trying for minutes.
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), CONNECT_S).close()
-            ray.init(
-                address=address or "auto",
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            if place is not None:
+                _check_answers(place)
+            _init(ray, address or "auto")
         except (OSError, ValueError, RuntimeError) as error:
             raise SettingsError(
                 f"{setting('engine', 'ray')}: cannot connect to a Ray cluster at "
-                f"{address or 'this machine'}: {str(error).splitlines()[0]}",
+                f"{place or 'this machine'}: {str(error).splitlines()[0]}",
                 f"Run this on a machine of the cluster, or set {setting('ray_address')}.",
             ) from None
         finally:
             logger.setLevel(before)
     return ray, is_new
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError if nothing answers there as gRPC does, ValueError if it is no address."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), ANSWER_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return  # it would not answer this
+        connection.sendall(_PREFACE)
+        with connection.makefile("rb") as answer:
+            head = answer.read(_FRAME_HEAD_BYTES)
+    if len(head) < _FRAME_HEAD_BYTES or head[3] != _SETTINGS:
+        raise OSError("what answers there is no Ray cluster")
+
+
+def _init(ray: Any, address: str) -> None:
+    """Connect, in a thread that nobody waits for if it takes too long. Raises what Ray does."""
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except BaseException as error:  # noqa: BLE001  (raised by who waits)
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=work, name="ray-connect", daemon=True).start()
+    try:
+        done.result(CONNECT_S)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {CONNECT_S:g} s") from None
 
 
 def _words_of(error: Exception) -> str:

@@ -296,7 +296,7 @@ def _last_events(log: GrowingFile) -> list[LoggedEvent]:
     """Read the end of an event log; lines that are not whole are passed over."""
     if not log.exists():
         return []
-    with reading(log.place), log.reader() as file:
+    with reading(log.place), log.reader(TAIL_BYTES) as file:
         size_bytes = file.seek(0, os.SEEK_END)
         file.seek(max(0, size_bytes - TAIL_BYTES))
         lines = file.read().split(b"\n")[size_bytes > TAIL_BYTES : -1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from pipeline.addresses import names_secret, without_secrets
 from pipeline.errors import InputError
 from pipeline.producer import files, folders
 from pipeline.producer.input_table import Signature
-from pipeline.system import remote
+from pipeline.system import globs, remote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +69,12 @@ def expand(name: str) -> tuple[Path, dict[str, Signature]]:
         if is_web:  # it cannot be asked what it has
             raise missing or files.unknown_kind(name)
         pattern = name.rstrip("/").split("/")
-        magic = next((i for i, part in enumerate(pattern) if glob.has_magic(part)), None)
-        fixed = len(pattern)
+        magic, fixed = globs.fixed_parts(pattern), len(pattern)
         found = remote.listed("/".join(pattern))
-        if magic is not None and not found:
+        if magic < fixed and not found:
             fixed = magic
             found = remote.listed("/".join(pattern[:fixed]))
-        if not found and magic is None and missing:
+        if not found and magic == len(pattern) and missing:
             raise missing
     except OSError as error:
         raise files.unreadable(name, error) from error
@@ -128,19 +126,7 @@ def _is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
     """Return True for a table that a glob matches, or that lies below what it matches."""
     if not files.is_table_name(parts[-1]):
         return False
-    named = {part for part in pattern if not glob.has_magic(part)}
-    below = [part for part in parts[fixed:] if part not in named]
-    if any(part.startswith((".", "_")) for part in below):
+    below = [part for part in parts[fixed:-1] if part not in pattern]
+    if any(part.endswith(files.RUN_SUFFIX) for part in below):
         return False
-    if any(part.endswith(files.RUN_SUFFIX) for part in below[:-1]):
-        return False
-    wanted = [part for part in pattern[fixed:] if part]
-    return any(_matches(parts[fixed:end], wanted) for end in range(fixed, len(parts) + 1))
-
-
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+    return globs.is_named(parts, pattern, fixed)

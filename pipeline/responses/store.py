@@ -180,7 +180,7 @@ class ResponseStore:
         lengths = np.fromiter(map(len, blocks), "<u4", len(blocks))
         counts = COUNTS.pack(len(keys), len(name))
         payload = b"".join([counts, name, first_halves.tobytes(), lengths.tobytes(), *blocks])
-        start = self._file.append(_header(payload) + payload)
+        start = self._file.append(_header(payload) + payload, len(keys))
         first_block = start + HEADER.size + len(payload) - int(lengths.sum())
         self._frames.append((start, revision))
         self._unindexed.append((first_halves, _positions(first_block, lengths, len(keys))))

@@ -63,7 +63,7 @@ class DiskObjects:
             failpoint(f"{what}.created")
             return True
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes) -> str | None:
         final, what = self._root / name, _kind(name)
         with writing(final):
             temp = self._temporary(final, content, what)
@@ -71,6 +71,7 @@ class DiskObjects:
             failpoint(f"{what}.renamed")
             fsync_path(final.parent)
             failpoint(f"{what}.put")
+        return None  # a disk may give back other bytes than it was given
 
     def get(self, name: str) -> bytes | None:
         path = self._root / name
@@ -90,6 +91,9 @@ class DiskObjects:
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(folder + name for name in names)
+
+    def stamps(self, folder: str) -> dict[str, str | None]:
+        return dict.fromkeys(self.list(folder))
 
     def free_bytes(self) -> int | None:
         place = next(path for path in (self._root, *self._root.absolute().parents) if path.exists())

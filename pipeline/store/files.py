@@ -51,7 +51,10 @@ class DiskFile:
     def size(self) -> int:
         return (self.path.stat() if self._file < 0 else os.fstat(self._file)).st_size
 
-    def reader(self) -> BinaryIO:
+    def items(self) -> int | None:
+        return None
+
+    def reader(self, last_bytes: int | None = None) -> BinaryIO:  # noqa: ARG002 - it can seek
         return self.path.open("rb")
 
     def open(self, *, read_only: bool = False) -> None:
@@ -70,7 +73,7 @@ class DiskFile:
     def read(self, length: int, at: int) -> bytes:
         return os.pread(self._file, length, at)
 
-    def append(self, content: bytes) -> int:
+    def append(self, content: bytes, items: int = 0) -> int:  # noqa: ARG002 - their heads tell
         with self.locked():
             start = os.fstat(self._file).st_size
             rest = memoryview(content)

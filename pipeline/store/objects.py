@@ -37,14 +37,20 @@ class Objects(Protocol):
     def create(self, name: str, content: bytes) -> bool:
         """Store an object unless its name is taken. Return False if it is."""
 
-    def put(self, name: str, content: bytes) -> None:
-        """Store an object, replacing what has its name."""
+    def put(self, name: str, content: bytes) -> str | None:
+        """Store an object, replacing what has its name. Return its stamp: see `stamps`."""
 
     def get(self, name: str) -> bytes | None:
         """Return the content of an object, None if there is none."""
 
     def list(self, folder: str) -> list[str]:
         """Return the names of the objects directly in a folder (`log/`; "" for the top)."""
+
+    def stamps(self, folder: str) -> dict[str, str | None]:
+        """Do what `list` does, and tell of each object what another content would change.
+
+        None if only reading tells.
+        """
 
     def free_bytes(self) -> int | None:
         """Return how much room there is for more; None if nobody knows."""
@@ -79,8 +85,14 @@ class GrowingFile(Protocol):
     def size(self) -> int:
         """Return its size in bytes."""
 
-    def reader(self) -> BinaryIO:
-        """Open it for reading apart from this object."""
+    def items(self) -> int | None:
+        """Return how many items were appended to it; None if only reading tells."""
+
+    def reader(self, last_bytes: int | None = None) -> BinaryIO:
+        """Open it for reading apart from this object.
+
+        With `last_bytes`, what comes before these may be left out, but not all of it.
+        """
 
     def open(self, *, read_only: bool = False) -> None:
         """Open it; it stays closed if that fails."""
@@ -88,8 +100,8 @@ class GrowingFile(Protocol):
     def read(self, length: int, at: int) -> bytes:
         """Return up to so many bytes from a position on."""
 
-    def append(self, content: bytes) -> int:
-        """Append bytes, all or none of them. Return where they begin."""
+    def append(self, content: bytes, items: int = 0) -> int:
+        """Append bytes, all or none of them, that hold so many items. Return where they begin."""
 
     def sync(self) -> None:
         """Make what was appended durable."""

@@ -56,6 +56,7 @@ class PartRecord:
     """One committed part: `rows` input rows from `first_row` on, in an object of known content.
 
     `revision` is the model's, as far as the endpoint or stored answers had told it by then.
+    `stamp` is what the storage said of the object when it was put, if that says what is in it.
     """
 
     first_row: int
@@ -66,6 +67,7 @@ class PartRecord:
     errors: int
     revision: str | None
     labels: dict[str, int] = field(default_factory=dict)
+    stamp: str | None = None
 
     @property
     def end_row(self) -> int:

@@ -49,9 +49,9 @@ class RemoteObjects:
                 time.sleep(_CREATE_PAUSE_S * 2 ** (attempt - 1))
         raise AssertionError("the last attempt raises")
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes) -> str | None:
         with writing(f"{self.place}/{name}"), self._at(name) as (store, key):
-            store.put(key, memoryview(content).cast("B"))
+            return _stamp(store.put(key, memoryview(content).cast("B")))
 
     def get(self, name: str) -> bytes | None:
         try:
@@ -63,9 +63,13 @@ class RemoteObjects:
             raise
 
     def list(self, folder: str) -> list[str]:
+        return list(self.stamps(folder))
+
+    def stamps(self, folder: str) -> dict[str, str | None]:
         with reading(f"{self.place}/{folder}"), self._at(folder) as (store, prefix):
             found = store.list_with_delimiter(prefix.rstrip("/"))["objects"]
-        return sorted(folder + each["path"].rpartition("/")[2] for each in found)
+        names = {folder + each["path"].rpartition("/")[2]: _stamp(each) for each in found}
+        return dict(sorted(names.items()))
 
     def free_bytes(self) -> int | None:
         return None
@@ -118,6 +122,13 @@ class RemoteObjects:
         place, key = remote.parts_of(address)
         with remote.as_os_error(address):
             yield remote.store_at(place), key
+
+
+def _stamp(meta: Any) -> str | None:
+    """Return the ETag, of which the storage vouches that the content is the one that was put."""
+    etag: str | None = meta["e_tag"]
+    # Azure lists them without quotes. A weak one stays the same for content that is only alike.
+    return None if etag is None or etag.startswith("W/") else etag.strip('"')
 
 
 def _delete_one(store: Any, key: str) -> None:

@@ -6,13 +6,11 @@ their names one by one, and `_SUCCESS` is the last object that is put and the fi
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import secrets
 import tempfile
 from functools import partial
-from itertools import filterfalse
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,7 +19,7 @@ from pipeline.errors import OutputError, StoppedEarly
 from pipeline.store.forms import check_form, form_of
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.store.remote import no_place
-from pipeline.system import remote
+from pipeline.system import globs, remote
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting
 
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.store.records import Identity
 
 MARK = "_SUCCESS"
+_A_FILE = "part-00000.parquet"
 _READ_BYTES = 8 << 20
 # A part of a multipart upload; storages allow 10,000 of them.
 _UPLOAD_BYTES = 16 << 20
@@ -85,9 +84,9 @@ class RemoteOutput:
             self._names()
         except OSError:
             self.check_rename()  # of a missing bucket, only a PUT says so
-        for name in filterfalse(glob.has_magic, inputs):
-            apart = f"{name.rstrip('/')}/", f"{self.place}/"
-            if apart[0].startswith(apart[1]) or apart[1].startswith(apart[0]):
+        table = self.place if self.is_file else f"{self.place}/{_A_FILE}"
+        for name in inputs:
+            if globs.overlap(name, self.place, table):
                 raise OutputError(
                     f"{setting('output')}: {self.place} and the input {name} are one, or one lies "
                     "in the other.",

@@ -45,7 +45,7 @@ def write_part(
         content, suffix = _as_stream(table, packed=packed), _STREAM
     else:
         content, suffix = _as_parquet(whole([table.cast(final_schema)])), ".parquet"
-    file, sha256 = store.put_part(first_row, content, suffix)
+    file, sha256, stamp = store.put_part(first_row, content, suffix)
     return PartRecord(
         first_row=first_row,
         rows=table.num_rows,
@@ -55,6 +55,7 @@ def write_part(
         errors=errors,
         revision=revision,
         labels=dict(labels),
+        stamp=stamp,
     )
 
 

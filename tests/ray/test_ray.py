@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 import ray
 
+from pipeline.engines import ray_actors
 from pipeline.errors import SettingsError
 from pipeline.events import WorkerLost
 from tests.engines.conftest import Watch, digest, most_in_a_second
-from tests.ray.conftest import NODE, raylet_of
+from tests.ray.conftest import HOME, NODE, raylet_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 
@@ -176,4 +182,74 @@ def test_who_is_connected_stays_connected(run, cluster):
 def test_no_cluster(cluster, label, source, tmp_path, server):
     with pytest.raises(SettingsError, match=r"a Ray cluster at 127\.0\.0\.1:1"):
         label(source, tmp_path / "x.parquet", engine="ray", ray_address="127.0.0.1:1")
+    assert server.requests == []
+
+
+@pytest.fixture
+def listener():
+    """Something at an address that is no cluster; it says what it is given, and nothing more."""
+    held = []
+    with socket.create_server((HOME, 0)) as server:
+
+        def listen(says):
+            def serve():
+                with suppress(OSError):
+                    while True:
+                        held.append(server.accept()[0])
+                        if says is None:
+                            held.pop().close()
+                        else:
+                            held[-1].sendall(says)
+
+            threading.Thread(target=serve, daemon=True).start()
+            return f"{HOME}:{server.getsockname()[1]}"
+
+        yield listen
+    for each in held:
+        each.close()
+
+
+@pytest.fixture
+def run_at(label, source, tmp_path):
+    """Run with the cluster at an address."""
+    return lambda address: label(source, tmp_path / "x.parquet", engine="ray", ray_address=address)
+
+
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+
+
+@pytest.mark.parametrize("told", ["setting", "environment"])
+@pytest.mark.parametrize(
+    "says", [None, b"", SETTINGS[:8], b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=repr
+)
+def test_what_is_no_cluster_is_given_up(run_at, server, listener, monkeypatch, says, told):
+    """Ray would try to reach it for minutes."""
+    monkeypatch.setattr(ray_actors, "ANSWER_S", 0.3)
+    address = listener(says)
+    if told == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SettingsError, match=f"cannot connect to .* at {address}") as refused:
+        run_at(address if told == "setting" else None)
+    assert refused.value.exit_code == 2
+    assert server.requests == []
+
+
+def test_a_cluster_that_hangs_is_given_up(source, tmp_path, server, listener):
+    """Its connection is answered, and none of its calls; the process ends all the same."""
+    code = (
+        "import sys\n"
+        "from pipeline.cli import main\n"
+        "from pipeline.engines import ray_actors\n"
+        "ray_actors.CONNECT_S = 1.0\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = ["run", source, "-o", tmp_path / "x.parquet", "--endpoint", server.url]
+    command += ["--engine", "ray", "--ray-address", listener(SETTINGS)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "cannot connect to a Ray cluster" in done.stderr
+    assert "no answer within 1 s" in done.stderr
     assert server.requests == []

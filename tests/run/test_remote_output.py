@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -194,6 +195,48 @@ def test_places_that_cannot_be_are_refused(label, server, bucket, source):
         with pytest.raises(OutputError, match=words):
             label(given, output)
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "refused"),
+    [
+        ("in/*.parquet", "in/out.parquet", True),
+        ("in/*.parquet", "in/out.csv", False),
+        ("in/*.parquet", "in/out", False),
+        ("in/*", "in/out", True),
+        ("i?/*", "in/out.parquet", True),
+        ("in/**/*.parquet", "in/deep/out.parquet", True),
+        ("in/**/*.parquet", "in/out", True),
+        ("in/*/part-*.parquet", "in/out", True),
+        ("in/*/day-*.parquet", "in/out", False),
+        ("in/*.parquet", "in", True),
+        ("in/*.parquet", "in/_out", False),
+        ("in/**", "in/_out", False),
+        ("in", "in/out.parquet", True),
+        ("in/", "in/deep/out", True),
+        ("in/a.parquet", "in/a.parquet", True),
+        ("in/a.parquet", "in/out.parquet", False),
+        ("in", "in-out", False),
+        ("in*/*.parquet", "in-out", True),
+    ],
+)
+def test_an_output_that_would_be_read_as_input(label, server, bucket, given, output, refused):
+    """Its own rows would be labelled with the next ones; refused before anything is sent."""
+    pq.write_table(pa.table({"text": ["one", "two"]}), table := pa.BufferOutputStream())
+    for key in ("in/a.parquet", "in/deep/part-0.parquet", "in/deep/day-0.parquet"):
+        bucket.put(key, table.getvalue().to_pybytes())
+    before = names(bucket)
+    if not refused:
+        assert label(f"{bucket.url}/{given}", f"{bucket.url}/{output}")["state"] == "complete"
+        for _ in range(2):
+            label(f"{bucket.url}/{given}", f"{bucket.url}/{output}", overwrite=True)
+        return
+    for more in ({}, {"overwrite": True}):
+        with pytest.raises(OutputError, match="one lies in the other") as stopped:
+            label(f"{bucket.url}/{given}", f"{bucket.url}/{output}", **more)
+        assert stopped.value.exit_code == 2
+    assert not server.requests
+    assert names(bucket) == before
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz"])

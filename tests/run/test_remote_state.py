@@ -2,7 +2,11 @@
 
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from functools import lru_cache
 
@@ -12,6 +16,7 @@ from obstore.store import from_url
 
 from pipeline.errors import OutputBusy, OutputError, StoppedEarly
 from pipeline.store import RunRecord, open_store, output_at
+from pipeline.store.frames import FramesFile
 from pipeline.store.log import Log
 from pipeline.store.remote import RemoteObjects
 from pipeline.system import remote
@@ -212,6 +217,42 @@ def test_a_storage_that_is_gone_stops_the_run_resumably(
     monkeypatch.setattr("pipeline.store.beat.WATCH_S", 0.5)
     assert label(source, output, run_dir=f"{bucket.url}/run")["state"] == "complete"
     assert files_of(output) == expected
+
+
+@pytest.mark.fault(32)
+def test_killed_while_answers_are_joined(proxy, bucket):
+    """What a commit was told of is there once, on a storage that misbehaves, too."""
+    proxy.faults.dropped, proxy.faults.status_503 = 0.05, 0.05
+    code = (
+        "import sys\n"
+        "from pipeline.store import frames\n"
+        "from pipeline.store.remote import RemoteObjects\n"
+        "frames.MOST_SMALL, frames.JOINED_BYTES = 3, 200\n"
+        "file = frames.FramesFile(RemoteObjects(sys.argv[1]), 'answers/')\n"
+        "file.open()\n"
+        "for number in range(int(sys.argv[2]), 10_000):\n"
+        "    file.append(b'%d\\n' % number, 1)\n"
+        "    file.sync()\n"
+        "    print(number, flush=True)\n"
+    )
+    chance, told, first = random.Random(0), [], 1_000
+    for _ in range(8):
+        command = [sys.executable, "-c", code, bucket.url + "/run", str(first)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+            heard = [int(owner.stdout.readline()) for _ in range(chance.randrange(1, 25))]
+            time.sleep(chance.random() / 20)
+            owner.kill()
+            heard += map(int, owner.stdout.read().split())
+        told += heard
+        first = heard[-1] + 2  # the next one may be there, and nobody was told
+    proxy.faults.dropped = proxy.faults.status_503 = 0.0
+    file = FramesFile(RemoteObjects(f"{bucket.url}/run"), "answers/")
+    with file.reader() as reader:
+        found = [int(line) for line in reader]
+    assert len(found) == len(set(found)) == file.items()
+    assert set(told) <= set(found)
+    assert len(found) <= len(told) + 8
+    assert len(file._listed()) < len(told) / 2
 
 
 @pytest.mark.fault(10)

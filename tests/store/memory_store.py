@@ -49,8 +49,9 @@ class MemoryObjects:
             self._objects[name] = bytes(content)
             return True
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes) -> str | None:
         self._objects[name] = bytes(content)
+        return None
 
     def get(self, name: str) -> bytes | None:
         return self._objects.get(name)
@@ -61,6 +62,9 @@ class MemoryObjects:
     def list(self, folder: str) -> list[str]:
         found = [name for name in list(self._objects) if name.startswith(folder)]
         return sorted(name for name in found if "/" not in name[len(folder) :])
+
+    def stamps(self, folder: str) -> dict[str, str | None]:
+        return dict.fromkeys(self.list(folder))
 
     def delete(self, *names: str) -> None:
         for name in names:
@@ -92,7 +96,10 @@ class MemoryFile:
     def size(self) -> int:
         return len(self._found)
 
-    def reader(self) -> BinaryIO:
+    def items(self) -> int | None:
+        return None
+
+    def reader(self, last_bytes: int | None = None) -> BinaryIO:
         return io.BytesIO(self._found)
 
     def open(self, *, read_only: bool = False) -> None:
@@ -101,7 +108,7 @@ class MemoryFile:
     def read(self, length: int, at: int) -> bytes:
         return bytes(self._found[at : at + length])
 
-    def append(self, content: bytes) -> int:
+    def append(self, content: bytes, items: int = 0) -> int:
         self._found.extend(content)
         return len(self._found) - len(content)
 

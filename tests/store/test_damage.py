@@ -47,7 +47,7 @@ def store(request, tmp_path):
     answers.close()
     for number in range(3):
         content = b"part %d" % number
-        name, digest = store.put_part(10 * number, content, ".arrows")
+        name, digest, _ = store.put_part(10 * number, content, ".arrows")
         store.log.add_part(PartRecord(10 * number, 10, name, len(content), digest, 0, None))
     yield store
     store.lease.release()

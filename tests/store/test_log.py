@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
 from pipeline.store import LocalStore, PartRecord, RunRecord, RunState, open_ranges
+from pipeline.store import log as log_module
 from pipeline.store.disk import DiskObjects
 from pipeline.store.log import Log
 from pipeline.store.records import RunLog
@@ -218,6 +219,107 @@ def test_whatever_is_left_below_a_snapshot_counts_for_nothing(objects, written, 
     assert objects.list("log/") == [_name(5)]
     again.begin_retry()
     assert RunLog(objects).load().retry_of == written.state
+
+
+# --- entries that hold those before them
+
+
+@pytest.fixture
+def joined_soon(monkeypatch):
+    monkeypatch.setattr(log_module, "MOST_LOOSE", 4)
+
+
+class _Refusing:
+    """Objects that refuse to delete, as a storage does that is gone just then."""
+
+    def __init__(self, objects):
+        self._objects = objects
+
+    def delete(self, *names):
+        if names:
+            raise StoppedEarly("gone", "")
+
+    def __getattr__(self, name):
+        return getattr(self._objects, name)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize("attempts", [1, 7])
+def test_entries_are_joined_and_read_back_at_every_step(objects, joined_soon, refuses, attempts):
+    """Also if nothing that counts no more can be deleted, and whoever goes on."""
+    place = _Refusing(objects) if refuses else objects
+    log = _opened(place)
+    log.begin(RUN)
+    for number in range(42):
+        if number % 6 == 0 and attempts > 1:
+            log = _opened(place)
+        log.add_part(_part(number), "r1")
+        assert RunLog(objects).load() == log.state
+    assert len(objects.list("log/")) == (43 if refuses else 1 + 42 // 5 + 42 % 5)
+    log.entries = _opened(objects).entries
+    log.entries.shorten()
+    assert len(objects.list("log/")) == 1 + 42 // 5 + 42 % 5
+    assert RunLog(objects).load().rows == 420
+    log.set_complete(FACTS)
+    log.entries.shorten()
+    assert objects.list("log/") == [_name(44)]
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("kept", range(2**4))
+def test_whatever_is_left_of_joined_entries_counts_for_nothing(objects, joined_soon, kept):
+    """A kill, or a power cut, may leave any of the entries that were being deleted."""
+    log = _opened(_Refusing(objects))
+    log.begin(RUN)
+    for number in range(5):
+        log.add_part(_part(number))
+    for number in range(4):
+        if not kept >> number & 1:
+            objects.delete(_name(2 + number))
+    assert RunLog(objects).load() == log.state
+    again = _opened(objects)
+    again.add_part(_part(5))
+    again.entries.shorten()
+    assert objects.list("log/") == [_name(1), _name(6), _name(7)]
+    assert RunLog(objects).load() == again.state
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("number", [1, 6, 11, 12])
+def test_what_is_missing_between_joined_entries_is_refused(objects, joined_soon, number):
+    log = _opened(objects)
+    log.begin(RUN)
+    for part in range(12):
+        log.add_part(_part(part))
+    assert objects.list("log/") == [_name(each) for each in (1, 6, 11, 12, 13)]
+    content = objects.get(_name(number))
+    objects.delete(_name(number))
+    _check_refused(objects, _name(number), "is missing")
+    stranger = MemoryObjects()
+    other = _opened(stranger)
+    other.begin(replace(RUN, software="other"))
+    for part in range(12):
+        other.add_part(_part(part))
+    objects.put(_name(number), stranger.get(_name(number)))
+    _check_refused(objects, _name(number), "does not follow")
+    objects.put(_name(number), content)
+    assert RunLog(objects).load() == log.state
+
+
+@pytest.mark.fault(10)
+def test_a_writer_that_was_frozen_before_it_joins_is_fenced(objects, joined_soon):
+    """It deletes nothing: what it would have held is still there, and what came after, too."""
+    frozen = _opened(objects)
+    frozen.begin(RUN)
+    for number in range(4):
+        frozen.add_part(_part(number))
+    other = _opened(objects)
+    other.take_over()
+    before = _contents(objects)
+    with pytest.raises(OutputBusy, match="took this output over"):
+        frozen.add_part(_part(4))
+    assert _contents(objects) == before
+    assert RunLog(objects).load().rows == 40
 
 
 # --- two writers

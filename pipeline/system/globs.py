@@ -1,0 +1,54 @@
+"""Which addresses a name means: an object, all below a prefix, or what a glob matches."""
+
+from __future__ import annotations
+
+import glob
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def fixed_parts(pattern: Sequence[str]) -> int:
+    """Return how many parts of a name come before the first with a wildcard."""
+    return next((i for i, part in enumerate(pattern) if glob.has_magic(part)), len(pattern))
+
+
+def is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
+    """Return True for an address that a glob matches, or that lies below what it matches.
+
+    Its first `fixed` parts are those of the pattern, as they are. Of the others, those are passed
+    over that begin with `.` or `_`, unless the pattern has them.
+    """
+    below = parts[fixed:]
+    if any(part.startswith((".", "_")) and part not in pattern for part in below):
+        return False
+    wanted = [part for part in pattern[fixed:] if part]
+    return any(_matches(below[:end], wanted) for end in range(len(below) + 1))
+
+
+def overlap(name: str, address: str, table: str) -> bool:
+    """Return True if a name means a table at or below an address, or something that holds it.
+
+    Its tables are like `table`.
+    """
+    scheme, _, rest = name.partition("://")
+    pattern = f"{scheme.lower()}://{rest}".rstrip("/").split("/")
+    place, parts = address.split("/"), table.split("/")
+    magic = fixed_parts(pattern)
+    if pattern[:magic][: len(place)] == place:
+        return True
+    # There may be an object of that very name, wildcards and all.
+    return any(
+        parts[:fixed] == pattern[:fixed] and is_named(parts, pattern, fixed)
+        for fixed in (magic, len(pattern))
+    )
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
