@@ -480,7 +480,7 @@ class Bench:
         parts = []
         for i, (name, ratio, wanted) in enumerate(self.results.bars):
             y = 30 + i * (bar + gap)
-            scale = (width - left - 60) / 1.1
+            scale = (width - left - 60) / 1.3
             target = left + wanted * scale
             parts.append(
                 f'<text x="{left - 10}" y="{y + 18}" text-anchor="end">{name}</text>'
