@@ -304,7 +304,7 @@ class Started:
         return self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, and wait until the process took it: a second of its kind would merge."""
+        """Send a signal, and wait until the kernel has delivered it."""
         self._process.send_signal(number)
         status = Path(f"/proc/{self.pid}/status")
         end = time.monotonic() + PATIENCE_S
@@ -314,6 +314,12 @@ class Started:
                 return
             assert time.monotonic() < end, "the signal was not taken"
             time.sleep(0.001)
+
+    def insist(self, number: signal.Signals) -> None:
+        """Send a signal until the process ends: two merge if Python has not looked at the first."""
+        while self.running:
+            self.send(number)
+            time.sleep(0.05)
 
     def ended(self) -> Finished:
         """Wait for the end."""

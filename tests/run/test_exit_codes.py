@@ -231,13 +231,15 @@ def test_130_and_143_after_draining(
 
 @pytest.mark.parametrize("number", SIGNALS, ids=["SIGINT-130", "SIGTERM-143"])
 @pytest.mark.fault(8)
-def test_a_second_signal_stops_at_once(server, start, cli, source, output, number):
+def test_a_second_signal_stops_at_once(server, start, cli, source, output, number, eventually):
     """No answer is waited for, and the run is resumable all the same."""
     server.script = lambda each: server.reply(hold=True) if each.number >= 40 else None
     command = ("run", source, "--endpoint", server.url, "-o", output, "--concurrency", 4)
     running = start(*command, "--grace-s", "1h", "--json")
     server.wait_for(lambda: len(server.requests) > 40)
     running.send(number)
+    log = output.with_name(f"{output.name}.run") / "events.jsonl"
+    eventually(lambda: '"Stopping"' in log.read_text())  # or both would merge into one
     running.send(number)
     ended = running.ended()
     assert ended.code == 128 + number
