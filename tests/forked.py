@@ -57,7 +57,7 @@ class Forks:
     ) -> tuple[int, socket.socket]:
         """Start a command. Return its process id, and a socket that will tell its exit code."""
         asked = json.dumps([command, str(cwd), environ]).encode()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._lock:
             if self._server is None:
                 self._asked, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

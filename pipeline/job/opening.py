@@ -116,14 +116,14 @@ def _renew(
         overwrites = earlier.get("overwrite", False) and was.complete is not None
         if not (
             differ
-            and keeps_answers(config, store, was)
             and (
                 (overwrites and not store.output.replaces(config.input))
                 or (earlier.get("show_again") and source.begins_with(recorded_input(was)))
             )
+            and keeps_answers(config, store, was)  # which may read the whole output
         ):
             return None
-    check_columns(source.input.schema, config)
+    _check_schema(source.input.schema, config)
     if store.output.exists():
         store.output.check_replaceable()
     return Renew(source, keeps_answers=True, was=was, takes_over=takes_over)

@@ -10,6 +10,7 @@ them.
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -89,7 +90,8 @@ def keeps_answers(config: RunConfig, store: RunStore, was: RunState) -> bool:
     """
     if was.complete is not None and holds_answers(was):
         return can_take_over(config, store, was)
-    return bool(store.holds_answers() or was.caches or config.cache is not None)
+    caches = [Path(each) for each in (*was.caches, config.cache) if each is not None]
+    return store.holds_answers() or any(cache.exists() for cache in caches)
 
 
 def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) -> None:

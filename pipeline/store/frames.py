@@ -146,6 +146,9 @@ class FramesFile:
             if end == self._synced:
                 return
             joins = len(self._small) >= MOST_SMALL or end - self._small_at >= JOINED_BYTES
+            if joins and not set(self._small) <= set(self._listed()):
+                # Another owner has discarded them: they must not come back.
+                self._small, joins = [], False
             old = self._small if joins else []
             begin = self._small_at if old else self._synced
             content = os.pread(self._descriptor, end - begin, begin)

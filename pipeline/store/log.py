@@ -11,10 +11,11 @@ only if its number is free and is never changed, so of two writers one wins, and
 that it lost the output.
 
 Once MOST_LOOSE entries lie by themselves, the next one holds their records too, from entry `since`
-on, and they are deleted: a run of a billion rows has some 250,000 entries, and each takes a request
-to read. A snapshot carries all the state that follows from what came before it, so older entries
-count for nothing and are deleted, too. Reading goes from the last entry back to the last snapshot;
-whatever is missing, damaged or out of order on that way is refused, and nothing is deleted.
+on: a run of a billion rows has some 250,000 entries, and each takes a request to read. Of those
+that it holds, the writer deletes its own, but for its first one, which fences the writer before. A
+snapshot carries all the state that follows from what came before it, so older entries count for
+nothing and are deleted, too. Reading goes from the last entry back to the last snapshot; whatever
+is missing, damaged or out of order on that way is refused, and nothing is deleted.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Log:
         self.place = f"{objects.place}/{FOLDER}"  # for messages
         self._owner, self._digest = secrets.token_hex(8), ""
         self._head = self._missing = 0
+        self._fence = 1  # the number of the first entry that this writer makes
         self._kept: set[int] = set()  # the entries that count, and of these the loose ones
         self._loose: list[Entry] = []
         self._failed: StoppedEarly | None = None
@@ -98,6 +100,7 @@ class Log:
         for _ in range(_READ_ATTEMPTS):
             numbers = sorted(self._numbers(), reverse=True)
             self._head, self._digest = max(numbers, default=0), ""
+            self._fence = self._head + 1
             entries = self._read_back(numbers)
             if entries is not None:
                 if entries:
@@ -133,13 +136,15 @@ class Log:
             self._kept, self._loose = set(), []
         elif joins:
             self._kept -= {entry.number for entry in self._loose}
+            # An owner before may have been frozen, and wake: its next number must stay taken.
+            joined = [entry.number for entry in self._loose if entry.number > self._fence]
             self._loose = []
         else:
             self._loose.append(Entry(number, since, digest, before, snapshot, held))
         self._kept.add(number)
         if joins:
             with suppress(StoppedEarly):  # they count for nothing
-                self.shorten()
+                self._objects.delete(*map(_name, reversed(joined)))
 
     def shorten(self) -> None:
         """Delete the entries that count for nothing: the records of each are in a later one."""

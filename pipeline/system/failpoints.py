@@ -1,7 +1,7 @@
 """Failpoints: named places where a test ends the process at once, as a kill would.
 
-`PIPELINE_FAILPOINT=part.renamed` ends it the first time that this place is passed,
-`PIPELINE_FAILPOINT=part.renamed:3` the third time. Nothing is flushed, closed or cleaned up, and
+`PIPELINE_FAILPOINT=parts.renamed` ends it the first time that this place is passed,
+`PIPELINE_FAILPOINT=parts.renamed:3` the third time. Nothing is flushed, closed or cleaned up, and
 one line on stderr tells which place it was and when. Without the variable a failpoint costs one
 comparison; there is one at each step of each commit, and none inside a loop over rows.
 """

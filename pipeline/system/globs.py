@@ -33,7 +33,9 @@ def overlap(name: str, address: str, table: str) -> bool:
 
     Its tables are like `table`.
     """
-    scheme, _, rest = name.partition("://")
+    scheme, is_address, rest = name.partition("://")
+    if not is_address:
+        return False
     pattern = f"{scheme.lower()}://{rest}".rstrip("/").split("/")
     place, parts = address.split("/"), table.split("/")
     magic = fixed_parts(pattern)

@@ -323,8 +323,12 @@ def test_no_command_loads_pandas(tmp_path, write_csv):
         "import json, sys\n"
         "from pipeline.cli import main\n"
         "for command in json.load(sys.stdin):\n"
-        "    assert not main(command, standalone_mode=False), command\n"
+        "    try:\n"
+        "        main(command)\n"
+        "    except SystemExit as ended:\n"
+        "        assert not ended.code, command\n"
         "    assert 'pandas' not in sys.modules, command\n"
+        "    print('no pandas')\n"
     )
     source, output = write_csv("in.csv", ["good", "", "größer", "good"]), tmp_path / "out.parquet"
     settings = ["--endpoint", "local", "--max-errors", "1"]
@@ -343,6 +347,7 @@ def test_no_command_loads_pandas(tmp_path, write_csv):
         input=json.dumps(commands, default=str), check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("no pandas") == len(commands)
 
 
 def test_the_version(cli):

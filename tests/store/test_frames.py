@@ -186,3 +186,14 @@ def test_a_name_of_somebody_else_is_left_alone(opened, objects):
     work(file, 0, 9)
     file.delete()
     assert objects.list("answers/") == ["answers/notes"]
+
+
+@pytest.mark.parametrize("before", range(1, 7))
+def test_what_another_owner_discarded_does_not_come_back(opened, objects, before):
+    """An owner that was frozen, and woke, brings what it did not store yet at most."""
+    frozen = opened(objects)
+    work(frozen, 0, before)
+    FramesFile(objects, "answers/").delete()
+    assert not FramesFile(objects, "answers/").exists()
+    content = work(frozen, before, before + 7)
+    assert told(objects)[0] == content
