@@ -254,6 +254,16 @@ def lasting_server():
     scripted.close()
 
 
+@pytest.fixture(scope="module")
+def s3_server():
+    """An S3 server; its libraries are loaded for the tests that need it only."""
+    from tests.storage import S3Server
+
+    made = S3Server()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def right_answer():
     """The pure function from a text (and its pair) to the scripted server's labels."""

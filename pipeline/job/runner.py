@@ -166,14 +166,7 @@ class Run:
         if isinstance(opened, Complete):
             if retry_failed:
                 emit(NothingToRetry())
-            self._announce(opened, emit)
-            self._tell_of_names(emit)
-            await self._measure()
-            found = self._summary(started, None)
-            if found["evaluation"] is not None:
-                await in_thread(partial(self._store.put_evaluation, found))
-            emit(RunEnded(found["state"], found["exit_code"], None))
-            return found
+            return await self._stand(opened, started, emit)
         self._plan = kept.find(self._config, self._store, opened)
         log = EventLog(self._store.events)
         self._observers.append(log)
@@ -199,6 +192,17 @@ class Run:
                 self._store.put_summary(found)
             if isinstance(error, ClassifyError):
                 error.summary = found
+        return found
+
+    async def _stand(self, opened: Complete, started: float, emit: Observer) -> dict[str, Any]:
+        """Tell of a run that was complete already, and measure its labels if that is asked for."""
+        self._announce(opened, emit)
+        self._tell_of_names(emit)
+        await self._measure()
+        found = self._summary(started, None)
+        if found["evaluation"] is not None:
+            await in_thread(partial(self._store.put_evaluation, found))
+        emit(RunEnded(found["state"], found["exit_code"], None))
         return found
 
     def _summary(self, started: float, error: BaseException | None) -> dict[str, Any]:

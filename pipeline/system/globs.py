@@ -41,7 +41,7 @@ def overlap(name: str, address: str, table: str) -> bool:
     magic = fixed_parts(pattern)
     if pattern[:magic][: len(place)] == place:
         return True
-    # There may be an object of that very name, wildcards and all.
+    # An object may have exactly this name: a wildcard is a character like any other there.
     return any(
         parts[:fixed] == pattern[:fixed] and is_named(parts, pattern, fixed)
         for fixed in (magic, len(pattern))

@@ -17,7 +17,6 @@ from pipeline.store import open_store, output_at
 from pipeline.system import remote
 from tests.fault_proxy import FaultProxy
 from tests.faults.conftest import Job
-from tests.storage import S3Server
 
 pytestmark = [pytest.mark.fault(32), pytest.mark.timeout(1_200)]
 
@@ -57,13 +56,6 @@ class FarJob(Job):
 
     def _phase(self, committed_rows: int) -> str:
         return "finishing" if committed_rows == len(self.texts) else "sending"
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    server = S3Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -4,14 +4,6 @@ import pytest
 
 from pipeline.system import remote
 from tests.fault_proxy import FaultProxy
-from tests.storage import S3Server
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    server = S3Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture

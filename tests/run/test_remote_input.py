@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import InputError, SettingsError, StoppedEarly, UsageError
 from pipeline.producer import csv_files, jsonl_files, open_source
 from pipeline.system import remote
-from tests.storage import Hub, S3Server, WebServer, certificate_of
+from tests.storage import Hub, WebServer, certificate_of
 
 ROWS = 600
 TEXTS = [f"text {i:04d} says something of its own" for i in range(ROWS)]
@@ -32,13 +32,6 @@ def content(suffix, texts=TEXTS, **options):
         return sink.getvalue()
     pq.write_table(pa.table({"text": texts}), sink, **options)
     return sink.getvalue()
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    server = S3Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture

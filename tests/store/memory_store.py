@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
+from pipeline.errors import StoppedEarly
 from pipeline.store.holder import Holder, busy
 from pipeline.store.objects import ByteSource
 from pipeline.store.runstore import RunStore
@@ -220,3 +221,17 @@ class MemoryOutput:
 
 def _identity(files: dict[str, Any]) -> Identity:
     return [[len(each), hashlib.sha256(each).hexdigest()] for each in files.values()]
+
+
+class Refusing:
+    """Objects that refuse to delete, as a storage does that is gone just then."""
+
+    def __init__(self, objects: Any) -> None:
+        self._objects = objects
+
+    def delete(self, *names: str) -> None:
+        if names:
+            raise StoppedEarly("gone", "")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)

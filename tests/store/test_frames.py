@@ -2,11 +2,10 @@
 
 import pytest
 
-from pipeline.errors import StoppedEarly
 from pipeline.store import frames
 from pipeline.store.disk import DiskObjects
 from pipeline.store.frames import FramesFile
-from tests.store.memory_store import MemoryObjects
+from tests.store.memory_store import MemoryObjects, Refusing
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -51,20 +50,6 @@ def work(file, begin, end):
         file.append(line, 1)
         file.sync()
     return b"".join(lines)
-
-
-class Refusing:
-    """Objects that refuse to delete, as a storage does that is gone just then."""
-
-    def __init__(self, objects):
-        self._objects = objects
-
-    def delete(self, *names):
-        if names:
-            raise StoppedEarly("gone", "")
-
-    def __getattr__(self, name):
-        return getattr(self._objects, name)
 
 
 @pytest.mark.parametrize("refuses", [False, True])

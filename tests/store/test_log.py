@@ -19,7 +19,7 @@ from pipeline.store import log as log_module
 from pipeline.store.disk import DiskObjects
 from pipeline.store.log import Log
 from pipeline.store.records import RunLog
-from tests.store.memory_store import MemoryObjects, MemoryStore
+from tests.store.memory_store import MemoryObjects, MemoryStore, Refusing
 
 RUN = RunRecord(software="classify-pipeline 1", settings={"text": "é"}, input={"rows": 30})
 FACTS = {"rows": 30, "errors": 2, "labels": {"näh": 28}, "model_revision": "r"}
@@ -229,25 +229,11 @@ def joined_soon(monkeypatch):
     monkeypatch.setattr(log_module, "MOST_LOOSE", 4)
 
 
-class _Refusing:
-    """Objects that refuse to delete, as a storage does that is gone just then."""
-
-    def __init__(self, objects):
-        self._objects = objects
-
-    def delete(self, *names):
-        if names:
-            raise StoppedEarly("gone", "")
-
-    def __getattr__(self, name):
-        return getattr(self._objects, name)
-
-
 @pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize("attempts", [1, 7])
 def test_entries_are_joined_and_read_back_at_every_step(objects, joined_soon, refuses, attempts):
     """Also if nothing that counts no more can be deleted, and whoever goes on."""
-    place = _Refusing(objects) if refuses else objects
+    place = Refusing(objects) if refuses else objects
     log = _opened(place)
     log.begin(RUN)
     for number in range(42):
@@ -288,7 +274,7 @@ def test_joining_leaves_what_fences_a_frozen_writer(objects, joined_soon, before
 @pytest.mark.parametrize("kept", range(2**4))
 def test_whatever_is_left_of_joined_entries_counts_for_nothing(objects, joined_soon, kept):
     """A kill, or a power cut, may leave any of the entries that were being deleted."""
-    log = _opened(_Refusing(objects))
+    log = _opened(Refusing(objects))
     log.begin(RUN)
     for number in range(5):
         log.add_part(_part(number))
