@@ -318,8 +318,11 @@ class Started:
         self._process.send_signal(number)
         status = Path(f"/proc/{self.pid}/status")
         end = time.monotonic() + PATIENCE_S
-        while number in (signal.SIGINT, signal.SIGTERM) and self.running and status.exists():
-            pending = status.read_text().partition("ShdPnd:")[2].split()[0]
+        while number in (signal.SIGINT, signal.SIGTERM) and self.running:
+            try:
+                pending = status.read_text().partition("ShdPnd:")[2].split()[0]
+            except OSError:  # it has ended since, also between opening and reading
+                return
             if not int(pending, 16) >> (number - 1) & 1:
                 return
             assert time.monotonic() < end, "the signal was not taken"
