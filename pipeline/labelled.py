@@ -32,6 +32,16 @@ def is_text(output: Output) -> bool:
     return form_of(output.place) in (CSV, JSONL)
 
 
+def open_parquet(file: pa.NativeFile) -> pq.ParquetFile:
+    """Open a file of an output for reading.
+
+    Without Arrow's reading ahead, which passes on to its own threads the buffers of a file that is
+    a Python object. If one of them is still to be released when the interpreter ends, the process
+    aborts (before Python 3.14), and its exit code is not that of the run.
+    """
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
 def check_retriable(output: Output) -> None:
     """Refuse an output whose rows cannot stay as they are. Raises OutputError."""
     if is_text(output):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.labelled import is_text, parquet_files
+from pipeline.labelled import is_text, open_parquet, parquet_files
 from pipeline.observers import result_html
 from pipeline.observers.words import MOST_CAUSES, OTHER_CAUSES
 from pipeline.rows import result_fields
@@ -81,7 +81,7 @@ class RunResult:
         causes: Counter[str] = Counter()
         column = self.error_column
         for file in parquet_files(output_at(self.output), [column], text=[column]):
-            with file.open() as opened, pq.ParquetFile(opened) as table:
+            with file.open() as opened, open_parquet(opened) as table:
                 for batch in table.iter_batches(columns=[column]):
                     for found in batch.column(0).drop_null().value_counts().to_pylist():
                         cause = found["values"]
@@ -148,6 +148,8 @@ def read_table(
         return pq.read_table(output.absolute(), schema=schema, partitioning=None)
     tables = []
     for file in parquet_files(opened_at, text=text, scores=scores):
-        with file.open() as opened:
-            tables.append(pq.read_table(opened, schema=schema, partitioning=None))
+        with file.open() as opened, open_parquet(opened) as found:
+            names = None if schema is None else schema.names
+            table = found.read(columns=names)
+            tables.append(table if schema is None else table.select(names).cast(schema))
     return pa.concat_tables(tables)

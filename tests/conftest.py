@@ -34,7 +34,7 @@ from pipeline import foreign
 from pipeline.config import RunConfig
 from pipeline.responses import ResponseStore
 from pipeline.store import LocalStore
-from tests.forked import Forked, Forks, can_fork
+from tests.forked import Forked, Forks
 from tests.labels import labels_of
 from tests.report import chromium
 
@@ -355,7 +355,9 @@ def forks():
 
 @pytest.fixture
 def start(tmp_path, forks):
-    """Start the installed command `classify` in `tmp_path`; what still works at the end is killed.
+    """Start the command `classify` in `tmp_path`; what still works at the end is killed.
+
+    It is forked if it can be (see `tests/forked.py`), and else started as it is installed.
 
     The dialect is given, so that each request is one that the input asks for: finding it out
     takes one request more. `stdin` is a descriptor, without which there is nothing to read.
@@ -368,7 +370,7 @@ def start(tmp_path, forks):
         command = [classify, *map(str, arguments)]
         variables = {**os.environ, "CLASSIFY_DIALECT": "hf", **environ}
         process: Forked | subprocess.Popen[str]
-        if can_fork(variables):
+        if forks.can_fork(variables):
             process = Forked(forks, command, tmp_path, variables, stdin)
         else:
             process = subprocess.Popen(

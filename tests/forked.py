@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from pipeline.system import failpoints
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 # What most runs load, and what depends on no variable.
@@ -32,17 +33,7 @@ LOADED = (
 )  # fmt: skip
 READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC", "ARROW", "OMP_", "OPENBLAS_")
 MOST_BYTES = 1 << 17
-
-
-def can_fork(environ: dict[str, str]) -> bool:
-    """Return whether an interpreter would read the same at its start as the server did."""
-    return all(
-        os.environ.get(name) == value for name, value in environ.items() if read_at_start(name)
-    )
-
-
-def read_at_start(name: str) -> bool:
-    return name.startswith(READ_AT_START)
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Forks:
@@ -50,7 +41,12 @@ class Forks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._environ = _read_at_start(os.environ)
         self._server: subprocess.Popen[bytes] | None = None
+
+    def can_fork(self, environ: dict[str, str]) -> bool:
+        """Return whether an interpreter would read the same at its start as the server did."""
+        return _read_at_start(environ) == self._environ
 
     def start(
         self, command: list[str], cwd: Path, environ: dict[str, str], streams: list[int]
@@ -65,6 +61,7 @@ class Forks:
                     self._server = subprocess.Popen(
                         [sys.executable, "-P", __file__, str(served.fileno())],
                         pass_fds=[served.fileno()],
+                        env={**os.environ, **self._environ},
                     )
             socket.send_fds(self._asked, [asked], [theirs.fileno(), *streams])
         return int(ours.recv(20)), ours
@@ -123,7 +120,9 @@ def serve(asked: socket.socket) -> bool:
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the tests end the server
+    # That of a terminal is none of the server's; what is sent to a command is kept until it can
+    # take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     working: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select.select([asked, woken], [], [])
@@ -162,6 +161,7 @@ def _become(command: list[str], cwd: str, environ: dict[str, str], streams: list
     """Make this process what it would be if the command had been started in it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -170,6 +170,10 @@ def _become(command: list[str], cwd: str, environ: dict[str, str], streams: list
     os.environ.update(environ)
     importlib.reload(failpoints)  # reads its variable when it is imported
     sys.argv = command
+
+
+def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name.startswith(READ_AT_START)}
 
 
 if __name__ == "__main__":

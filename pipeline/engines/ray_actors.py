@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engines.worker import Worker as _Worker
 from pipeline.errors import SettingsError
 from pipeline.system.threads import in_thread
-from pipeline.wording import setting, with_extra
+from pipeline.wording import reason, setting, with_extra
 
 if TYPE_CHECKING:
     from pipeline.engines.member import Worker
@@ -143,7 +143,7 @@ def _connected(address: str | None) -> tuple[Any, bool]:
         except (OSError, ValueError, RuntimeError) as error:
             raise SettingsError(
                 f"{setting('engine', 'ray')}: cannot connect to a Ray cluster at "
-                f"{place or 'this machine'}: {str(error).splitlines()[0]}",
+                f"{place or 'this machine'}: {reason(error)}",
                 f"Run this on a machine of the cluster, or set {setting('ray_address')}.",
             ) from None
         finally:
@@ -172,14 +172,19 @@ def _init(ray: Any, address: str) -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except BaseException as error:  # noqa: BLE001  (raised by who waits)
-            done.set_exception(error)
+            with suppress(InvalidStateError):
+                done.set_exception(error)
         else:
-            done.set_result(None)
+            try:
+                done.set_result(None)
+            except InvalidStateError:  # nobody waited for so long
+                ray.shutdown()
 
     threading.Thread(target=work, name="ray-connect", daemon=True).start()
     try:
         done.result(CONNECT_S)
     except TimeoutError:
+        done.cancel()
         raise TimeoutError(f"no answer within {CONNECT_S:g} s") from None
 
 

@@ -20,7 +20,7 @@ from pipeline.config_checks import names_beside_gold
 from pipeline.errors import ClassifyError, InputError, OutputError, SettingsError
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.quality import Evaluation, Evaluator, bounds_of
-from pipeline.labelled import parquet_files
+from pipeline.labelled import open_parquet, parquet_files
 from pipeline.store import located, output_at, place_of
 from pipeline.system.threads import stop_point
 from pipeline.tables import open_table, texts
@@ -233,7 +233,7 @@ def _of_output(
 
     def read(columns: list[str]) -> Iterator[dict[str, pa.Array]]:
         for file in files:
-            with pq.ParquetFile(file.open()) as opened:
+            with open_parquet(file.open()) as opened:
                 for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
                     yield {name: batch.column(name) for name in columns}
 

@@ -49,6 +49,7 @@ def check(config: RunConfig, store: RunStore) -> None:
     """Refuse an output, a cache or an endpoint that cannot be. Raises UsageError."""
     means.check(config.concurrency)
     store.output.check(config.input, limit=config.limit)
+    store.check_is_outside(config.input)
     check_cache(config.cache)
     metrics_file = config.metrics_file
     if metrics_file is not None and not may_replace(metrics_file, METRICS_MARK):
@@ -330,7 +331,7 @@ def _refused(
     uses_again = (
         (found.complete is None or (differ and not in_place))
         and asks_alike(found, config)
-        and keeps_answers(config, store, found)
+        and keeps_answers(config, store, found, reads_output=False)
     )
     kept = ", which uses its answers again" if uses_again else ""
     if found.complete is not None:

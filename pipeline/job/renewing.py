@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ResumeRefused, SettingsError
-from pipeline.labelled import is_text, parquet_files
+from pipeline.labelled import is_text, open_parquet, parquet_files
 from pipeline.responses import ResponseStore
 from pipeline.rows import keys_of, prepare
 from pipeline.store.objects import reading
@@ -69,7 +68,7 @@ def holds_answers(state: RunState) -> bool:
 
 
 def can_take_over(config: RunConfig, store: RunStore, was: RunState) -> bool:
-    """Return True if the output that a complete run has made gives its answers; it is read."""
+    """Return True if the output of a complete run gives its answers, unless it was changed."""
     output = store.output
     return (
         was.complete is not None
@@ -79,34 +78,37 @@ def can_take_over(config: RunConfig, store: RunStore, was: RunState) -> bool:
         and not output.replaces(config.input)
         and output.exists()
         and not output.is_torn()
-        and output.identity() == was.assembled
     )
 
 
-def keeps_answers(config: RunConfig, store: RunStore, was: RunState) -> bool:
+def keeps_answers(
+    config: RunConfig, store: RunStore, was: RunState, *, reads_output: bool = True
+) -> bool:
     """Return True if the answers of a run are there for another one that asks alike.
 
     Those of a complete run are in its output, which is read, unless that shows them otherwise.
+    Without `reads_output`, it is taken to be what that run wrote.
     """
     if was.complete is not None and holds_answers(was):
-        return can_take_over(config, store, was)
-    caches = [Path(each) for each in (*was.caches, config.cache) if each is not None]
-    return store.holds_answers() or any(cache.exists() for cache in caches)
+        return can_take_over(config, store, was) and (
+            not reads_output or store.output.identity() == was.assembled
+        )
+    return store.holds_answers() or any(Path(cache).exists() for cache in was.caches)
 
 
 def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) -> None:
     """Refuse to pay again for the answers of a complete run that are nowhere. Raises ResumeRefused.
 
-    They are in its output, in its run directory, or in a cache that is to be given again.
+    They are in its output, in its run directory, or in the cache that it had.
     """
-    if holds_answers(was) or config.cache is not None or store.holds_answers():
+    if holds_answers(was) or keeps_answers(config, store, was):
         return
     if was.complete is not None and was.complete["labelled"]:
+        lost = f"Put {was.caches[-1]} back" if was.caches else "Put its answers back"
         raise ResumeRefused(
             f"{store.place} holds no answers, and those in {config.output} are not as they came: "
             "it was made with a label map or a threshold.",
-            f"Give the {setting('cache')} that its run had, or label the whole input again with "
-            f"{setting('overwrite', 'True')}.",
+            f"{lost}, or label the whole input again with {setting('overwrite', 'True')}.",
         )
 
 
@@ -154,7 +156,7 @@ def _answers(
             text=[*texts, *set(results) - {score_column}],
             scores=[score_column],
         ):
-            with pq.ParquetFile(file.open()) as opened:
+            with open_parquet(file.open()) as opened:
                 metadata = opened.schema_arrow.metadata or {}
                 revision = metadata.get(b"classify.model_revision", b"").decode() or None
                 if is_text(store.output):  # which tells nothing of itself

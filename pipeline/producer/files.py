@@ -17,7 +17,7 @@ from pipeline.addresses import without_secrets
 from pipeline.errors import InputError
 from pipeline.producer import folders, remote_files, stdin
 from pipeline.producer.input_table import Signature
-from pipeline.system import remote
+from pipeline.system import globs, remote
 from pipeline.system.paths import expanded
 from pipeline.system.threads import stop_point
 from pipeline.wording import alike, is_uri, reason, short
@@ -33,7 +33,6 @@ _BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc"
 _PACKED = (".gz", ".zst")
 SUFFIXES = (*_TEXT, *(text + packed for text in _TEXT for packed in _PACKED), *_BINARY)
 # A run keeps its parts there, which are Parquet files too.
-RUN_SUFFIX = ".run"
 _READABLE = f"{', '.join(_TEXT)} (also with {' or '.join(_PACKED)}), {', '.join(_BINARY)}"
 _READ_BYTES = 1 << 20
 _GONE = (FileNotFoundError, NotADirectoryError)
@@ -356,7 +355,7 @@ def _is_passed_over(folder: Path, root: Path, named: set[str]) -> bool:
     return any(
         (
             each.name not in named
-            and (each.name.startswith((".", "_")) or each.name.endswith(RUN_SUFFIX))
+            and (each.name.startswith((".", "_")) or each.name.endswith(globs.RUN_SUFFIX))
         )
         or folders.is_loop(each)
         for each in below

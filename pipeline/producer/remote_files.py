@@ -127,6 +127,6 @@ def _is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
     if not files.is_table_name(parts[-1]):
         return False
     below = [part for part in parts[fixed:-1] if part not in pattern]
-    if any(part.endswith(files.RUN_SUFFIX) for part in below):
+    if any(part.endswith(globs.RUN_SUFFIX) for part in below):
         return False
     return globs.is_named(parts, pattern, fixed)

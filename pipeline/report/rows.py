@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.labelled import open_parquet
 from pipeline.observers.words import EMPTY_LABEL, MOST_CAUSES, OTHER_CAUSES
 from pipeline.report.picked import Picked, by_chance, hashes
 from pipeline.system import arrays
@@ -355,7 +356,7 @@ def _opened(
     end = 0
     for file in files:
         first = end if file.first_row is None else file.first_row
-        with _parquet(file, names) as source, pq.ParquetFile(source, pre_buffer=False) as opened:
+        with _parquet(file, names) as source, open_parquet(source) as opened:
             for name in names:
                 if name not in opened.schema_arrow.names:
                     raise KeyError(name)

@@ -17,6 +17,7 @@ leaves alone, since nobody knows what an owner that was frozen will still do.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -71,6 +72,13 @@ class _Piece(NamedTuple):
         return cls(int(first), int(last), int(size_bytes), int(items), owner, folder)
 
 
+class _Extent(NamedTuple):
+    """How much of a file: bytes, and the items that were appended since it was opened."""
+
+    size_bytes: int
+    items: int
+
+
 class FramesFile:
     """A growing file below `folder`, such as `answers/`; the lease keeps others from appending.
 
@@ -88,7 +96,9 @@ class FramesFile:
         self._file: BinaryIO | None = None
         self._owner = ""
         self._read: list[_Piece] = []  # on opening
-        self._number = self._synced = self._items = self._synced_items = 0
+        self._number = 0
+        # How many bytes and items there are, and of these how many are stored.
+        self._held = self._stored = _Extent(0, 0)
         # The last objects of this owner, which the next one may hold too, and where they begin.
         self._small: list[_Piece] = []
         self._small_at = 0
@@ -114,8 +124,7 @@ class FramesFile:
         self._file, self._read = self._copy(may_be_new=not read_only)
         self._number = max((piece.last for piece in self._read), default=0)
         self._owner, self._small = secrets.token_hex(4), []
-        self._items = self._synced_items = 0
-        self._synced = self.size()
+        self._held = self._stored = _Extent(self.size(), 0)
         if read_only:
             return
         self._forget(_sorted_out(self._listed())[1])  # a kill came before that
@@ -137,23 +146,25 @@ class FramesFile:
         except OSError:
             os.ftruncate(self._descriptor, start)
             raise
-        self._items += items
+        # At once, since another thread stores what there is.
+        self._held = _Extent(at, self._held.items + items)
         return start
 
     def sync(self) -> None:
         with self._syncing, _os_errors():
-            items, end = self._items, self.size()
-            if end == self._synced:
+            held, stored = self._held, self._stored
+            if held == stored:
                 return
+            end = held.size_bytes
             joins = len(self._small) >= MOST_SMALL or end - self._small_at >= JOINED_BYTES
             if joins and not set(self._small) <= set(self._listed()):
                 # Another owner has discarded them: they must not come back.
                 self._small, joins = [], False
             old = self._small if joins else []
-            begin = self._small_at if old else self._synced
+            begin = self._small_at if old else stored.size_bytes
             content = os.pread(self._descriptor, end - begin, begin)
-            piece = self._put(content, items - self._synced_items, old)
-            self._synced, self._synced_items = end, items
+            piece = self._put(content, held.items - stored.items, old)
+            self._stored = held
             small = [piece] if len(content) < JOINED_BYTES else []
             if old or not self._small:
                 self._small, self._small_at = small, begin
@@ -171,7 +182,7 @@ class FramesFile:
                 dropped.append(piece)
             begin = end
         os.ftruncate(self._descriptor, size)
-        self._synced = size
+        self._held = self._stored = _Extent(size, self._held.items)
         with _os_errors():
             if kept:
                 self._put(kept, sum(piece.items for piece in dropped))
@@ -238,18 +249,25 @@ class FramesFile:
         if not (pieces or may_be_new):
             raise FileNotFoundError(2, "No such file", self.place)
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - returned
-        held: list[_Piece] = []
         try:
-            for _ in range(_READ_ATTEMPTS):
-                if self._fill(file, held, _last(pieces, last_bytes)):
-                    break
-                pieces = self._pieces()
+            held = self._filled(file, pieces, last_bytes)
             file.flush()
             file.seek(0)
         except BaseException:
             file.close()
             raise
         return file, held
+
+    def _filled(
+        self, file: BinaryIO, pieces: Sequence[_Piece], last_bytes: int | None
+    ) -> list[_Piece]:
+        """Make a file hold pieces, or what these have been joined to meanwhile; return which."""
+        held: list[_Piece] = []
+        for _ in range(_READ_ATTEMPTS):
+            if self._fill(file, held, _last(pieces, last_bytes)):
+                return held
+            pieces = self._pieces()
+        raise OSError(errno.ESTALE, "objects in it are gone", self.place)
 
     def _fill(self, file: BinaryIO, held: list[_Piece], pieces: Sequence[_Piece]) -> bool:
         """Make a file, which holds some pieces, hold these. Return False if one is gone."""

@@ -36,6 +36,7 @@ from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from pipeline.store.objects import Objects
 
@@ -115,7 +116,8 @@ class Log:
 
         Raises OutputBusy if another run wrote to the log since it was read, StoppedEarly if the
         storage refuses. After that nothing is appended until the log is read again: the entry may
-        be there or not.
+        be there or not. After a snapshot the caller deletes what came before, so that is checked
+        as by `check_is_last`.
         """
         if self._failed is not None:
             raise self._failed
@@ -128,6 +130,8 @@ class Log:
         content, digest = self._written(number, since, before, held, snapshot=snapshot)
         try:
             self._create(_name(number), content)
+            if snapshot:
+                self.check_is_last(number)
         except StoppedEarly as failure:
             self._failed = failure
             raise
@@ -145,6 +149,16 @@ class Log:
         if joins:
             with suppress(StoppedEarly):  # they count for nothing
                 self._objects.delete(*map(_name, reversed(joined)))
+
+    def check_is_last(self, number: int | None = None) -> None:
+        """Raise OutputBusy if another run has gone on from the last entry of this one, or from one.
+
+        The number of its entry is free again once a later snapshot has made that needless, so a
+        writer that was frozen for long does not learn of the other run when it appends.
+        """
+        last = self._head if number is None else number
+        if any(each > last for each in self._numbers()):
+            raise self._taken(f"there are entries after {_name(last)}")
 
     def shorten(self) -> None:
         """Delete the entries that count for nothing: the records of each are in a later one."""
@@ -170,11 +184,13 @@ class Log:
 
     def _create(self, name: str, content: bytes) -> None:
         if not claim(self._objects, name, content):
-            raise OutputBusy(
-                f"{self._objects.place}: another run took this output over ({name} is not of this "
-                "one).",
-                "Wait for it, stop it, or choose another output.",
-            )
+            raise self._taken(f"{name} is not of this one")
+
+    def _taken(self, how: str) -> OutputBusy:
+        return OutputBusy(
+            f"{self._objects.place}: another run took this output over ({how}).",
+            "Wait for it, stop it, or choose another output.",
+        )
 
     def _numbers(self) -> list[int]:
         found = map(_NAME.fullmatch, self._objects.list(FOLDER))
@@ -184,10 +200,10 @@ class Log:
         """Read from the head back to the last snapshot; None if an entry is gone."""
         entries: list[Entry] = []
         self._missing = self._head  # the number of the entry that is to come next
-        for number, content in self._contents(numbers):
+        for number, reading in self._contents(numbers):
             if number > self._missing:
                 continue  # its records are in a later one
-            if number < self._missing or content is None:
+            if number < self._missing or (content := reading.result()) is None:
                 return None
             entry = self._parsed(number, content)
             if entries and entries[-1].before != entry.digest:
@@ -202,12 +218,12 @@ class Log:
             raise self._refused(entries[-1].name, "is the first entry, but begins no run")
         return []
 
-    def _contents(self, numbers: list[int]) -> Iterator[tuple[int, bytes | None]]:
+    def _contents(self, numbers: list[int]) -> Iterator[tuple[int, Future[bytes | None]]]:
         """Read entries, several at a time, in this order."""
         with ThreadPoolExecutor(_READERS, "log") as readers:
             for at in range(0, len(numbers), 4 * _READERS):
                 some = numbers[at : at + 4 * _READERS]
-                yield from zip(some, readers.map(self._content, some), strict=True)
+                yield from [(number, readers.submit(self._content, number)) for number in some]
 
     def _content(self, number: int) -> bytes | None:
         name = _name(number)

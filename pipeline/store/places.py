@@ -17,6 +17,7 @@ from pipeline.store.ownership import MANIFEST
 from pipeline.store.remote import SCHEMES, RemoteObjects
 from pipeline.store.remote_output import RemoteOutput
 from pipeline.store.runstore import RunStore
+from pipeline.system.globs import RUN_SUFFIX
 from pipeline.system.remote import is_address
 from pipeline.wording import setting
 
@@ -63,14 +64,14 @@ def located(output: Place, run_dir: Place | None = None) -> RunStore:
     if isinstance(output, str):
         if not _holds_run(beside) and _holds_run(output):
             beside = output
-            output = _told_output(output) or output.removesuffix(".run")
+            output = _told_output(output) or output.removesuffix(RUN_SUFFIX)
         return open_store(output, beside)
     assert isinstance(beside, Path)
     if beside.is_dir() or not any((output / name).exists() for name in ("log", MANIFEST)):
         return LocalStore(output, beside)
     # A checkpoint holds its output, most other run directories lie beside it.
     places: list[Place] = [output / "labelled.parquet"]
-    places += [output.with_suffix("")] if output.suffix == ".run" else []
+    places += [output.with_suffix("")] if output.suffix == RUN_SUFFIX else []
     there = next((place for place in places if Path(place).exists()), None)
     return LocalStore(there or _told_output(output) or places[0], output)
 
@@ -155,7 +156,7 @@ def _directory_of(output: Place) -> Place:
                 f"Give a directory or an address: {setting('run_dir', 'labelled.run')}.",
             )
         _check_writable("output", output)
-        return output.rstrip("/") + ".run"
+        return output.rstrip("/") + RUN_SUFFIX
     if not output.name or output.name == "..":
         raise OutputError(
             f"{setting('output')}: {str(output)!r} names no file.",
@@ -174,4 +175,4 @@ def _directory_of(output: Place) -> Place:
             f"bytes, and {LONGEST_NAME_BYTES} leave room for what lies beside it.",
             "Choose a shorter one.",
         )
-    return output.with_name(output.name + ".run")
+    return output.with_name(output.name + RUN_SUFFIX)

@@ -254,12 +254,19 @@ class RunLog:
     def set_assembled(self, identity: Identity) -> None:
         """Record what the output is, just before it takes its name."""
         self._append({"kind": "assembled", "identity": identity})
+        self.entries.check_is_last()
 
     def set_complete(self, facts: dict[str, Any]) -> None:
         """Record that the output stands."""
         state = self.run
-        record = {"run": asdict(state.run), "assembled": state.assembled, "facts": facts}
-        self._append({"kind": "complete", **record, "mixed": state.mixed}, snapshot=True)
+        record = {
+            "run": asdict(state.run),
+            "assembled": state.assembled,
+            "facts": facts,
+            "mixed": state.mixed,
+            "caches": state.caches or (state.retry_of.caches if state.retry_of else ()),
+        }
+        self._append({"kind": "complete", **record}, snapshot=True)
 
     def _told(self, revision: str | None) -> list[dict[str, Any]]:
         if revision is None or self.run.revision is not None:
@@ -298,9 +305,13 @@ def _after(state: RunState | None, kind: str, facts: dict[str, Any]) -> RunState
         case "abandoned":
             return None
         case "complete":
-            run, assembled, complete = _run(facts["run"]), facts["assembled"], facts["facts"]
-            mixed = facts.get("mixed", False)
-            return RunState(run, assembled=assembled, complete=complete, mixed=mixed)
+            return RunState(
+                _run(facts["run"]),
+                caches=tuple(facts.get("caches", ())),
+                assembled=facts["assembled"],
+                complete=facts["facts"],
+                mixed=facts.get("mixed", False),
+            )
     if state is None:
         raise _another_version("unknown")
     match kind:

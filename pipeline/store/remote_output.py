@@ -88,8 +88,8 @@ class RemoteOutput:
         for name in inputs:
             if globs.overlap(name, self.place, table):
                 raise OutputError(
-                    f"{setting('output')}: {self.place} and the input {name} are one, or one lies "
-                    "in the other.",
+                    f"{setting('output')}: {self.place} and the input {name} are the same, or one "
+                    "is inside the other.",
                     "Choose another output.",
                 )
 

@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from pipeline.errors import ResumeRefused, StoppedEarly
+from pipeline.errors import OutputError, ResumeRefused, StoppedEarly
 from pipeline.store.objects import TEMP_SUFFIX, ByteSource, reading, writing
 from pipeline.store.ownership import MANIFEST, is_manifest
 from pipeline.store.records import RunLog
 from pipeline.system.failpoints import failpoint
+from pipeline.system.globs import RUN_SUFFIX, overlap
+from pipeline.system.paths import expanded
+from pipeline.system.remote import is_address
 from pipeline.system.threads import stop_point
 from pipeline.wording import setting
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.store.records import Identity, PartRecord, RunRecord, RunState
 
 _PARTS, _SUMMARY, _PLAN = "parts/", "summary.json", "plan.json"
+_A_PART = "000000000000-00000000.parquet"
 # Also as versions before the log named parts, and the log itself.
 _PART_NAME = re.compile(
     r"parts/(\d{12}-[0-9a-f]{8}\.(arrows|parquet)|part-\d{12}\.parquet(\.tmp)?)"
@@ -117,6 +121,19 @@ class RunStore:
     def free_bytes(self) -> int | None:
         """Return how much room there is for parts, answers and output; None if nobody knows."""
         return self._objects.free_bytes()
+
+    def check_is_outside(self, inputs: Sequence[str]) -> None:
+        """Refuse an input that would read this run's own parts. Raises OutputError.
+
+        Below a folder or a glob of an input, directories with `.run` at the end are passed over.
+        """
+        place = _address(self.place)
+        for name in [] if place.endswith(RUN_SUFFIX) else inputs:
+            if overlap(_address(name), place, f"{place}/{_PARTS}{_A_PART}"):
+                raise OutputError(
+                    f"{setting('run_dir')}: {self.place} is inside the input {name}.",
+                    f"Choose a directory outside of it, or one whose name ends with {RUN_SUFFIX}.",
+                )
 
     def holds_answers(self) -> bool:
         """Return True if there is anything in the journal of this run."""
@@ -268,9 +285,9 @@ class RunStore:
 
         A failure is no failure: nothing was to be done.
         """
-        kept = self.summary() or summary
-        if kept.get("evaluation") != (found := summary["evaluation"]):
-            with suppress(StoppedEarly):
+        with suppress(StoppedEarly, orjson.JSONDecodeError):
+            kept = orjson.loads(self._objects.get(_SUMMARY) or b"{}") or summary
+            if kept.get("evaluation") != (found := summary["evaluation"]):
                 self.put_summary({**kept, "evaluation": found})
 
     def plan(self) -> dict[str, Any]:
@@ -280,6 +297,10 @@ class RunStore:
     def put_plan(self, plan: dict[str, Any]) -> None:
         """Keep a plan until the run that it is of is complete. Needs the lease."""
         self._objects.put(_PLAN, orjson.dumps(plan))
+
+
+def _address(name: str) -> str:
+    return name if is_address(name) else f"file://{expanded(name).absolute()}"
 
 
 def _json(objects: Objects, name: str) -> dict[str, Any]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import glob
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+# How the name of a run directory ends: below a folder or a glob of an input it is passed over.
+RUN_SUFFIX = ".run"
+_SECURE = {"abfss": "abfs"}  # two names of one scheme
+_CLASS, _DIGIT = re.compile(r"\[[^]]+\]"), re.compile(r"\d")
 
 
 def fixed_parts(pattern: Sequence[str]) -> int:
@@ -31,21 +37,27 @@ def is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
 def overlap(name: str, address: str, table: str) -> bool:
     """Return True if a name means a table at or below an address, or something that holds it.
 
-    Its tables are like `table`.
+    Its tables are like `table`, with any digits in their names.
     """
-    scheme, is_address, rest = name.partition("://")
-    if not is_address:
+    if "://" not in name or "://" not in address:
         return False
-    pattern = f"{scheme.lower()}://{rest}".rstrip("/").split("/")
-    place, parts = address.split("/"), table.split("/")
+    pattern, place, parts = (_parts(each) for each in (name, address, table))
     magic = fixed_parts(pattern)
     if pattern[:magic][: len(place)] == place:
         return True
+    # A class of characters may stand for digits, too.
+    any_digits = [*pattern[:-1], _DIGIT.sub("0", _CLASS.sub("?", pattern[-1]))]
     # An object may have exactly this name: a wildcard is a character like any other there.
     return any(
-        parts[:fixed] == pattern[:fixed] and is_named(parts, pattern, fixed)
-        for fixed in (magic, len(pattern))
+        parts[:fixed] == pattern[:fixed] and is_named(parts, wanted, fixed)
+        for fixed, wanted in ((magic, pattern), (magic, any_digits), (len(pattern), pattern))
     )
+
+
+def _parts(address: str) -> list[str]:
+    scheme, _, rest = address.rstrip("/").partition("://")
+    scheme = scheme.lower()
+    return f"{_SECURE.get(scheme, scheme)}://{rest}".split("/")
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import OutputError
 from pipeline.job import stream
 from pipeline.store import output_at
-from pipeline.system import remote
+from pipeline.system import globs, remote
 from tests.storage import Hub
 
 TEXTS = [f"review number {i}" for i in range(600)]
@@ -186,7 +186,7 @@ def test_places_that_cannot_be_are_refused(label, server, bucket, source):
     inside = bucket.put("in/a.csv", b"text\none\n")
     for output, given, words in (
         (f"{bucket.url}/out.json", source, "of a kind that is not written"),
-        (f"{bucket.url}/in", inside, "lies in the other"),
+        (f"{bucket.url}/in", inside, "is inside the other"),
         (bucket.url, source, "names no object in a bucket"),
         ("https://host/out.parquet", source, "no storage that can"),
         ("s3://no-such-bucket/out.parquet", source, "no such bucket"),
@@ -218,6 +218,10 @@ def test_places_that_cannot_be_are_refused(label, server, bucket, source):
         ("in/a.parquet", "in/out.parquet", False),
         ("in", "in-out", False),
         ("in*/*.parquet", "in-out", True),
+        ("in/*/part-[1-9]*.parquet", "in/out", True),
+        ("in/*/part-*7.parquet", "in/out", True),
+        ("in/*/day-[0-9].parquet", "in/out", False),
+        ("in/deep*/*.parquet", "in/deeper", True),
     ],
 )
 def test_an_output_that_would_be_read_as_input(label, server, bucket, given, output, refused):
@@ -232,11 +236,58 @@ def test_an_output_that_would_be_read_as_input(label, server, bucket, given, out
             label(f"{bucket.url}/{given}", f"{bucket.url}/{output}", overwrite=True)
         return
     for more in ({}, {"overwrite": True}):
-        with pytest.raises(OutputError, match="one lies in the other") as stopped:
+        with pytest.raises(OutputError, match="one is inside the other") as stopped:
             label(f"{bucket.url}/{given}", f"{bucket.url}/{output}", **more)
         assert stopped.value.exit_code == 2
     assert not server.requests
     assert names(bucket) == before
+
+
+@pytest.mark.parametrize("place", ["abfs://box/in", "abfss://box/in"])
+@pytest.mark.parametrize(
+    ("given", "overlaps"),
+    [
+        ("abfss://box/in", True),
+        ("ABFS://box/in/*.parquet", True),
+        ("abfs://box/in/part-[1-9]*.parquet", True),
+        ("abfs://box/2[0-9]/*.parquet", False),
+        ("abfs://other/in", False),
+        ("gs://box/in", False),
+        ("in", False),
+    ],
+)
+def test_what_lies_at_an_address(place, given, overlaps):
+    assert globs.overlap(given, place, f"{place}/part-00000.parquet") == overlaps
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "refused"),
+    [("in/state", True), ("in/deep/state", True), ("in/state.run", False), ("state", False)],
+)
+@pytest.mark.parametrize("far", [True, False])
+def test_a_run_directory_that_would_be_read_as_input(
+    label, server, bucket, tmp_path, run_dir, refused, far
+):
+    """After an interruption the parts of the run would be rows of the input."""
+    pq.write_table(pa.table({"text": ["one", "two"]}), table := pa.BufferOutputStream())
+    content = table.getvalue().to_pybytes()
+    root = bucket.url if far else tmp_path
+    if far:
+        bucket.put("in/deep/a.parquet", content)
+    else:
+        (tmp_path / "in" / "deep").mkdir(parents=True)
+        (tmp_path / "in" / "deep" / "a.parquet").write_bytes(content)
+    for given in ("in", "in/**/*.parquet", "in/*"):
+        if refused:
+            with pytest.raises(OutputError, match="inside the input") as stopped:
+                label(f"{root}/{given}", tmp_path / "out.parquet", run_dir=f"{root}/{run_dir}")
+            assert stopped.value.exit_code == 2
+        else:
+            label(
+                f"{root}/{given}", tmp_path / "out.parquet", run_dir=f"{root}/{run_dir}",
+                overwrite=True,
+            )  # fmt: skip
+    assert bool(server.requests) != refused
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz"])

@@ -189,6 +189,30 @@ def test_answers_in_a_cache_are_used_from_there(label, server, table, output, tm
     assert server.texts == ["new"]
 
 
+def test_a_cache_that_is_not_given_again_is_found(label, server, table, output, tmp_path):
+    """Also by a run after the next one: where answers are is kept."""
+    label(table(TEXTS), output, threshold=THRESHOLD, cache=tmp_path / "cache")
+    for number, threshold in enumerate((0.6, 0.55)):
+        server.reset()
+        texts = [*TEXTS, *(f"new {each}" for each in range(number + 1))]
+        label(table(texts), output, threshold=threshold, update=True)
+        assert server.texts == [f"new {number}"]
+
+
+def test_another_cache_is_not_taken_for_the_one_of_the_run(label, server, table, output, tmp_path):
+    """It has none of the answers, so the whole table would be paid for again."""
+    source, cache, other = table(TEXTS), tmp_path / "cache", tmp_path / "other"
+    label(source, output, threshold=THRESHOLD, cache=cache)
+    label(source, tmp_path / "else.parquet", text_pair="text", cache=other)
+    cache.unlink()
+    server.reset()
+    with pytest.raises(ResumeRefused, match=f"Put {cache} back"):
+        label(table([*TEXTS, "new"]), output, threshold=0.6, cache=other, update=True)
+    with pytest.raises(ResumeRefused, match="Replace it with `overwrite=True`, or choose"):
+        label(source, output, threshold=0.6, cache=other)
+    assert server.requests == []
+
+
 def test_an_output_that_was_changed_is_asked_for_again(label, server, table, output):
     """Its labels may be somebody's own."""
     source = table(TEXTS)

@@ -6,6 +6,7 @@ import decimal
 import gzip
 import io
 import json
+import threading
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +17,7 @@ import classify_pipeline as cp
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError, StoppedEarly
 from pipeline.producer import open_source
+from pipeline.system import spool
 from tests.labels import labels_of
 
 TEXTS = [
@@ -201,6 +203,34 @@ def test_an_update_takes_its_answers(label, server, tmp_path, name, top_k):
     assert server.texts == ["good", "bad", "new", 'a "quoted" one', "last"]
     label(tmp_path / "in.csv", tmp_path / f"fresh.{name}", top_k=top_k)
     assert (tmp_path / name).read_bytes() == (tmp_path / f"fresh.{name}").read_bytes()
+
+
+def test_no_thread_of_arrow_reads_an_output(label, server, tmp_path, source, monkeypatch):
+    """One that still holds a Python buffer when the interpreter ends aborts it."""
+    readers = []
+    read = spool._Reader.readinto
+
+    def reading(self, buffer):
+        readers.append(threading.current_thread().name)
+        return read(self, buffer)
+
+    monkeypatch.setattr(spool._Reader, "readinto", reading)
+    config = RunConfig(
+        input=str(source), output=tmp_path / "out.csv", endpoint=server.url, dialect="hf"
+    )
+    result = cp.run(config)
+    uses = [
+        result.errors_by_cause,
+        result.to_arrow,
+        lambda: cp.evaluate(config.output, gold="kind"),
+        lambda: result.report(tmp_path / "page.html"),
+        lambda: label(source, config.output, update=True, error_column="why"),
+    ]
+    for use in uses:
+        readers.clear()
+        use()
+        assert readers
+        assert not [name for name in readers if name.startswith("Dummy")]
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz"])

@@ -141,6 +141,34 @@ def test_a_reader_finds_all_while_objects_are_joined(opened, objects):
         assert reader.read() == b"".join(content)
 
 
+def test_a_reader_never_returns_a_part_of_it(opened, objects):
+    work(opened(objects), 0, 3)
+
+    class Gone:
+        def get(self, name):
+            return None
+
+        def __getattr__(self, name):
+            return getattr(objects, name)
+
+    with pytest.raises(OSError, match="are gone"):
+        FramesFile(Gone(), "answers/").reader()
+
+
+def test_what_is_appended_while_it_is_stored_is_counted_once(opened, objects, monkeypatch):
+    """Another thread may store between the two steps of an append."""
+    file, write = opened(objects), frames.os.pwrite
+
+    def writing(*given):
+        written = write(*given)
+        file.sync()
+        return written
+
+    monkeypatch.setattr(frames.os, "pwrite", writing)
+    content = work(file, 0, 3)
+    assert told(objects) == (content, 3)
+
+
 def test_only_the_end_is_read_if_no_more_is_wanted(opened, objects):
     writer = opened(objects)
     content = work(writer, 0, 100)

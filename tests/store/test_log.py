@@ -327,7 +327,49 @@ def test_a_writer_that_was_frozen_before_it_joins_is_fenced(objects, joined_soon
     assert RunLog(objects).load().rows == 40
 
 
+@pytest.mark.fault(27)
+def test_what_counts_for_nothing_is_not_read(objects, joined_soon):
+    """A leftover of entries that were joined may be out of reach; the log is whole without it."""
+
+    class Unreadable(Refusing):
+        def get(self, name):
+            if name in {_name(number) for number in range(2, 6)}:
+                raise StoppedEarly("out of reach", "")
+            return objects.get(name)
+
+    log = _opened(Refusing(objects))
+    log.begin(RUN)
+    for number in range(5):
+        log.add_part(_part(number))
+    assert objects.list("log/") == [_name(number) for number in range(1, 7)]
+    assert RunLog(Unreadable(objects)).load() == log.state
+
+
 # --- two writers
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("ended", [1, 2])
+def test_a_writer_that_wakes_after_others_were_complete_publishes_nothing(objects, ended):
+    """Its next number is free again, so its entries are created; they count for nothing."""
+    frozen = _opened(objects)
+    frozen.begin(RUN)
+    frozen.add_part(_part(0))
+    for _ in range(ended):
+        other = _opened(objects)
+        other.begin(RUN)
+        for number in range(4):
+            other.add_part(_part(number))
+        other.set_complete(FACTS)
+        other.entries.shorten()
+    before = _contents(objects)
+    frozen.add_part(_part(1))
+    with pytest.raises(OutputBusy, match="entries after"):
+        frozen.set_assembled([[1, "0" * 64]])
+    with pytest.raises(OutputBusy, match="entries after"):
+        frozen.set_complete(FACTS)
+    assert before.items() <= _contents(objects).items()
+    assert RunLog(objects).load() == other.state
 
 
 @pytest.mark.fault(10)
