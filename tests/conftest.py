@@ -359,8 +359,9 @@ def start(tmp_path, forks):
 
     It is forked if it can be (see `tests/forked.py`), and else started as it is installed.
 
-    The dialect is given, so that each request is one that the input asks for: finding it out
-    takes one request more. `stdin` is a descriptor, without which there is nothing to read.
+    Each request is one that the input asks for: the dialect is given, since finding it out takes
+    one more, and scores are exact, or a run that lasts 1.5 s sends a batch twice to compare them.
+    `stdin` is a descriptor, without which there is nothing to read.
     """
     started: list[Started] = []
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -368,7 +369,8 @@ def start(tmp_path, forks):
 
     def run(*arguments: object, stdin: int = nothing, **environ: str) -> Started:
         command = [classify, *map(str, arguments)]
-        variables = {**os.environ, "CLASSIFY_DIALECT": "hf", **environ}
+        given = {"CLASSIFY_DIALECT": "hf", "CLASSIFY_EXACT_SCORES": "true", **environ}
+        variables = {**os.environ, **given}
         process: Forked | subprocess.Popen[str]
         if forks.can_fork(variables):
             process = Forked(forks, command, tmp_path, variables, stdin)
@@ -405,7 +407,7 @@ def cli(start):
 
 @pytest.fixture
 def label(server):
-    """Run a job against the scripted server in this process, with the dialect given."""
+    """Run a job against the scripted server in this process; see `start`."""
 
     def run(
         source: object,
@@ -425,6 +427,7 @@ def label(server):
                 "output": output,
                 "endpoint": server.url,
                 "dialect": "hf",
+                "exact_scores": True,
                 **settings,
             }
         )

@@ -38,8 +38,6 @@ def run(label, source, tmp_path, watch):
     """Label the table with workers."""
 
     def work(output="out.parquet", workers=2, **settings):
-        # Else a batch may be sent twice, to compare its scores, if the run takes long enough.
-        settings = {"exact_scores": True, **settings}
         settings = {"engine": "processes", "workers": workers, "batch_size": 8, **settings}
         return label(source, tmp_path / output, observers=(watch,), **settings)
 

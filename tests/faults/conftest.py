@@ -248,10 +248,7 @@ def job(server, start, committed, write_csv, tmp_path):
             body = pa.array([chr(97 + i % 26) * WIDE_BYTES for i in range(rows)])
             pq.write_table(pa.table({"text": texts, "body": body}), source, row_group_size=300)
         server.script = lambda _: server.reply(delay_s=delay_s)
-        # On a busy machine a run may take long enough to try whether the server can be told to pad,
-        # and that sends a batch twice.
         command = ("run", source, "--endpoint", server.url, "--batch-size", batch_size)
-        command += ("--exact-scores",)
         command += ("--concurrency", 8, "-o")
         kind = (form, out, batch_size, rows)
         if kind not in _undisturbed:

@@ -137,7 +137,7 @@ CHANGED = {
     "top_k": ({"top_k": 2}, "2, was 1"),
     "function_to_apply": ({"function_to_apply": "none"}, "'none', was None"),
     "truncate": ({"truncate": True}, "True, was False"),
-    "exact_scores": ({"exact_scores": True}, "True, was False"),
+    "exact_scores": ({"exact_scores": False}, "False, was True"),
     "limit": ({"limit": 50}, "50, was None"),
     "label_column": ({"label_column": "new"}, "'new', was 'label'"),
     "score_column": ({"score_column": "new"}, "'new', was 'score'"),
