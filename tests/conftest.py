@@ -334,6 +334,11 @@ class Started:
             self.send(number)
             time.sleep(0.05)
 
+    def printed(self) -> str:
+        """Return what it has printed so far."""
+        assert isinstance(self._process, Forked), "the pipe of another is read at its end"
+        return self._process.printed()
+
     def ended(self) -> Finished:
         """Wait for the end."""
         stdout, stderr = self._process.communicate(timeout=PATIENCE_S)

@@ -101,6 +101,10 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def printed(self) -> str:
+        """Return what is on standard output so far."""
+        return os.pread(self._streams[0].fileno(), MOST_BYTES, 0).decode()
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         if self._wait(timeout) is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)

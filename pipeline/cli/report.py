@@ -10,6 +10,7 @@ import click
 from pipeline.cli.evaluate import label_map_of, label_map_option
 from pipeline.cli.output import failing, say
 from pipeline.cli.settings import run_arguments
+from pipeline.errors import SettingsError
 from pipeline.system import process
 
 if TYPE_CHECKING:
@@ -35,13 +36,27 @@ if TYPE_CHECKING:
     "--gold", metavar="COLUMN", help="Measure the labels against the true ones of this column."
 )
 @label_map_option
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Write nothing, but serve a page on this machine that follows the run, until Ctrl-C.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of that page.  [default: a free one]",
+)
 def report(
+    *,
     output: Place,
     run_dir: Place | None,
     page: Path | None,
     columns: tuple[str, ...],
     gold: str | None,
     label_map: tuple[str, ...],
+    live: bool,
+    port: int,
 ) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
@@ -53,17 +68,25 @@ def report(
       classify report labelled.parquet -o monday.html
       classify report labelled.parquet --columns id,country
       classify report labelled.parquet --gold sentiment --label-map LABEL_0=negative
+      classify report labelled.parquet --live
 
     \b
-    Exit codes: 0 written; 2 no run, or unreadable.
+    Exit codes: 0 written, or --live was ended; 2 no run, or unreadable.
     """
     process.end_at_once()
     with failing():
         process.fit()
-        from pipeline.report import write_report
+        from pipeline.report import serve_live, write_report
 
-        names = [name.strip() for each in columns for name in each.split(",")]
-        written = write_report(
-            output, page, run_dir, [name for name in names if name], gold, label_map_of(label_map)
-        )
-    say(f"The report is in {written}")
+        if live and page is not None:
+            raise SettingsError("--live writes no page.", "Drop it, or --page.")
+        named = (name.strip() for each in columns for name in each.split(","))
+        choice = (run_dir, [name for name in named if name], gold, label_map_of(label_map))
+        if live:
+            serve_live(output, *choice, port=port, on_listening=_announce)
+        else:
+            say(f"The report is in {write_report(output, page, *choice)}")
+
+
+def _announce(url: str) -> None:
+    say(f"{url} follows the run; Ctrl-C ends it.")

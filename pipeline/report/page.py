@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
+    from pipeline.job.status import Status
     from pipeline.report.facts import Facts
 
 # How a report begins, and no other page.
@@ -56,8 +57,6 @@ def write_report(
     the extra `report` is not installed, there is no run, its rows cannot be read, it has no such
     column, or the page cannot be written.
     """
-    _check_installed()
-    facts = gather(output, run_dir, columns, gold, label_map)
     if page is None:
         path = Path(output)
         page = path.with_name(path.name + ".html") if path == output else Path(path.name + ".html")
@@ -70,8 +69,7 @@ def write_report(
             f"{page} is not replaced, since it is not a report.",
             "Move it away, or give another path.",
         )
-    content = _render(facts, output)
-    assert content.startswith(_MARK), "the report would not be known as one"
+    content, _ = draw(output, run_dir, columns, gold, label_map)
     try:
         replace_file(page, content)
     except OSError as error:
@@ -79,6 +77,21 @@ def write_report(
             f"{page}: cannot write the report: {error.strerror}.", "Choose another place."
         ) from None
     return page
+
+
+def draw(
+    output: Path | str,
+    run_dir: Path | str | None = None,
+    columns: Sequence[str] = (),
+    gold: str | None = None,
+    label_map: Mapping[str, str] | None = None,
+) -> tuple[bytes, Status]:
+    """Return the page that `write_report` writes, and how far the run is."""
+    _check_installed()
+    facts = gather(output, run_dir, columns, gold, label_map)
+    content = _render(facts, output)
+    assert content.startswith(_MARK), "the report would not be known as one"
+    return content, facts.status
 
 
 def _check_installed() -> None:

@@ -151,12 +151,15 @@ class Chromium:
         while not any(event["method"] == method for event in self._events):
             self._next()
 
-    def open(self, page: Path, *, dark: bool = False, width: int = 1100, height: int = 900) -> None:
-        """Open a file, and wait until it is loaded."""
+    def open(
+        self, page: Path | str, *, dark: bool = False, width: int = 1100, height: int = 900
+    ) -> None:
+        """Open a file or an address, and wait until it is loaded."""
         self.look(dark=dark)
         self.resize(width, height)
         self._events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=url)
         self._until("Page.loadEventFired")
 
     def look(self, *, dark: bool = False, media: str = "") -> None:

@@ -1,0 +1,116 @@
+"""A page that follows a run, on this machine only: the report, drawn again while it is open."""
+
+from __future__ import annotations
+
+import html
+import signal
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ClassifyError, SettingsError
+from pipeline.foreign import visible
+from pipeline.report.page import draw
+from pipeline.wording import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+HOST = "127.0.0.1"
+# How often an open page asks for a newer one. After drawing it rests twice as long as that took: a
+# large table takes long, and the run needs this machine, too.
+RELOAD_S, RESTS = 5, 2
+_BODY = f'<body data-reload-s="{RELOAD_S}">'.encode()  # see page.js
+_RELOADED = f'<!doctype html><meta http-equiv="refresh" content="{RELOAD_S}">'
+
+
+class LivePage:
+    """The page as it was drawn last.
+
+    `draw_page` returns it, and whether it is the final one. What it raises at first is raised.
+    """
+
+    def __init__(self, draw_page: Callable[[], tuple[bytes, bool]]) -> None:
+        self._draw = draw_page
+        self._drawing = threading.Lock()
+        self._due_at = 0.0
+        self._last = self._drawn()
+
+    def get(self) -> bytes:
+        """Return the page, drawn again if that is due."""
+        with self._drawing:
+            if monotonic() >= self._due_at:
+                try:
+                    self._last = self._drawn()
+                except ClassifyError as error:  # the run may be removed, and another one begin
+                    words = html.escape(visible(str(error)))
+                    self._last = f"{_RELOADED}<p>{words}".encode()
+            return self._last
+
+    def _drawn(self) -> bytes:
+        began = monotonic()
+        content, is_final = self._draw()
+        # A little earlier than it is asked for again.
+        self._due_at = monotonic() + max(RELOAD_S - 1, RESTS * (monotonic() - began))
+        return content if is_final else content.replace(b"<body>", _BODY, 1)
+
+
+def serve_live(
+    output: Path | str,
+    run_dir: Path | str | None = None,
+    columns: Sequence[str] = (),
+    gold: str | None = None,
+    label_map: Mapping[str, str] | None = None,
+    *,
+    port: int,
+    on_listening: Callable[[str], None],
+) -> None:
+    """Serve the report on the run of `output` until SIGINT or SIGTERM.
+
+    `on_listening` is called with the address; port 0 takes any free one. For the main thread of a
+    process. Raises what `write_report` does, and SettingsError if the port is taken.
+    """
+
+    def draw_page() -> tuple[bytes, bool]:
+        content, status = draw(output, run_dir, columns, gold, label_map)
+        return content, status.state == "complete"
+
+    page = LivePage(draw_page)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # Another name may have been pointed here by a web site that wants to read the page.
+            if self.headers.get("Host") not in names:
+                self.send_error(HTTPStatus.FORBIDDEN)
+                return
+            if self.path != "/":
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
+            content = page.get()
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    try:
+        server = ThreadingHTTPServer((HOST, port), Handler)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot listen on {HOST} port {port}: {reason(error)}.",
+            "Choose another port, or 0 for any free one.",
+        ) from error
+    names = {f"{name}:{server.server_port}" for name in (HOST, "localhost")}
+    with server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Not in this thread, which serves and would wait for itself.
+            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        on_listening(f"http://{HOST}:{server.server_port}")
+        server.serve_forever()
