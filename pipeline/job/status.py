@@ -160,7 +160,7 @@ def _committed(state: RunState | None) -> dict[str, Any]:
 
 def _answers(store: RunStore, state: RunState | None) -> int | None:
     """Count the answers that the run has stored."""
-    caches = () if state is None else state.caches
+    caches = () if state is None or state.complete is not None else state.caches
     count = 0
     for file in (store.journal, *map(DiskFile.journal, map(Path, caches))):
         try:

@@ -57,6 +57,7 @@ def write_report(
     the extra `report` is not installed, there is no run, its rows cannot be read, it has no such
     column, or the page cannot be written.
     """
+    content, _ = draw(output, run_dir, columns, gold, label_map)
     if page is None:
         path = Path(output)
         page = path.with_name(path.name + ".html") if path == output else Path(path.name + ".html")
@@ -69,7 +70,6 @@ def write_report(
             f"{page} is not replaced, since it is not a report.",
             "Move it away, or give another path.",
         )
-    content, _ = draw(output, run_dir, columns, gold, label_map)
     try:
         replace_file(page, content)
     except OSError as error:

@@ -30,6 +30,7 @@ def plan(server, listing):
     def run(source, output, *, price=None, restart=False, overwrite=False, retry_failed=False,
             ask_again=False, **settings):  # fmt: skip
         given = {"input": str(source), "output": output, "endpoint": server.url, "dialect": "hf"}
+        given["exact_scores"] = True  # as `label` does
         before, sent = listing(), len(server.requests)
         found = planning.forecast(
             RunConfig(**{**given, **settings}), price=price, restart=restart, overwrite=overwrite,
@@ -505,7 +506,7 @@ def probed(server, write_csv):
         source = write_csv("in.csv", texts)
         ended = CliRunner().invoke(
             main, ["plan", str(source), "--endpoint", server.url, "-o",
-                   str(source.with_name(output)), "--probe", "--json", *arguments],
+                   str(source.with_name(output)), "--probe", "--json", "--exact-scores", *arguments],
         )  # fmt: skip
         return ended.exit_code, json.loads(ended.stdout)
 

@@ -216,8 +216,9 @@ def test_no_thread_of_arrow_reads_an_output(label, server, tmp_path, source, mon
 
     monkeypatch.setattr(spool._Reader, "readinto", reading)
     config = RunConfig(
-        input=str(source), output=tmp_path / "out.csv", endpoint=server.url, dialect="hf"
-    )
+        input=str(source), output=tmp_path / "out.csv", endpoint=server.url, dialect="hf",
+        exact_scores=True,
+    )  # fmt: skip
     result = cp.run(config)
     uses = [
         result.errors_by_cause,

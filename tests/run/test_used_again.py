@@ -91,15 +91,15 @@ def test_to_ask_again_is_possible(label, server, source, output, other):
     assert sorted(server.texts) == sorted(TEXTS[: other.get("limit")])
 
 
-def test_answers_in_a_cache_are_promised_where_it_is_named(label, server, source, output, tmp_path):
+def test_answers_in_a_cache_are_promised(label, server, source, output, tmp_path):
+    """Whether it is named again or not: where answers are is recorded."""
     cache = {"cache": tmp_path / "cache"}
     label(source, output, threshold=THRESHOLD, **cache)
     server.reset()
-    with pytest.raises(ResumeRefused, match="Replace it with `overwrite=True`, or choose"):
-        label(source, output, threshold=0.6)
-    with pytest.raises(ResumeRefused, match=USED_AGAIN):
-        label(source, output, threshold=0.6, **cache)
-    label(source, output, threshold=0.6, overwrite=True, **cache)
+    for number, named in enumerate((cache, {})):
+        with pytest.raises(ResumeRefused, match=USED_AGAIN):
+            label(source, output, threshold=0.6 + number / 100, **named)
+        label(source, output, threshold=0.6 + number / 100, overwrite=True, **named)
     assert server.requests == []
 
 
@@ -107,7 +107,7 @@ def test_answers_that_are_gone_are_not_promised(label, server, source, output, t
     label(source, output)
     changed = pq.read_table(output)
     pq.write_table(changed.set_column(2, "label", pa.array(["mine"] * 100)), output)
-    with pytest.raises(ResumeRefused, match="Replace it with `overwrite=True`, or choose"):
+    with pytest.raises(ResumeRefused, match="uses its answers again unless it was changed, or"):
         label(source, output, threshold=THRESHOLD)
     other = tmp_path / "other.parquet"
     label(source, other, threshold=THRESHOLD)
