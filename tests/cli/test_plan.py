@@ -506,7 +506,8 @@ def probed(server, write_csv):
         source = write_csv("in.csv", texts)
         ended = CliRunner().invoke(
             main, ["plan", str(source), "--endpoint", server.url, "-o",
-                   str(source.with_name(output)), "--probe", "--json", "--exact-scores", *arguments],
+                   str(source.with_name(output)), "--probe", "--json", "--exact-scores",
+                   *arguments],
         )  # fmt: skip
         return ended.exit_code, json.loads(ended.stdout)
 
