@@ -81,10 +81,13 @@ class Window:
 
         That overtakes nothing of the others, so each of them may do what is left to this one.
         """
-        most = int(self._by_length) * size
-        if size >= self._size or not 0 < most < len(self):
+        if size >= self._size or not self._by_length:
             return [self]
         order, windows = np.sort(self._remaining), []
+        most = int(self._by_length) * size
+        if not most:
+            self._end_by_length()
+            return [self]
         for start in range(0, len(order), most):
             window = copy(self)
             window._sort(order[start : start + most], size)  # noqa: SLF001
@@ -123,10 +126,17 @@ class Window:
         self._left[start : start + len(block)] = False
         self._count -= len(block)
         if self._by_length:
-            self._by_length = max(0.0, self._by_length - min(1.0, most / self._size))
+            # What completes a batch of the window before is part of a whole one.
+            part = 1.0 if like is not None else min(1.0, most / self._size)
+            self._by_length = max(0.0, self._by_length - part)
             if not self._by_length:
-                self._close_up(np.sort(self._remaining))
+                self._end_by_length()
         return self._shares(block.tolist())
+
+    def _end_by_length(self) -> None:
+        """Let the rest go in the order of the table."""
+        self._by_length = 0.0
+        self._close_up(np.sort(self._remaining))
 
     def _start(self, most: int) -> int:
         """Return where in the order of length the next batch begins."""

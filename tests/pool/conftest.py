@@ -541,11 +541,6 @@ class Kit:
         return [outcome_of(item) for item in items]
 
     @staticmethod
-    def without_debug() -> None:
-        """Turn the loop's debug mode off: five times the speed, for tests of many requests."""
-        asyncio.get_running_loop().set_debug(False)
-
-    @staticmethod
     def now() -> float:
         return asyncio.get_running_loop().time()
 

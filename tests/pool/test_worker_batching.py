@@ -9,7 +9,7 @@ import asyncio
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pipeline.pool.batching
@@ -281,6 +281,16 @@ FLOW = st.one_of(
     overtaking=st.integers(2, 8),
     flow=st.lists(FLOW, max_size=30),
     room=st.sampled_from([60, 1_900_000]),
+)
+@example(  # what completes a batch of the window before is cut short
+    batch_size=1,
+    overtaking=2,
+    flow=[
+        ("put", [0] * 14),
+        ("size", 9),
+        ("put", [0, 0, 13, 10, 0, 0, 1, 8, 9, 9, *[8] * 5, 0, 0, 0, *[8] * 4]),
+    ],
+    room=60,
 )
 def test_no_more_batches_than_stated_overtake_an_input(batch_size, overtaking, flow, room):
     """Whatever comes when, in whatever sizes it is taken, and though bytes cut a batch short."""

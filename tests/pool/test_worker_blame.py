@@ -52,7 +52,6 @@ async def test_a_server_that_refuses_everything_blames_no_row(
     kit, body, code, words, good, batch_size, concurrency
 ):
     """After it had answered: no row gets an error, few requests are lost, and it goes on later."""
-    kit.without_debug()
     texts = kit.texts(2000 if batch_size > 1 else 400)
     script = Broken(kit.Said(400, body), good)
     async with kit.serve(script) as server:
@@ -116,7 +115,6 @@ async def test_a_firewall_in_the_first_batch_ends_no_run(kit, dialect, at):
 @pytest.mark.parametrize("status", [401, 404])
 async def test_a_refusal_that_passes_by_condemns_no_row(kit, status):
     """Of half the requests in flight, one text each."""
-    kit.without_debug()
     texts = kit.texts(400)
 
     def script(asked):
@@ -146,7 +144,6 @@ async def test_a_server_that_fails_at_the_very_end_blames_no_row(kit, batch_size
 @pytest.mark.parametrize("concurrency", [1, 8])
 async def test_texts_that_the_server_fails_on_cost_little(kit, status, concurrency):
     """Ten in two thousand: no gate closes for them, and they cost some seconds at most."""
-    kit.without_debug()
     texts = kit.texts(2000)
     poison = set(texts[50::200])
 

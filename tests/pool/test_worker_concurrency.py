@@ -298,7 +298,6 @@ async def test_no_more_batches_are_held_than_requests_may_be_in_flight(kit):
 
 async def test_latency_alone_never_lowers_below_the_floor(kit):
     """Below it, a busy client inflates what it measures: no evidence against the server."""
-    kit.without_debug()
     scenario = Scenario("", lambda: Endpoint(queue_of(1, 0.05)), (0, 0), 0, seconds=60)
     _, limits = await simulate(kit, scenario)
     assert min(limits) >= int(QUEUE_FLOOR) - 1

@@ -170,7 +170,6 @@ async def test_an_explicit_dialect_is_trusted(kit, dialect):
 )
 async def test_a_wrong_dialect_gives_an_error_and_never_a_label(kit, dialect, speaks):
     """A wrong one that is given explicitly fails; it does not mislabel."""
-    kit.without_debug()
     async with kit.serve(speaks=speaks, info=INFO) as server:
         try:
             async with kit.pool(server, dialect=dialect, max_outage_s=20) as running:

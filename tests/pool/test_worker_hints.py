@@ -39,7 +39,6 @@ def gap_s(server, number):
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["least-jitter", "most-jitter"])
 async def test_a_hint_pauses_all_workers(kit, headers, least_s, most_s, share):
     """No request starts during the pause, whichever worker got the 429; then all go on."""
-    kit.without_debug()
 
     def script(asked):
         return kit.Said(429, RATE_LIMITED, headers) if asked.number == 40 else None
@@ -120,7 +119,6 @@ async def test_a_pause_beyond_the_cap_stops_resumably_at_once(kit, headers, numb
 )  # fmt: skip
 async def test_throttling_for_good_stops_within_max_outage(kit, headers):
     """Whatever the hint says, an endpoint that only throttles ends the run resumably."""
-    kit.without_debug()
 
     def script(asked):
         return kit.Said(429, RATE_LIMITED, headers) if asked.number >= 10 else None
@@ -183,7 +181,6 @@ async def test_one_early_429_does_not_slow_the_whole_run(kit):
 
     fault 21 (recovers): what one 429 taught must not outlast the limit by minutes.
     """
-    kit.without_debug()
 
     def script(asked):
         return kit.Said(429, RATE_LIMITED, {"Retry-After": "2"}) if asked.number == 0 else None

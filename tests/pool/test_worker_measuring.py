@@ -48,7 +48,6 @@ def measure(kit):
     """Probe as a plan does, with so many requests; never more."""
 
     async def run(script, *, most_requests=30, texts=TEXTS, info=None, speaks="hf", **settings):
-        kit.without_debug()
         async with kit.serve(script, speaks=speaks, info=info, latency_s=0.0) as server:
             known = {"dialect": "hf", "batch_size": "auto", "concurrency": 16, "timeout_s": 120.0}
             config = kit.config(server.url, **known | settings)

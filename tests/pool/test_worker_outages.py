@@ -38,7 +38,6 @@ def most_requests(successes, concurrency, outage_s):
 @pytest.mark.fault(13)
 async def test_an_outage_is_outlasted(kit, from_s, lasts_s, concurrency, status):
     """Row 13: all rows are labelled, and retries do not multiply the outage."""
-    kit.without_debug()
     texts = kit.texts(600)
     began = kit.now()
 
@@ -83,7 +82,6 @@ async def test_an_outage_for_good_stops_resumably(kit, kind, answered_before, ma
 
     A server that never listened may be loading its model, so max_loading_s bounds that.
     """
-    kit.without_debug()
     good = 10 if answered_before else 0
     how = {"html": kit.Said(503, HTML), "timeout": kit.Said(how="never")}
     bad = how.get(kind, kit.Said(how="reset"))
@@ -141,7 +139,6 @@ def a_cold_start(kit, ready_s, *, holds, body):
 @pytest.mark.fault(14)
 async def test_a_cold_start_costs_a_handful_of_requests(kit, holds, dialect, body):
     """Row 14: at concurrency 64, at most 5 answers of 503, and no row fails."""
-    kit.without_debug()
     texts = kit.texts(800)
     script, _ = a_cold_start(kit, 10.0, holds=holds, body=body)
     async with kit.serve(script, latency_s=0.05) as server:
@@ -170,7 +167,6 @@ async def test_all_workers_resume_within_a_round_trip_of_readiness(kit):
 @pytest.mark.fault(14)
 async def test_a_model_that_is_unloaded_in_the_middle(kit):
     """Row 14: later on, at most the requests in flight get a 503 beside the probes."""
-    kit.without_debug()
     texts = kit.texts(2000)
     loading = kit.Said(503, LOADING)
 

@@ -47,7 +47,6 @@ async def asked_of(kit, given, **settings):
 )
 async def test_little_of_a_batch_is_padding(kit, concurrency, batch_size, most):
     """The more batches may overtake an input, the closer are its neighbours in length."""
-    kit.without_debug()
     given = texts(12_000)
     in_order = [given[at : at + batch_size] for at in range(0, len(given), batch_size)]
     assert padding(in_order) > 4.5
@@ -59,7 +58,6 @@ async def test_little_of_a_batch_is_padding(kit, concurrency, batch_size, most):
 
 async def test_lengths_are_mixed_over_the_run(kit):
     """At any time batches of all lengths are under way: no slow stretch, no burst of long ones."""
-    kit.without_debug()
     given = texts(12_000)
     requests = await asked_of(kit, given, concurrency=32, batch_size=32)
     longest = [max(map(len, asked)) for asked in requests]

@@ -55,7 +55,6 @@ async def test_one_poison_row_in_a_batch(kit, status, at):
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 async def test_one_poison_row_in_ten_thousand(kit, at, dialect):
     """At most 2 log2(batch) + 1 extra requests, beside what meeting the endpoint costs anyway."""
-    kit.without_debug()
     texts = kit.texts(10_000)
     poison = {texts[at]}
     async with kit.serve(poisoned(kit, poison)) as server:
@@ -69,7 +68,6 @@ async def test_one_poison_row_in_ten_thousand(kit, at, dialect):
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 async def test_many_poison_rows(kit, share, dialect):
-    kit.without_debug()
     texts = kit.texts(400)
     poison = {text for i, text in enumerate(texts) if (i * 7919) % 1000 < 1000 * share}
     async with (
@@ -85,7 +83,6 @@ async def test_many_poison_rows(kit, share, dialect):
 @pytest.mark.parametrize("dialect", ["hf", "auto", "single"])
 async def test_a_request_that_is_wrong_itself_stops_the_run(kit, batch_size, dialect):
     """100 inputs rejected and none answered: the settings are wrong, not each row."""
-    kit.without_debug()
     async with kit.serve(lambda _: kit.Said(422, {"error": "no such parameter"})) as server:
         with pytest.raises(EndpointRefused, match="no such parameter") as refused:
             async with kit.pool(server, batch_size=batch_size, dialect=dialect) as running:
@@ -95,7 +92,6 @@ async def test_a_request_that_is_wrong_itself_stops_the_run(kit, batch_size, dia
 
 
 async def test_a_hundred_poison_rows_after_an_answer_do_not_stop_the_run(kit):
-    kit.without_debug()
     texts = kit.texts(300)
     poison = set(texts[4:])
     async with kit.serve(poisoned(kit, poison)) as server, kit.pool(server) as running:
@@ -131,7 +127,6 @@ async def test_as_many_errors_as_are_allowed_are_no_reason_to_stop(kit):
 @pytest.mark.parametrize("dialect", ["hf", "auto"])
 async def test_batches_shrink_to_what_the_server_takes(kit, most, dialect):
     """A batch refused though its halves are fine was too large: the next ones are smaller."""
-    kit.without_debug()
     texts = kit.texts(640)
 
     def script(asked):
@@ -150,7 +145,6 @@ async def test_batches_shrink_to_what_the_server_takes(kit, most, dialect):
 
 async def test_batches_grow_back_after_a_refusal_by_chance(kit):
     """Two refusals for a reason that passes do not make the rest of the run slow."""
-    kit.without_debug()
     texts = kit.texts(32 * 400)
     refused = []
 
@@ -172,7 +166,6 @@ async def test_batches_grow_back_after_a_refusal_by_chance(kit):
 
 async def test_refusals_of_one_moment_count_once(kit):
     """Many batches in flight, all refused for a passing reason: full size is tried again soon."""
-    kit.without_debug()
     texts = kit.texts(32 * 1500)
     began = []
 
@@ -190,7 +183,6 @@ async def test_refusals_of_one_moment_count_once(kit):
 
 
 async def test_a_limit_of_the_server_is_tried_again_ever_less_often(kit):
-    kit.without_debug()
     texts = kit.texts(8 * 3000)
 
     def script(asked):

@@ -23,7 +23,6 @@ async def test_no_second_holds_more_than_the_rate(kit, rate, dialect):
     Seen from the server; at the start, after idle gaps, with retries, 429s and pauses. And no
     more requests are in flight than the concurrency.
     """
-    kit.without_debug()
     chance = random.Random(5)
 
     def script(asked):
@@ -50,7 +49,6 @@ async def test_no_second_holds_more_than_the_rate(kit, rate, dialect):
 @pytest.mark.parametrize("rate", [5, 50])
 async def test_the_rate_is_used_to_the_full(kit, rate):
     """The promise is not kept by being slow."""
-    kit.without_debug()
     async with (
         kit.serve(latency_s=0.1) as server,
         kit.pool(server, rate=rate, batch_size=1, concurrency=32) as running,

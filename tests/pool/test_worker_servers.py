@@ -139,7 +139,6 @@ async def test_infinity_without_a_classifier_is_refused(kit):
 
 
 async def test_infinity_gets_no_more_than_it_takes(kit):
-    kit.without_debug()
     async with (
         kit.serve(SERVERS["infinity"].script(kit)) as server,
         kit.pool(server, dialect="infinity", batch_size=5000) as running,

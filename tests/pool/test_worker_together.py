@@ -63,7 +63,6 @@ def right_but_for(outcomes, right, most):
 @pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
 async def test_a_server_that_does_more_is_told(kit, settings, pairs):
     """The number told is that of the texts; a text alone is never told of."""
-    kit.without_debug()
     items = kit.texts(6000)
     if pairs:
         items = [(text, "pair") for text in items]
@@ -84,7 +83,6 @@ async def test_a_server_that_does_more_is_told(kit, settings, pairs):
 
 @pytest.mark.parametrize("settings", [AUTO, FIXED])
 async def test_a_server_that_does_no_more_is_told_no_longer(kit, settings):
-    kit.without_debug()
     items = kit.texts(6000)
     async with (
         kit.serve(Toolkit(kit, together_s=0.004)) as server,
@@ -101,7 +99,6 @@ async def test_a_server_that_does_no_more_is_told_no_longer(kit, settings):
 @pytest.mark.parametrize("bad", [None, 1500])
 async def test_a_refusal_costs_one_request(kit, settings, bad):
     """No batch is split for it, no size sinks, and no row is blamed for it."""
-    kit.without_debug()
     items = kit.texts(3000)
     toolkit = Toolkit(kit, says=kit.Said(400, UNKNOWN))
 
@@ -128,7 +125,6 @@ async def test_a_refusal_costs_one_request(kit, settings, bad):
 @pytest.mark.parametrize("way", [{"relabels": True}, {"shifts": 1e-4}], ids=["labels", "scores"])
 async def test_a_server_that_answers_otherwise_is_not_believed(kit, settings, way):
     """Not one of these answers is taken."""
-    kit.without_debug()
     items = kit.texts(3000)
     async with (
         kit.serve(Toolkit(kit, **way)) as server,
@@ -144,7 +140,6 @@ async def test_a_server_that_answers_otherwise_is_not_believed(kit, settings, wa
     ids=["unreadable", "500", "no answers", "connection lost"],
 )
 async def test_a_server_that_fails_over_it_ends_no_run(kit, said):
-    kit.without_debug()
     items = kit.texts(3000)
     body, status, how = said
     toolkit = Toolkit(kit, says=kit.Said(status, body, how=how))
@@ -164,7 +159,6 @@ async def test_a_server_that_fails_over_it_ends_no_run(kit, said):
     ids=["exact scores", "single", "vLLM", "one text a request"],
 )
 async def test_nobody_is_told_who_need_not_be(kit, settings):
-    kit.without_debug()
     items = kit.texts(1500)
 
     async def script(asked):
@@ -186,7 +180,6 @@ async def test_nobody_is_told_who_need_not_be(kit, settings):
 
 async def test_a_padded_batch_for_which_memory_lacks_makes_them_smaller(kit):
     """It takes any number one by one, and 40 together."""
-    kit.without_debug()
     items = kit.texts(12_000)
     toolkit = Toolkit(kit)
 
@@ -203,7 +196,6 @@ async def test_a_padded_batch_for_which_memory_lacks_makes_them_smaller(kit):
 
 @pytest.mark.parametrize(("settings", "goes_on"), [(AUTO, True), (FIXED, False)])
 async def test_measuring_costs_nothing_once_nothing_is_left_to_find_out(kit, settings, goes_on):
-    kit.without_debug()
     async with kit.serve(Toolkit(kit)) as server, kit.pool(server, **settings) as running:
         await running.label(kit.texts(6000))
         (asking,) = running.pool._servers
@@ -211,7 +203,6 @@ async def test_measuring_costs_nothing_once_nothing_is_left_to_find_out(kit, set
 
 
 async def test_the_vertex_mode_is_told_too(kit):
-    kit.without_debug()
     items = kit.texts(6000)
 
     async def script(asked):
@@ -227,7 +218,6 @@ async def test_the_vertex_mode_is_told_too(kit):
 
 async def test_nothing_is_tried_once_all_is_asked(kit):
     """A batch is sent twice only if texts wait that may go out in the other way."""
-    kit.without_debug()
     async with (
         kit.serve(Toolkit(kit)) as server,
         kit.pool(server, **FIXED) as running,
