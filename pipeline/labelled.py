@@ -35,9 +35,10 @@ def is_text(output: Output) -> bool:
 def open_parquet(file: pa.NativeFile) -> pq.ParquetFile:
     """Open a file of an output for reading.
 
-    Without Arrow's reading ahead, which passes on to its own threads the buffers of a file that is
-    a Python object. If one of them is still to be released when the interpreter ends, the process
-    aborts (before Python 3.14), and its exit code is not that of the run.
+    Without Arrow's reading ahead, and to be read with `use_threads=False`: both pass on to Arrow's
+    own threads the buffers of a file that is a Python object. If one of them is still to be
+    released when the interpreter ends, the process aborts (before Python 3.14), and its exit code
+    is not that of the run.
     """
     return pq.ParquetFile(file, pre_buffer=False)
 

@@ -82,7 +82,7 @@ class RunResult:
         column = self.error_column
         for file in parquet_files(output_at(self.output), [column], text=[column]):
             with file.open() as opened, open_parquet(opened) as table:
-                for batch in table.iter_batches(columns=[column]):
+                for batch in table.iter_batches(columns=[column], use_threads=False):
                     for found in batch.column(0).drop_null().value_counts().to_pylist():
                         cause = found["values"]
                         if cause not in causes and len(causes) >= MOST_CAUSES:
@@ -150,6 +150,6 @@ def read_table(
     for file in parquet_files(opened_at, text=text, scores=scores):
         with file.open() as opened, open_parquet(opened) as found:
             names = None if schema is None else schema.names
-            table = found.read(columns=names)
+            table = found.read(columns=names, use_threads=False)
             tables.append(table if schema is None else table.select(names).cast(schema))
     return pa.concat_tables(tables)

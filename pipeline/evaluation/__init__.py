@@ -234,7 +234,7 @@ def _of_output(
     def read(columns: list[str]) -> Iterator[dict[str, pa.Array]]:
         for file in files:
             with open_parquet(file.open()) as opened:
-                for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
+                for batch in opened.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                     yield {name: batch.column(name) for name in columns}
 
     if settings.get("threshold") is not None:  # what a text output does not tell

@@ -161,7 +161,9 @@ def _answers(
                 revision = metadata.get(b"classify.model_revision", b"").decode() or None
                 if is_text(store.output):  # which tells nothing of itself
                     revision = was.latest_revision
-                for batch in opened.iter_batches(BATCH_ROWS, columns=[*texts, *results]):
+                for batch in opened.iter_batches(
+                    BATCH_ROWS, columns=[*texts, *results], use_threads=False
+                ):
                     labelled = batch.filter(batch.column(results[0]).is_valid())
                     table = pa.Table.from_batches([labelled.select(texts)])
                     prepared = prepare(table, config, keys, first_row=0)

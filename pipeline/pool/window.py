@@ -125,7 +125,7 @@ class Window:
             block = block[: fitting or int(like is None)]
         self._left[start : start + len(block)] = False
         self._count -= len(block)
-        if self._by_length:
+        if self._by_length and len(block):
             # What completes a batch of the window before is part of a whole one.
             part = 1.0 if like is not None else min(1.0, most / self._size)
             self._by_length = max(0.0, self._by_length - part)

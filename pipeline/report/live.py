@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import signal
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,6 +59,13 @@ class LivePage:
         return content if is_final else content.replace(b"<body>", _BODY, 1)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a tab that was closed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def serve_live(
     output: Path | str,
     run_dir: Path | str | None = None,
@@ -83,7 +91,8 @@ def serve_live(
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             # Another name may have been pointed here by a web site that wants to read the page.
-            if self.headers.get("Host") not in names:
+            # The port may be another one: that of a tunnel.
+            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
                 self.send_error(HTTPStatus.FORBIDDEN)
                 return
             if self.path != "/":
@@ -101,13 +110,12 @@ def serve_live(
             """Say nothing."""
 
     try:
-        server = ThreadingHTTPServer((HOST, port), Handler)
+        server = _Server((HOST, port), Handler)
     except OSError as error:
         raise SettingsError(
             f"Cannot listen on {HOST} port {port}: {reason(error)}.",
             "Choose another port, or 0 for any free one.",
         ) from error
-    names = {f"{name}:{server.server_port}" for name in (HOST, "localhost")}
     with server:
         for number in (signal.SIGINT, signal.SIGTERM):
             # Not in this thread, which serves and would wait for itself.

@@ -130,7 +130,7 @@ def scan(files: Sequence[ByteSource], columns: Columns) -> LabelledRows:
     names = [*columns.texts, columns.label, columns.score, columns.error]
     for first, file in _opened(files, names):
         row = first
-        for batch in file.iter_batches(BATCH_ROWS, columns=names):
+        for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
             numbers = np.arange(row, row + batch.num_rows)
             texts = [batch.column(name) for name in columns.texts]
             counts.add(batch.column(columns.label), batch.column(columns.score), numbers, texts)
@@ -376,7 +376,9 @@ def fetch_texts(files: Sequence[ByteSource], columns: Columns, rows: Sequence[Ro
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             if len(numbers[(numbers >= first) & (numbers < end)]):
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                for batch in file.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=names, use_threads=False
+                ):
                     here = numbers[(numbers >= first) & (numbers < first + batch.num_rows)]
                     for number in here.tolist():
                         for row in wanted[number]:

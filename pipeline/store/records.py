@@ -264,7 +264,9 @@ class RunLog:
             "assembled": state.assembled,
             "facts": facts,
             "mixed": state.mixed,
-            "caches": state.caches or (state.retry_of.caches if state.retry_of else ()),
+            "caches": list(
+                dict.fromkeys((*(state.retry_of.caches if state.retry_of else ()), *state.caches))
+            ),
         }
         self._append({"kind": "complete", **record}, snapshot=True)
 

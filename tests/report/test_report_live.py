@@ -64,9 +64,9 @@ def test_only_this_machine_gets_the_page(cli, live, source, server):
     """A web site may point its own name to 127.0.0.1, and would then be let read what it gets."""
     assert cli("run", source, "--endpoint", server.url, "-o", "out.parquet").code == 0
     follower, port = live()
-    for name in (f"127.0.0.1:{port}", f"localhost:{port}"):
+    for name in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost:8080", "localhost"):
         assert asked(port, Host=name)[0] == 200
-    for name in ("evil.example", f"evil.example:{port}", "127.0.0.1"):
+    for name in ("evil.example", f"evil.example:{port}", f"localhost.evil.example:{port}"):
         assert asked(port, Host=name)[0] == 403
     assert asked(port, "/out.parquet")[0] == 404
     follower.send(signal.SIGTERM)
