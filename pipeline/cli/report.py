@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--port",
+    metavar="PORT",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Port of that page.  [default: a free one]",
+    help="Port on which to serve it.  [default: any free port]",
 )
 def report(
     *,

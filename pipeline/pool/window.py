@@ -83,11 +83,11 @@ class Window:
         """
         if size >= self._size or not self._by_length:
             return [self]
-        order, windows = np.sort(self._remaining), []
         most = int(self._by_length) * size
         if not most:
             self._end_by_length()
             return [self]
+        order, windows = np.sort(self._remaining), []
         for start in range(0, len(order), most):
             window = copy(self)
             window._sort(order[start : start + most], size)  # noqa: SLF001

@@ -9,7 +9,7 @@ import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ClassifyError, SettingsError
 from pipeline.foreign import visible
@@ -60,10 +60,37 @@ class LivePage:
 
 
 class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a tab that was closed."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+            super().handle_error(request, client_address)
+
+
+def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
+    """Return what answers requests with the page, and gives nobody else anything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # Another name may have been pointed here by a web site that wants to read the page.
+            # The port may be another one: that of a tunnel.
+            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
+                self.send_error(HTTPStatus.FORBIDDEN)
+                return
+            if self.path != "/":
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
+            content = page.get()
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
 
 
 def serve_live(
@@ -87,30 +114,8 @@ def serve_live(
         return content, status.state == "complete"
 
     page = LivePage(draw_page)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            # Another name may have been pointed here by a web site that wants to read the page.
-            # The port may be another one: that of a tunnel.
-            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
-                self.send_error(HTTPStatus.FORBIDDEN)
-                return
-            if self.path != "/":
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            content = page.get()
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
     try:
-        server = _Server((HOST, port), Handler)
+        server = _Server((HOST, port), _handler(page))
     except OSError as error:
         raise SettingsError(
             f"Cannot listen on {HOST} port {port}: {reason(error)}.",

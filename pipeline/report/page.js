@@ -101,6 +101,6 @@ const tip = document.getElementById("tip");
 document.querySelectorAll(".chart").forEach((chart) => setUpChart(chart, tip));
 document.querySelectorAll(".rows").forEach(setUpRows);
 document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
-// A page that follows a run. By the header `Refresh` it would jump back to its top.
+// A page that follows a run. The header `Refresh` would scroll it back to the top.
 const { reloadS } = document.body.dataset;
 if (reloadS) setTimeout(() => location.reload(), 1000 * Number(reloadS));

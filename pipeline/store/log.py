@@ -116,8 +116,8 @@ class Log:
 
         Raises OutputBusy if another run wrote to the log since it was read, StoppedEarly if the
         storage refuses. After that nothing is appended until the log is read again: the entry may
-        be there or not. After a snapshot the caller deletes what came before, so that is checked
-        as by `check_is_last`.
+        be there or not. A snapshot is also checked with `check_is_last`, since the caller then
+        deletes what came before it.
         """
         if self._failed is not None:
             raise self._failed
@@ -151,7 +151,7 @@ class Log:
                 self._objects.delete(*map(_name, reversed(joined)))
 
     def check_is_last(self, number: int | None = None) -> None:
-        """Raise OutputBusy if another run has gone on from the last entry of this one, or from one.
+        """Raise OutputBusy if there are entries after the last one of this writer, or `number`.
 
         The number of its entry is free again once a later snapshot has made that needless, so a
         writer that was frozen for long does not learn of the other run when it appends.
