@@ -39,14 +39,13 @@ if TYPE_CHECKING:
 @click.option(
     "--live",
     is_flag=True,
-    help="Write nothing, but serve a page on this machine that follows the run, until Ctrl-C.",
+    help="Serve a page on this machine that follows the run, until Ctrl-C; no file is written.",
 )
 @click.option(
     "--port",
     metavar="PORT",
     type=click.IntRange(0, 65535),
-    default=0,
-    help="Port on which to serve it.  [default: any free port]",
+    help="Port on which --live serves it.  [default: any free port]",
 )
 def report(
     *,
@@ -57,7 +56,7 @@ def report(
     gold: str | None,
     label_map: tuple[str, ...],
     live: bool,
-    port: int,
+    port: int | None,
 ) -> None:
     """Write a page on the run of OUTPUT: labels, scores, rows to review, errors and speed.
 
@@ -80,11 +79,13 @@ def report(
         from pipeline.report import serve_live, write_report
 
         if live and page is not None:
-            raise SettingsError("--live writes no page.", "Drop it, or --page.")
+            raise SettingsError("--live does not go together with --page.", "Drop one of the two.")
+        if port is not None and not live:
+            raise SettingsError("--port needs --live.", "Add that, or drop --port.")
         named = (name.strip() for each in columns for name in each.split(","))
         choice = (run_dir, [name for name in named if name], gold, label_map_of(label_map))
         if live:
-            serve_live(output, *choice, port=port, on_listening=_announce)
+            serve_live(output, *choice, port=port or 0, on_listening=_announce)
         else:
             say(f"The report is in {write_report(output, page, *choice)}")
 

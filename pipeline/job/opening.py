@@ -336,7 +336,8 @@ def _refused(
     kept = ", which uses its answers again" if uses_again else ""
     if found.complete is not None:
         if kept and holds_answers(found):
-            kept += " unless it was changed"  # it may be large, and is not read for these words
+            # It may be large, and is not read for these words.
+            kept += " (all texts are sent again if the output was changed since)"
         how = f"{setting('overwrite', 'True')}{kept}"
         if not differ and config.dedup and not in_place:
             how = f"{setting('update', 'True')}, which sends only texts that it does not have"

@@ -99,16 +99,19 @@ def keeps_answers(
 def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) -> None:
     """Refuse to pay again for the answers of a complete run that are nowhere. Raises ResumeRefused.
 
-    They are in its output, in its run directory, or in the cache that it had.
+    They are in its output, in its run directory, or in the caches that it had.
     """
-    if holds_answers(was) or keeps_answers(config, store, was):
+    if holds_answers(was) or was.complete is None or not was.complete["labelled"]:
         return
-    if was.complete is not None and was.complete["labelled"]:
-        lost = f"Put {was.caches[-1]} back" if was.caches else "Put its answers back"
+    gone = [cache for cache in was.caches if not Path(cache).exists()]
+    if not (was.caches or store.holds_answers()):
+        gone = [store.journal.place]
+    if gone:
         raise ResumeRefused(
-            f"{store.place} holds no answers, and those in {config.output} are not as they came: "
-            "it was made with a label map or a threshold.",
-            f"{lost}, or label the whole input again with {setting('overwrite', 'True')}.",
+            f"{config.output} was made with a label map or a threshold, so its answers are kept "
+            f"apart, and {' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing.",
+            f"Put {'it' if len(gone) == 1 else 'them'} back there, or label the whole input again "
+            f"with {setting('overwrite', 'True')}.",
         )
 
 

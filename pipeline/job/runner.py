@@ -15,6 +15,7 @@ from pipeline.engines import open_engine
 from pipeline.errors import (
     ClassifyError,
     Interrupted,
+    OutputBusy,
     RevisionMoved,
     StoppedEarly,
     UsageError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
     from pipeline.store import PartRecord, RunStore
+    from pipeline.store.objects import OnLost
 
 # What is done with rows is Python code in good part, which only one thread at a time can run; each
 # more thread is one more that the others wait for.
@@ -146,7 +148,12 @@ class Run:
             if self._metrics_file is not None:
                 leaving.push_async_callback(self._metrics_file.close)
             retries = earlier.get("retry_failed", False)
-            open_ = partial(self._open, leaving, **earlier)
+            loop = asyncio.get_running_loop()
+
+            def on_lost(busy: OutputBusy) -> None:
+                loop.call_soon_threadsafe(self._stop.ask, busy)
+
+            open_ = partial(self._open, leaving, on_lost, **earlier)
             return await self._attempt(started, open_, retry_failed=retries)
 
     async def _attempt(
@@ -188,8 +195,9 @@ class Run:
             found = self._summary(started, error)
             emit(RunEnded(found["state"], found["exit_code"], str(error) if error else None))
             log.close()
-            with suppress(StoppedEarly):
-                self._store.put_summary(found)
+            if not isinstance(error, OutputBusy):  # the summary is that of the other run
+                with suppress(StoppedEarly):
+                    self._store.put_summary(found)
             if isinstance(error, ClassifyError):
                 error.summary = found
         return found
@@ -235,23 +243,27 @@ class Run:
             self._stop.check()
             self._evaluated = Facts.without(gold, str(error))
 
-    def _open(self, leaving: AsyncExitStack, **earlier: Unpack[EarlierRun]) -> Opening:
+    def _open(
+        self, leaving: AsyncExitStack, on_lost: OnLost, **earlier: Unpack[EarlierRun]
+    ) -> Opening:
         """Check everything that can be checked; write only once all is well.
 
-        If the output is complete already, nothing is begun. `leaving` gives the lease back.
+        If the output is complete already, nothing is begun. `leaving` gives the lease back, and
+        `on_lost` is called if another run takes it.
         """
         store = self._store
         decide = partial(opening.decide, self._config, store, self._source, **earlier)
         opening.check(self._config, store)
         store.check()
-        leased = store.lease.acquire(create=False)
+        acquire = partial(store.lease.acquire, on_lost=on_lost)
+        leased = acquire(create=False)
         if leased:
             leaving.callback(store.lease.release)
         found = decide()
         left = found.source.input.rows - (found.state.rows if found.state else 0)
         room.check(self._config, store, found, left)
         if not leased:
-            store.lease.acquire(create=True)
+            acquire(create=True)
             leaving.callback(store.lease.release)
             if store.log.entries.exists():
                 # Another process began this run while there was nothing to lease.

@@ -124,9 +124,4 @@ def _check(name: str) -> None:
 
 def _is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
     """Return True for a table that a glob matches, or that lies below what it matches."""
-    if not files.is_table_name(parts[-1]):
-        return False
-    below = [part for part in parts[fixed:-1] if part not in pattern]
-    if any(part.endswith(globs.RUN_SUFFIX) for part in below):
-        return False
-    return globs.is_named(parts, pattern, fixed)
+    return files.is_table_name(parts[-1]) and globs.is_named(parts, pattern, fixed)

@@ -1,8 +1,13 @@
-"""A page that follows a run, on this machine only: the report, drawn again while it is open."""
+"""A page that follows a run: the report, drawn again while it is open.
+
+It is served on this machine only, and at a path that nobody can guess, since the page shows rows:
+other users of the machine, and web sites open in the same browser, can reach the port, too.
+"""
 
 from __future__ import annotations
 
 import html
+import secrets
 import signal
 import sys
 import threading
@@ -11,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ClassifyError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.foreign import visible
 from pipeline.report.page import draw
 from pipeline.wording import reason
@@ -29,34 +34,34 @@ _RELOADED = f'<!doctype html><meta http-equiv="refresh" content="{RELOAD_S}">'
 
 
 class LivePage:
-    """The page as it was drawn last.
-
-    `draw_page` returns it, and whether it is the final one. What it raises at first is raised.
-    """
+    """The page as it was drawn last; `draw_page` returns it, and whether it is the final one."""
 
     def __init__(self, draw_page: Callable[[], tuple[bytes, bool]]) -> None:
         self._draw = draw_page
         self._drawing = threading.Lock()
         self._due_at = 0.0
-        self._last = self._drawn()
+        self._last = b""
+
+    def draw(self) -> None:
+        """Draw it now. Raises what `draw_page` does."""
+        began = monotonic()
+        try:
+            content, is_final = self._draw()
+        finally:
+            # A little earlier than it is asked for again.
+            self._due_at = monotonic() + max(RELOAD_S - 1, RESTS * (monotonic() - began))
+        self._last = content if is_final else content.replace(b"<body>", _BODY, 1)
 
     def get(self) -> bytes:
         """Return the page, drawn again if that is due."""
         with self._drawing:
             if monotonic() >= self._due_at:
                 try:
-                    self._last = self._drawn()
-                except ClassifyError as error:  # the run may be removed, and another one begin
+                    self.draw()
+                except Exception as error:  # noqa: BLE001 - files may change while they are read
                     words = html.escape(visible(str(error)))
                     self._last = f"{_RELOADED}<p>{words}".encode()
             return self._last
-
-    def _drawn(self) -> bytes:
-        began = monotonic()
-        content, is_final = self._draw()
-        # A little earlier than it is asked for again.
-        self._due_at = monotonic() + max(RELOAD_S - 1, RESTS * (monotonic() - began))
-        return content if is_final else content.replace(b"<body>", _BODY, 1)
 
 
 class _Server(ThreadingHTTPServer):
@@ -66,17 +71,12 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
-    """Return what answers requests with the page, and gives nobody else anything."""
+def _handler(page: LivePage, path: str) -> type[BaseHTTPRequestHandler]:
+    """Return what answers requests for a path with the page, and others with nothing."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            # Another name may have been pointed here by a web site that wants to read the page.
-            # The port may be another one: that of a tunnel.
-            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
-                self.send_error(HTTPStatus.FORBIDDEN)
-                return
-            if self.path != "/":
+            if not secrets.compare_digest(self.path.encode(), path.encode()):
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
             content = page.get()
@@ -113,17 +113,18 @@ def serve_live(
         content, status = draw(output, run_dir, columns, gold, label_map)
         return content, status.state == "complete"
 
-    page = LivePage(draw_page)
+    page, path = LivePage(draw_page), f"/{secrets.token_urlsafe(16)}"
     try:
-        server = _Server((HOST, port), _handler(page))
+        server = _Server((HOST, port), _handler(page, path))
     except OSError as error:
         raise SettingsError(
             f"Cannot listen on {HOST} port {port}: {reason(error)}.",
             "Choose another port, or 0 for any free one.",
         ) from error
     with server:
+        page.draw()
         for number in (signal.SIGINT, signal.SIGTERM):
             # Not in this thread, which serves and would wait for itself.
             signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-        on_listening(f"http://{HOST}:{server.server_port}")
+        on_listening(f"http://{HOST}:{server.server_port}{path}")
         server.serve_forever()

@@ -7,7 +7,7 @@ WATCH_S by the watcher's own clock; no clocks are compared. An owner that was ki
 is not waited for.
 
 That decides only who may try: an owner that was frozen for longer, and writes once more, is fenced
-by the log.
+by the log. Its next beat tells it that it lost the lease.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StoppedEarly
-from pipeline.store.holder import Holder, busy
-from pipeline.store.objects import claim
+from pipeline.store.holder import Holder, busy, taken_over
+from pipeline.store.objects import claim, ignored
 from pipeline.system.threads import stop_point
 
 if TYPE_CHECKING:
-    from pipeline.store.objects import Objects
+    from pipeline.store.objects import Objects, OnLost
 
 BEAT_S = 5.0
 WATCH_S = 30.0
@@ -52,7 +52,7 @@ class BeatLease:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def acquire(self, *, create: bool) -> bool:
+    def acquire(self, *, create: bool, on_lost: OnLost = ignored) -> bool:
         numbers = self._numbers()
         if not (numbers or create):
             return False
@@ -64,10 +64,11 @@ class BeatLease:
         self._facts = {**vars(Holder.here()), "owner": owner, "machine": _machine()}
         name = _name(self._number)
         if not claim(self._objects, name, self._content()):
-            other = Holder.parsed(self._objects.get(name) or b"")
-            raise busy(self._objects.place, other or Holder(), self.why)
+            raise busy(self._objects.place, self._told(self._number), self.why)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="lease-beat", daemon=True)
+        self._thread = threading.Thread(
+            target=self._go_on, args=(on_lost,), name="lease-beat", daemon=True
+        )
         self._thread.start()
         with suppress(StoppedEarly):  # they count for nothing
             self._objects.delete(*map(_name, numbers))
@@ -88,13 +89,19 @@ class BeatLease:
         head = max(self._numbers(), default=0)
         return self._living(head) if head else None
 
-    def _go_on(self) -> None:
+    def _go_on(self, on_lost: OnLost) -> None:
         while not self._ended.wait(BEAT_S):
             with suppress(StoppedEarly):  # the log tells of a storage that is gone
-                if max(self._numbers(), default=0) != self._number:
+                head = max(self._numbers(), default=0)
+                if head != self._number:
+                    if head:
+                        on_lost(taken_over(self._objects.place, self._told(head)))
                     return
                 self._beat += 1
                 self._objects.put(_name(self._number), self._content())
+
+    def _told(self, number: int) -> Holder:
+        return Holder.parsed(self._objects.get(_name(number)) or b"") or Holder()
 
     def _content(self) -> bytes:
         return json.dumps({**self._facts, "beat": self._beat}).encode()

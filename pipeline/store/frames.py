@@ -267,7 +267,7 @@ class FramesFile:
             if self._fill(file, held, _last(pieces, last_bytes)):
                 return held
             pieces = self._pieces()
-        raise OSError(errno.ESTALE, "objects in it are gone", self.place)
+        raise OSError(errno.ESTALE, "objects that were listed in it are missing", self.place)
 
     def _fill(self, file: BinaryIO, held: list[_Piece], pieces: Sequence[_Piece]) -> bool:
         """Make a file, which holds some pieces, hold these. Return False if one is gone."""

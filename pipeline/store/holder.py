@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from pipeline.errors import OutputBusy
 
+_FIX = "Wait for it, stop it, or choose another output."
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -41,7 +43,9 @@ class Holder:
 
 def busy(place: object, holder: Holder, how: str = "") -> OutputBusy:
     """Return the error of an output that another run works on; `how`, if not by a lock."""
-    return OutputBusy(
-        f"{place}: another run holds this output ({holder}{how}).",
-        "Wait for it, stop it, or choose another output.",
-    )
+    return OutputBusy(f"{place}: another run holds this output ({holder}{how}).", _FIX)
+
+
+def taken_over(place: object, how: object) -> OutputBusy:
+    """Return the error of a run that lost its output to another one; `how` is known."""
+    return OutputBusy(f"{place}: another run took this output over ({how}).", _FIX)

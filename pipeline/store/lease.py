@@ -13,11 +13,13 @@ from pipeline.errors import OutputError
 from pipeline.store import disk
 from pipeline.store.beat import BeatLease
 from pipeline.store.holder import Holder, busy
-from pipeline.store.objects import reading, writing
+from pipeline.store.objects import ignored, reading, writing
 from pipeline.wording import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pipeline.store.objects import OnLost
 
 # `holder` has the lock for microseconds; whoever wants it then tries again.
 _LOCK_ATTEMPTS = 5
@@ -45,7 +47,7 @@ class FlockLease:
         """False while it is held by a beat."""
         return not self._beat.why
 
-    def acquire(self, *, create: bool) -> bool:
+    def acquire(self, *, create: bool, on_lost: OnLost = ignored) -> bool:
         if create:
             self._make_directory()
         elif not self._directory.exists():
@@ -53,21 +55,21 @@ class FlockLease:
         with writing(self._path):
             descriptor = disk.open_own(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                self._take(descriptor)
+                self._take(descriptor, on_lost)
             except BaseException:
                 disk.close_own(descriptor)
                 raise
         self._descriptor = descriptor
         return True
 
-    def _take(self, descriptor: int) -> None:
+    def _take(self, descriptor: int, on_lost: OnLost) -> None:
         try:
             if not _locked(descriptor):
                 raise busy(self._directory, self._told())
         except OSError as error:
             if error.errno not in disk.NO_LOCKS:
                 raise
-            self._beating(error).acquire(create=True)
+            self._beating(error).acquire(create=True, on_lost=on_lost)
         with suppress(OSError):  # the lock holds on a full disk, too
             here = json.dumps(vars(Holder.here())).encode()
             os.pwrite(descriptor, here.ljust(_FILE_BYTES), 0)

@@ -23,14 +23,16 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import takewhile
+from itertools import chain, islice, repeat, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
+from pipeline.errors import ResumeRefused, StoppedEarly
+from pipeline.store.holder import taken_over
 from pipeline.store.objects import claim
 from pipeline.wording import setting
 
@@ -158,7 +160,7 @@ class Log:
         """
         last = self._head if number is None else number
         if any(each > last for each in self._numbers()):
-            raise self._taken(f"there are entries after {_name(last)}")
+            raise taken_over(self._objects.place, f"there are entries after {_name(last)}")
 
     def shorten(self) -> None:
         """Delete the entries that count for nothing: the records of each are in a later one."""
@@ -184,13 +186,7 @@ class Log:
 
     def _create(self, name: str, content: bytes) -> None:
         if not claim(self._objects, name, content):
-            raise self._taken(f"{name} is not of this one")
-
-    def _taken(self, how: str) -> OutputBusy:
-        return OutputBusy(
-            f"{self._objects.place}: another run took this output over ({how}).",
-            "Wait for it, stop it, or choose another output.",
-        )
+            raise taken_over(self._objects.place, f"{name} is not of this one")
 
     def _numbers(self) -> list[int]:
         found = map(_NAME.fullmatch, self._objects.list(FOLDER))
@@ -219,11 +215,20 @@ class Log:
         return []
 
     def _contents(self, numbers: list[int]) -> Iterator[tuple[int, Future[bytes | None]]]:
-        """Read entries, several at a time, in this order."""
+        """Read entries, several at a time, in this order; not those that a later one holds."""
+        left = (number for number in numbers if number <= self._missing)
+        reading: deque[tuple[int, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(_READERS, "log") as readers:
-            for at in range(0, len(numbers), 4 * _READERS):
-                some = numbers[at : at + 4 * _READERS]
-                yield from [(number, readers.submit(self._content, number)) for number in some]
+            try:
+                for ahead in chain((1, 2, 4, 8), repeat(_READERS)):  # often, the last one is enough
+                    for number in islice(left, ahead - len(reading)):
+                        reading.append((number, readers.submit(self._content, number)))
+                    if not reading:
+                        return
+                    yield reading.popleft()
+            finally:
+                for _, each in reading:
+                    each.cancel()
 
     def _content(self, number: int) -> bytes | None:
         name = _name(number)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.errors import StoppedEarly
+from pipeline.errors import OutputBusy, StoppedEarly
 from pipeline.system import means
 from pipeline.system.remote import is_address
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from pipeline.store.holder import Holder
     from pipeline.store.records import Identity
+
+    OnLost = Callable[[OutputBusy], None]
 
 TEMP_SUFFIX = ".tmp"
 
@@ -119,6 +121,10 @@ class GrowingFile(Protocol):
         """Delete it; a missing one is fine."""
 
 
+def ignored(_: OutputBusy) -> None:
+    """Do nothing about a lease that was lost: the log fences whatever is written after that."""
+
+
 class Lease(Protocol):
     """One run at a time works on an output."""
 
@@ -126,8 +132,10 @@ class Lease(Protocol):
     def is_lock(self) -> bool:
         """False if an owner that was frozen may go on without knowing that it lost the lease."""
 
-    def acquire(self, *, create: bool) -> bool:
+    def acquire(self, *, create: bool, on_lost: OnLost = ignored) -> bool:
         """Take the lease. If the run has no place yet, make one (`create`) or return False.
+
+        `on_lost` is called, in any thread, if another run takes a lease that is no lock.
 
         Raises OutputBusy if it is held, OutputError if no place can be made.
         """

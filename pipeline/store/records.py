@@ -219,6 +219,7 @@ class RunLog:
     def take_over(self) -> None:
         """Record that this attempt goes on, so that no earlier one can."""
         self._append({"kind": "taken over"})
+        self.entries.check_is_last()
 
     def add_cache(self, path: str) -> None:
         """Record that this attempt writes its answers to a shared response store."""

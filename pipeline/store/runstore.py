@@ -123,16 +123,20 @@ class RunStore:
         return self._objects.free_bytes()
 
     def check_is_outside(self, inputs: Sequence[str]) -> None:
-        """Refuse an input that would read this run's own parts. Raises OutputError.
-
-        Below a folder or a glob of an input, directories with `.run` at the end are passed over.
-        """
+        """Refuse an input that would read this run's own parts. Raises OutputError."""
         place = _address(self.place)
-        for name in [] if place.endswith(RUN_SUFFIX) else inputs:
+        for name in inputs:
             if overlap(_address(name), place, f"{place}/{_PARTS}{_A_PART}"):
+                fix = f"Choose a directory elsewhere, or one whose name ends with {RUN_SUFFIX}."
+                if self.log.entries.exists():
+                    fix = (
+                        "Move the directory elsewhere, or give it a name that ends with "
+                        f"{RUN_SUFFIX}, and go on with its new place: it keeps what was done."
+                    )
                 raise OutputError(
-                    f"{setting('run_dir')}: {self.place} is inside the input {name}.",
-                    f"Choose a directory outside of it, or one whose name ends with {RUN_SUFFIX}.",
+                    f"{setting('run_dir')}: {self.place} and the input {name} are the same, or one "
+                    "is inside the other.",
+                    fix,
                 )
 
     def holds_answers(self) -> bool:
@@ -169,6 +173,8 @@ class RunStore:
 
         Their rows are done again; the answers are in the journal.
         """
+        if not self.lease.is_lock:
+            self.log.take_over()
         there = self._objects.stamps(_PARTS)
         damaged = self._damaged(self.log.run, there)
         if damaged:
@@ -180,8 +186,6 @@ class RunStore:
             if _LEFT_BEHIND.fullmatch(name) or (is_part and name not in recorded):
                 self._objects.delete(name)
                 failpoint("parts.orphan removed")
-        if not self.lease.is_lock:
-            self.log.take_over()
         self._delete_left_behind("", "log/")
         return len(damaged)
 
@@ -195,7 +199,11 @@ class RunStore:
         failpoint("finish.cleared")
 
     def clear(self, *, keep_answers: bool = False) -> None:
-        """Remove all that a finished or discarded run leaves, but for its log, lock and plan."""
+        """Remove all that a finished or discarded run leaves, but for its log, lock and plan.
+
+        Raises OutputBusy if another run has begun.
+        """
+        self.log.entries.check_is_last()
         # The folder, too: a power cut may have kept it, but none of the parts.
         self._objects.delete(*self._parts(), _PARTS)
         failpoint("clear.parts removed")
@@ -300,7 +308,7 @@ class RunStore:
 
 
 def _address(name: str) -> str:
-    return name if is_address(name) else f"file://{expanded(name).absolute()}"
+    return name if is_address(name) else f"file://{expanded(name).resolve()}"
 
 
 def _json(objects: Objects, name: str) -> dict[str, Any]:

@@ -25,10 +25,10 @@ def is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
     """Return True for an address that a glob matches, or that lies below what it matches.
 
     Its first `fixed` parts are those of the pattern, as they are. Of the others, those are passed
-    over that begin with `.` or `_`, unless the pattern has them.
+    over that are hidden or of a run, unless the pattern has them.
     """
     below = parts[fixed:]
-    if any(part.startswith((".", "_")) and part not in pattern for part in below):
+    if _has_passed_over(below, pattern):
         return False
     wanted = [part for part in pattern[fixed:] if part]
     return any(_matches(below[:end], wanted) for end in range(len(below) + 1))
@@ -37,7 +37,8 @@ def is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
 def overlap(name: str, address: str, table: str) -> bool:
     """Return True if a name means a table at or below an address, or something that holds it.
 
-    Its tables are like `table`, with any digits in their names.
+    `table` is that address if it is one of a table; or else one of its tables, each of which has
+    other digits in the last part of its name.
     """
     if "://" not in name or "://" not in address:
         return False
@@ -45,12 +46,21 @@ def overlap(name: str, address: str, table: str) -> bool:
     magic = fixed_parts(pattern)
     if pattern[:magic][: len(place)] == place:
         return True
-    # A class of characters may stand for digits, too.
-    any_digits = [*pattern[:-1], _DIGIT.sub("0", _CLASS.sub("?", pattern[-1]))]
     # An object may have exactly this name: a wildcard is a character like any other there.
+    for fixed in (magic, len(pattern)):
+        if parts[:fixed] == pattern[:fixed] and is_named(parts, pattern, fixed):
+            return True
+    if parts == place or parts[:magic] != pattern[:magic]:
+        return False
+    # A class of characters may stand for digits, too.
+    any_digits = [*pattern[magic:-1], _DIGIT.sub("0", _CLASS.sub("?", pattern[-1]))]
+    return _matches(parts[magic:], any_digits) and not _has_passed_over(parts[magic:], pattern)
+
+
+def _has_passed_over(below: Sequence[str], pattern: Sequence[str]) -> bool:
     return any(
-        parts[:fixed] == pattern[:fixed] and is_named(parts, wanted, fixed)
-        for fixed, wanted in ((magic, pattern), (magic, any_digits), (len(pattern), pattern))
+        part not in pattern and (part.startswith((".", "_")) or part.endswith(RUN_SUFFIX))
+        for part in below
     )
 
 

@@ -253,6 +253,7 @@ def test_an_output_that_would_be_read_as_input(label, server, bucket, given, out
         ("abfs://box/2[0-9]/*.parquet", False),
         ("abfs://other/in", False),
         ("gs://box/in", False),
+        ("abfs://box/i[0-9]*", False),
         ("in", False),
     ],
 )
@@ -261,8 +262,31 @@ def test_what_lies_at_an_address(place, given, overlaps):
 
 
 @pytest.mark.parametrize(
+    ("given", "place", "table", "overlaps"),
+    [
+        ("s3://box/v1*", "s3://box/v0", "/part-00000.parquet", False),
+        ("s3://box/v1*/*", "s3://box/v0", "/part-00000.parquet", False),
+        ("s3://box/v0/part-1*", "s3://box/v0", "/part-00000.parquet", True),
+        ("s3://box/part-1*.parquet", "s3://box/part-0.parquet", "", False),
+        ("s3://box/part-*.parquet", "s3://box/part-0.parquet", "", True),
+        ("s3://box", "s3://box/day.run/state", "/parts/0.parquet", False),
+        ("s3://box/**/*[0-9].parquet", "s3://box/day.run/state", "/parts/0.parquet", False),
+        ("s3://box/day.run/**/*[0-9].parquet", "s3://box/day.run/state", "/parts/0.parquet", True),
+    ],
+)
+def test_what_lies_where_tables_have_given_names(given, place, table, overlaps):
+    assert globs.overlap(given, place, place + table) == overlaps
+
+
+@pytest.mark.parametrize(
     ("run_dir", "refused"),
-    [("in/state", True), ("in/deep/state", True), ("in/state.run", False), ("state", False)],
+    [
+        ("in/state", True),
+        ("in/deep/state", True),
+        ("in/state.run", False),
+        ("in/day.run/state", False),
+        ("state", False),
+    ],
 )
 @pytest.mark.parametrize("far", [True, False])
 def test_a_run_directory_that_would_be_read_as_input(
@@ -279,7 +303,7 @@ def test_a_run_directory_that_would_be_read_as_input(
         (tmp_path / "in" / "deep" / "a.parquet").write_bytes(content)
     for given in ("in", "in/**/*.parquet", "in/*"):
         if refused:
-            with pytest.raises(OutputError, match="inside the input") as stopped:
+            with pytest.raises(OutputError, match="one is inside the other") as stopped:
                 label(f"{root}/{given}", tmp_path / "out.parquet", run_dir=f"{root}/{run_dir}")
             assert stopped.value.exit_code == 2
         else:
@@ -288,6 +312,42 @@ def test_a_run_directory_that_would_be_read_as_input(
                 overwrite=True,
             )  # fmt: skip
     assert bool(server.requests) != refused
+
+
+def test_a_run_directory_behind_a_link_is_found(label, server, tmp_path):
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "in" / "a.parquet")
+    (tmp_path / "link").symlink_to("in")
+    for given, run_dir in (("in", "link/state"), ("link", "in/state"), ("link", "link/state")):
+        with pytest.raises(OutputError, match="one is inside the other"):
+            label(tmp_path / given, tmp_path / "out.parquet", run_dir=tmp_path / run_dir)
+    assert server.requests == []
+
+
+def test_an_unfinished_run_inside_its_input_is_moved_and_goes_on(cli, server, tmp_path):
+    """Older versions began such runs; what they were answered was paid for."""
+    inside = tmp_path / "in" / "state"
+    inside.parent.mkdir()
+    texts = [f"text {i}" for i in range(20)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in" / "a.parquet")
+    command = ("run", "in", "--endpoint", server.url, "-o", "out.parquet", "--batch-size", 4)
+    server.script = lambda request: server.reply(401) if request.number > 2 else None
+    assert cli(*command, "--run-dir", "elsewhere").code == 4
+    (tmp_path / "elsewhere").rename(inside)
+    answered = server.texts
+    server.script = lambda _: None
+    refused = cli(*command, "--run-dir", "in/state")
+    assert refused.code == 2
+    assert refused.stderr == (
+        "--run-dir: in/state and the input in are the same, or one is inside the other. Move the "
+        "directory elsewhere, or give it a name that ends with .run, and go on with its new place: "
+        "it keeps what was done.\n"
+    )
+    inside.rename(moved := inside.with_suffix(".run"))
+    server.reset()
+    assert cli(*command, "--run-dir", moved.relative_to(tmp_path)).code == 0
+    assert not set(server.texts) & set(answered[:8])
+    assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == texts
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz"])

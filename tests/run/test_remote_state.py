@@ -278,6 +278,34 @@ def test_an_owner_that_was_frozen_is_fenced_by_the_log(bucket, tmp_path, monkeyp
     other.lease.release()
 
 
+@pytest.mark.fault(10)
+def test_an_owner_that_lost_its_lease_stops(label, server, bucket, source, tmp_path, monkeypatch):
+    """Its next beat tells it; it sends no more, and the summary stays that of the other run."""
+    monkeypatch.setattr("pipeline.store.beat.BEAT_S", 0.05)
+
+    def taken(request):
+        if request.number == 2:
+            holder = {"pid": 7, "host": "elsewhere", "since": 0.0, "owner": "other", "beat": 0}
+            bucket.put("run/lease/00000009.json", json.dumps(holder).encode())
+            bucket.put("run/summary.json", b'{"of": "the other"}')
+        return server.reply(delay=0.2)
+
+    server.script = taken
+    with pytest.raises(OutputBusy) as stopped:
+        label(
+            source, tmp_path / "out.parquet", run_dir=f"{bucket.url}/run", batch_size=1,
+            concurrency=1,
+        )  # fmt: skip
+    assert str(stopped.value) == (
+        f"{bucket.url}/run: another run took this output over (process 7 on elsewhere). "
+        "Wait for it, stop it, or choose another output."
+    )
+    assert len(server.requests) <= 4
+    left = RemoteObjects(f"{bucket.url}/run")
+    assert left.get("summary.json") == b'{"of": "the other"}'
+    assert max(left.list("lease/")) == "lease/00000009.json"
+
+
 def test_the_output_is_labelled_parquet(label, bucket, source, tmp_path):
     label(source, tmp_path / "new" / "out.parquet", run_dir=str(tmp_path / "elsewhere" / "run"))
     assert pq.read_table(tmp_path / "new" / "out.parquet")["text"].to_pylist() == TEXTS

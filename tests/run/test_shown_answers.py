@@ -5,7 +5,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import classify_pipeline as cp
-from pipeline.errors import InputError, ResumeRefused, SettingsError, StoppedEarly
+from pipeline.errors import (
+    EndpointRefused,
+    InputError,
+    ResumeRefused,
+    SettingsError,
+    StoppedEarly,
+)
 from pipeline.events import LabelsNotGiven, LabelsShareNames
 
 TEXTS = [f"text {i}" for i in range(100)]
@@ -174,7 +180,7 @@ def test_where_its_answers_are_gone_an_update_is_refused(label, server, table, o
     (tmp_path / "out.parquet.run" / "responses.journal").unlink()
     source = table([*TEXTS, "new"])
     server.reset()
-    with pytest.raises(ResumeRefused, match="holds no answers"):
+    with pytest.raises(ResumeRefused, match="are kept apart, and .* is missing"):
         label(source, output, threshold=THRESHOLD, update=True)
     assert server.requests == []
     label(source, output, threshold=THRESHOLD, overwrite=True)
@@ -199,6 +205,38 @@ def test_a_cache_that_is_not_given_again_is_found(label, server, table, output, 
         assert server.texts == [f"new {number}"]
 
 
+@pytest.mark.parametrize("gone", [(0,), (1,), (0, 1)])
+def test_each_cache_of_a_run_is_needed(label, server, table, output, tmp_path, gone):
+    """It went on with another one, so some answers are in this and some in that."""
+    source, caches = table(TEXTS), [tmp_path / "one", tmp_path / "two"]
+    server.script = lambda request: server.reply(401) if request.number > 3 else None
+    with pytest.raises(EndpointRefused):
+        label(source, output, threshold=THRESHOLD, cache=caches[0], batch_size=8)
+    server.script = lambda _: None
+    label(source, output, threshold=THRESHOLD, cache=caches[1], batch_size=8)
+    for each in gone:
+        caches[each].rename(caches[each].with_suffix(".away"))
+    server.reset()
+    names = " and ".join(str(caches[each]) for each in gone)
+    with pytest.raises(ResumeRefused, match=f"{names} (is|are) missing. Put (it|them) back there"):
+        label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
+    assert server.requests == []
+    for each in gone:
+        caches[each].with_suffix(".away").rename(caches[each])
+    label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
+    assert server.texts == ["new"]
+
+
+def test_answers_that_were_deleted_are_named(label, server, table, output):
+    label(table(TEXTS), output, threshold=THRESHOLD)
+    journal = output.with_name("out.parquet.run") / "responses.journal"
+    journal.unlink()
+    server.reset()
+    with pytest.raises(ResumeRefused, match=f"{journal} is missing. Put it back there, or label"):
+        label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
+    assert server.requests == []
+
+
 def test_another_cache_is_not_taken_for_the_one_of_the_run(label, server, table, output, tmp_path):
     """It has none of the answers, so the whole table would be paid for again."""
     source, cache, other = table(TEXTS), tmp_path / "cache", tmp_path / "other"
@@ -206,7 +244,7 @@ def test_another_cache_is_not_taken_for_the_one_of_the_run(label, server, table,
     label(source, tmp_path / "else.parquet", text_pair="text", cache=other)
     cache.unlink()
     server.reset()
-    with pytest.raises(ResumeRefused, match=f"Put {cache} back"):
+    with pytest.raises(ResumeRefused, match=f"{cache} is missing. Put it back there"):
         label(table([*TEXTS, "new"]), output, threshold=0.6, cache=other, update=True)
     with pytest.raises(ResumeRefused, match="Replace it with `overwrite=True`, or choose"):
         label(source, output, threshold=0.6, cache=other)

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from pipeline.errors import StoppedEarly
 from pipeline.store.holder import Holder, busy
-from pipeline.store.objects import ByteSource
+from pipeline.store.objects import ByteSource, ignored
 from pipeline.store.runstore import RunStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from pipeline.store.objects import OnLost
     from pipeline.store.records import Identity
 
 PLACE = "(memory)"
@@ -137,7 +138,7 @@ class MemoryLease:
     def __init__(self) -> None:
         self._holder: Holder | None = None
 
-    def acquire(self, *, create: bool) -> bool:
+    def acquire(self, *, create: bool, on_lost: OnLost = ignored) -> bool:
         if self._holder is not None:
             raise busy(PLACE, self._holder)
         self._holder = Holder.here()

@@ -151,7 +151,7 @@ def test_a_reader_never_returns_a_part_of_it(opened, objects):
         def __getattr__(self, name):
             return getattr(objects, name)
 
-    with pytest.raises(OSError, match="are gone"):
+    with pytest.raises(OSError, match="are missing"):
         FramesFile(Gone(), "answers/").reader()
 
 

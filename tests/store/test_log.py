@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from pipeline.errors import OutputBusy, ResumeRefused, StoppedEarly
 from pipeline.store import LocalStore, PartRecord, RunRecord, RunState, open_ranges
 from pipeline.store import log as log_module
+from pipeline.store.beat import BeatLease
 from pipeline.store.disk import DiskObjects
 from pipeline.store.log import Log
 from pipeline.store.records import RunLog
+from pipeline.store.runstore import RunStore
 from tests.store.memory_store import MemoryObjects, MemoryStore, Refusing
 
 RUN = RunRecord(software="classify-pipeline 1", settings={"text": "é"}, input={"rows": 30})
@@ -345,6 +347,36 @@ def test_what_counts_for_nothing_is_not_read(objects, joined_soon):
     assert RunLog(Unreadable(objects)).load() == log.state
 
 
+class Counting(Refusing):
+    """Storage that deletes nothing, and knows what was read of it."""
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.read = []
+
+    def get(self, name):
+        self.read.append(name)
+        return self._objects.get(name)
+
+
+def test_few_entries_are_read_that_count_for_nothing(objects):
+    """Each takes a request. A snapshot is enough, and some are asked for ahead of an answer."""
+    place = Counting(objects)
+    log = _opened(place)
+    log.begin(RUN)
+    for number in range(100):
+        log.add_part(_part(number))
+    log.set_complete(FACTS)
+    place.read.clear()
+    assert RunLog(place).load() == log.state
+    assert place.read == [_name(102)]
+    log.begin_retry()
+    log.add_part(_part(0))
+    place.read.clear()
+    assert RunLog(place).load() == log.state
+    assert len(place.read) <= 3 + 16
+
+
 # --- two writers
 
 
@@ -629,6 +661,27 @@ def store(request, tmp_path):
     store = MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "out.parquet")
     store.lease.acquire(create=True)
     return store
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("does", ["clear", "repair"])
+def test_a_writer_that_wakes_after_others_were_complete_deletes_nothing(store, does):
+    """It has read a run, and was frozen before it tidied up or went on."""
+    store.load()
+    store.begin(RUN)
+    shared = store._objects, BeatLease(store._objects), store.journal, store.events, store.output
+    frozen = RunStore(*shared)
+    frozen.load()
+    store.log.set_complete(FACTS)
+    store.begin(RUN)
+    store.journal.open()
+    store.journal.append(b"paid for")
+    store.journal.close()
+    name, *_ = store.put_part(0, b"of the other run", ".parquet")
+    with pytest.raises(OutputBusy, match="entries after"):
+        getattr(frozen, does)()
+    assert store.holds_answers()
+    assert store._objects.get(f"parts/{name}") == b"of the other run"
 
 
 OLD = b'0 {"kind":"run","software":"classify-pipeline 0.1.0"}\n'
