@@ -77,18 +77,19 @@ def table():
     return pa.table({"id": range(300), "text": texts, "d": pa.array(texts).dictionary_encode()})
 
 
-@pytest.mark.parametrize("group_rows", [1, 7, 64, 299, 300])
+@pytest.mark.parametrize("group_rows", [1, 7, 64, 99, 100])
 @pytest.mark.parametrize("batch_rows", [1, 5, 1024])
 @pytest.mark.parametrize("max_rows", [1, 10, 64, 1000])
 def test_every_start_row_gives_the_tail(
     tmp_path, monkeypatch, table, group_rows, batch_rows, max_rows
 ):
     monkeypatch.setattr("pipeline.producer.parquet_files.BATCH_ROWS", batch_rows)
-    for part, (first, last) in enumerate([(0, 100), (100, 100), (100, 101), (101, 300)]):
+    table = table.slice(0, 100)
+    for part, (first, last) in enumerate([(0, 30), (30, 30), (30, 31), (31, 100)]):
         path = tmp_path / f"{part}.parquet"
         pq.write_table(table.slice(first, last - first), path, row_group_size=group_rows)
     source = open_source([str(tmp_path)])
-    for start_row in (0, 1, 6, 7, 8, 63, 64, 99, 100, 101, 102, 165, 298, 299, 300):
+    for start_row in (0, 1, 6, 7, 8, 29, 30, 31, 32, 63, 64, 95, 98, 99, 100):
         tail = read(source, max_rows, start_row)
         assert tail.to_pylist() == table.slice(start_row).to_pylist()
 
