@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import gc
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import huggingface_hub.constants
 import pytest
@@ -286,6 +288,12 @@ def _clean_environment(monkeypatch, tmp_path_factory):
     # It reads the environment once, when it is imported.
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(login / "token"))
     monkeypatch.setenv("NO_COLOR", "1")
+    thresholds = gc.get_threshold()
+    # A command that was called in this process fits it, variables of Arrow's included; with these,
+    # no other command of this process could be forked.
+    with mock.patch.dict(os.environ):
+        yield
+    gc.set_threshold(*thresholds)
 
 
 @dataclass
