@@ -180,7 +180,7 @@ def test_where_its_answers_are_gone_an_update_is_refused(label, server, table, o
     (tmp_path / "out.parquet.run" / "responses.journal").unlink()
     source = table([*TEXTS, "new"])
     server.reset()
-    with pytest.raises(ResumeRefused, match="are kept apart, and .* is missing"):
+    with pytest.raises(ResumeRefused, match=r"are kept apart, and .* is missing"):
         label(source, output, threshold=THRESHOLD, update=True)
     assert server.requests == []
     label(source, output, threshold=THRESHOLD, overwrite=True)
