@@ -107,7 +107,7 @@ def test_answers_that_are_gone_are_not_promised(label, server, source, output, t
     label(source, output)
     changed = pq.read_table(output)
     pq.write_table(changed.set_column(2, "label", pa.array(["mine"] * 100)), output)
-    with pytest.raises(ResumeRefused, match=r"uses its answers again \(all texts are sent again if"):
+    with pytest.raises(ResumeRefused, match=r"answers again \(all texts are sent again if"):
         label(source, output, threshold=THRESHOLD)
     other = tmp_path / "other.parquet"
     label(source, other, threshold=THRESHOLD)
