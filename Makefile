@@ -15,10 +15,11 @@ SERVERS := .servers
 infinity := infinity_emb[server,torch]==0.0.77 click==8.1.8 transformers==4.51.3
 mlflow := mlflow==3.17.2 transformers==4.51.3
 toolkit := transformers==4.51.3 starlette<1 uvicorn orjson pillow
+STORAGE := $(SERVERS)/storage/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-lowest test-transformers test-ray test-servers bench bench-peers bench-servers bench-workers install-servers simulate lint docs images format pins clean
+.PHONY: help setup run test test-faults test-lowest test-transformers test-ray test-servers test-storage bench bench-peers bench-servers bench-workers install-servers simulate lint docs images format pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +48,7 @@ test: $(DEVELOP) ## run the tests; installs Chromium where it can
 	@$(BIN)/python -m tests.report.chromium
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
-test-faults: $(DEVELOP) ## kill, crash and cut the power many times, and report fault by fault
+test-faults: $(DEVELOP) $(STORAGE) ## kill, crash and cut the power many times, and report fault by fault
 	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m fault
 
 test-lowest: ## install the oldest versions that pyproject.toml allows, and run tests with them
@@ -73,6 +74,14 @@ test-ray: $(DEVELOP) ## install Ray with its dashboard, and run the tests that n
 
 test-servers: $(DEVELOP) $(SERVERS)/infinity/.installed $(SERVERS)/mlflow/.installed ## install infinity and MLflow, and label tables with them
 	$(BIN)/python -m pytest -m servers
+
+$(STORAGE): Makefile
+	rm -rf $(@D) && mkdir -p $(@D)
+	npm install --silent --no-audit --no-fund --prefix $(@D) azurite@3.35.0 s3rver@3.7.1
+	@touch $@
+
+test-storage: $(DEVELOP) $(STORAGE) ## install Azurite and s3rver from npm, and run the tests that need them
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m storage
 
 lint: $(DEVELOP) ## ruff (rules and format), mypy, and the directions of imports
 	$(BIN)/ruff check .

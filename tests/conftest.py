@@ -266,6 +266,22 @@ def s3_server():
     made.close()
 
 
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory):
+    """An Azure server, which `make test-storage` installs."""
+    from tests.storage import Azurite
+
+    made = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["s3", pytest.param("azurite", marks=pytest.mark.storage)])
+def storage(request):
+    """A server of object storage."""
+    return request.getfixturevalue({"s3": "s3_server"}.get(request.param, request.param))
+
+
 @pytest.fixture
 def right_answer():
     """The pure function from a text (and its pair) to the scripted server's labels."""

@@ -1,31 +1,42 @@
-"""Storage on 127.0.0.1: an S3 server (moto), a web server, and a small Hub."""
+"""Storage on 127.0.0.1: servers of S3 (moto, s3rver) and Azure (Azurite), of the web, a small Hub.
+
+`make test-storage` installs Azurite and s3rver from npm, in `.servers/`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import http.server
 import itertools
 import json
 import logging
 import re
+import socket
 import ssl
+import subprocess
 import threading
-from base64 import b64decode
+import time
+from base64 import b64decode, b64encode
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from hashlib import md5, sha1, sha256
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.request import Request, urlopen
 
 import boto3
 import obstore
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +61,9 @@ def certificate_of(address: str) -> bytes:
     return made.public_bytes(pem) + private
 
 
+PROGRAMS = Path(__file__).resolve().parents[1] / ".servers" / "storage"
+# Of a test that takes a `storage`: about what only S3 has.
+ONLY_S3 = pytest.mark.parametrize("storage", ["s3"], indirect=True)
 # All servers of a process have the same buckets.
 _numbers = itertools.count(1)
 
@@ -72,10 +86,10 @@ class S3Server:
         host, port = self._server.get_host_and_port()
         self.url = f"http://{host}:{port}"
 
-    def environment(self) -> dict[str, str]:
-        """What a user of this server has in the environment."""
+    def environment(self, url: str = "") -> dict[str, str]:
+        """What a user of this server, or of a proxy before it, has in the environment."""
         return {
-            "AWS_ENDPOINT": self.url,
+            "AWS_ENDPOINT": url or self.url,
             "AWS_ALLOW_HTTP": "true",
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "testing",
@@ -101,17 +115,109 @@ class S3Server:
             secret_access_key="testing",
             client_options={"allow_http": True},
         )
-        return Bucket(name, store)
+        return Bucket(f"s3://{name}", store)
 
     def close(self) -> None:
         self._server.stop()
 
 
+class _FromNpm:
+    """A server in a process of its own; `{directory}` and `{port}` in its command are replaced."""
+
+    def __init__(self, directory: Path, *command: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        program, *arguments = (each.format(directory=directory, port=port) for each in command)
+        said = directory / "log"
+        with said.open("wb") as log:
+            path = PROGRAMS / "node_modules" / ".bin" / program
+            self._process = subprocess.Popen([path, *arguments], stdout=log, stderr=log)
+        self.url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return
+            assert self._process.poll() is None, said.read_text()
+            assert time.monotonic() < until, said.read_text()
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class S3rver(_FromNpm):
+    """An S3 server that has a bucket `box`, and ignores all conditions."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            directory,
+            *("s3rver", "-d", "{directory}", "-a", "127.0.0.1", "-p", "{port}", "--silent"),
+            *("--configure-bucket", "box"),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What a user of this server has in the environment."""
+        return {
+            "AWS_ENDPOINT": self.url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "S3RVER",
+            "AWS_SECRET_ACCESS_KEY": "S3RVER",
+        }
+
+
+class Azurite(_FromNpm):
+    """Microsoft's emulator of its storage, with the account and key of every emulator."""
+
+    ACCOUNT = "devstoreaccount1"
+    KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            directory,
+            *("azurite-blob", "--silent", "--location", "{directory}", "--blobPort", "{port}"),
+            *("--blobHost", "127.0.0.1", "--skipApiVersionCheck", "--disableTelemetry"),
+        )
+
+    def environment(self, url: str = "") -> dict[str, str]:
+        """What a user of this server, or of a proxy before it, has in the environment."""
+        return {
+            "AZURE_STORAGE_USE_EMULATOR": "true",
+            "AZURITE_BLOB_STORAGE_URL": url or self.url,
+            "AZURE_STORAGE_ACCOUNT_NAME": self.ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": self.KEY,
+        }
+
+    def bucket(self) -> Bucket:
+        """Make a new container."""
+        name = f"bucket-{next(_numbers)}"
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        signed = "".join(f"{key}:{value}\n" for key, value in headers.items())
+        signed = (
+            f"PUT{12 * chr(10)}{signed}/{self.ACCOUNT}/{self.ACCOUNT}/{name}\nrestype:container"
+        )
+        digest = hmac.digest(b64decode(self.KEY), signed.encode(), "sha256")
+        headers["Authorization"] = f"SharedKey {self.ACCOUNT}:{b64encode(digest).decode()}"
+        place = f"{self.url}/{self.ACCOUNT}/{name}?restype=container"
+        with urlopen(Request(place, headers=headers, method="PUT")):
+            pass
+        store = AzureStore(
+            name,
+            endpoint=f"{self.url}/{self.ACCOUNT}",
+            account_name=self.ACCOUNT,
+            account_key=self.KEY,
+            client_options={"allow_http": True},
+        )
+        return Bucket(f"abfs://{name}", store)
+
+
 class Bucket:
     """A bucket, written to as others do."""
 
-    def __init__(self, name: str, store: S3Store) -> None:
-        self.url = f"s3://{name}"
+    def __init__(self, url: str, store: S3Store | AzureStore) -> None:
+        self.url = url
         self._store = store
 
     def put(self, key: str, content: bytes) -> str:

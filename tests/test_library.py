@@ -110,8 +110,9 @@ def test_types_are_checked(tmp_path):
         "cp.classify([], rate='fast')\n"
     )
     root = str(pipeline.__path__[0]).removesuffix("pipeline")
-    cache = f"{root}.mypy_cache"  # as `make lint` keeps it, since the whole package is checked
-    command = [sys.executable, "-m", "mypy", "--strict", "use.py", "--cache-dir", cache]
+    # With the options and the cache of `make lint`, since the whole package is checked, too.
+    options = ["--config-file", f"{root}pyproject.toml", "--cache-dir", f"{root}.mypy_cache"]
+    command = [sys.executable, "-m", "mypy", "use.py", *options]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, env={"MYPYPATH": root}
     )

@@ -79,9 +79,9 @@ def report(
         from pipeline.report import serve_live, write_report
 
         if live and page is not None:
-            raise SettingsError("--live does not go together with --page.", "Drop one of the two.")
+            raise SettingsError("--live and --page cannot be combined.", "Drop one of the two.")
         if port is not None and not live:
-            raise SettingsError("--port needs --live.", "Add that, or drop --port.")
+            raise SettingsError("--port needs --live.", "Add --live, or drop --port.")
         named = (name.strip() for each in columns for name in each.split(","))
         choice = (run_dir, [name for name in named if name], gold, label_map_of(label_map))
         if live:

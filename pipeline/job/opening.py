@@ -337,7 +337,7 @@ def _refused(
     if found.complete is not None:
         if kept and holds_answers(found):
             # It may be large, and is not read for these words.
-            kept += " (all texts are sent again if the output was changed since)"
+            kept += " (all texts are sent again if the output has changed since then)"
         how = f"{setting('overwrite', 'True')}{kept}"
         if not differ and config.dedup and not in_place:
             how = f"{setting('update', 'True')}, which sends only texts that it does not have"

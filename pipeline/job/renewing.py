@@ -107,11 +107,13 @@ def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) ->
     if not (was.caches or store.holds_answers()):
         gone = [store.journal.place]
     if gone:
+        left = [cache for cache in was.caches if cache not in gone]
+        uses_left = f" and {setting('cache', left[-1])}" if left else ""
         raise ResumeRefused(
-            f"{config.output} was made with a label map or a threshold, so its answers are kept "
-            f"apart, and {' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing.",
+            f"{config.output} was made with a label map or a threshold, so its answers are stored "
+            f"separately, and {' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing.",
             f"Put {'it' if len(gone) == 1 else 'them'} back there, or label the whole input again "
-            f"with {setting('overwrite', 'True')}.",
+            f"with {setting('overwrite', 'True')}{uses_left}.",
         )
 
 

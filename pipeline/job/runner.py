@@ -46,7 +46,7 @@ from pipeline.system import means
 from pipeline.system.failpoints import failpoint
 from pipeline.system.threads import Stop, in_thread
 from pipeline.wording import listed
-from pipeline.writer import assemble, nested, write_part
+from pipeline.writer import assemble, nested, write_empty_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from pipeline.job.decisions import EarlierRun, Opening
     from pipeline.observers.metrics_file import MetricsFile
     from pipeline.producer import Source
-    from pipeline.store import PartRecord, RunStore
+    from pipeline.store import RunStore
     from pipeline.store.objects import OnLost
 
 # What is done with rows is Python code in good part, which only one thread at a time can run; each
@@ -193,9 +193,12 @@ class Run:
             raise
         finally:
             found = self._summary(started, error)
+            is_lost = isinstance(error, OutputBusy)  # log and summary are those of the other run
+            if is_lost:
+                self._observers.remove(log)
             emit(RunEnded(found["state"], found["exit_code"], str(error) if error else None))
             log.close()
-            if not isinstance(error, OutputBusy):  # the summary is that of the other run
+            if not is_lost:
                 with suppress(StoppedEarly):
                     self._store.put_summary(found)
             if isinstance(error, ClassifyError):
@@ -256,19 +259,24 @@ class Run:
         opening.check(self._config, store)
         store.check()
         acquire = partial(store.lease.acquire, on_lost=on_lost)
+        leaving.callback(store.lease.release)
         leased = acquire(create=False)
-        if leased:
-            leaving.callback(store.lease.release)
         found = decide()
         left = found.source.input.rows - (found.state.rows if found.state else 0)
         room.check(self._config, store, found, left)
         if not leased:
             acquire(create=True)
-            leaving.callback(store.lease.release)
             if store.log.entries.exists():
                 # Another process began this run while there was nothing to lease.
                 found = decide()
-        self._damaged_parts = opening.begin(self._config, store, found)
+        try:
+            self._damaged_parts = opening.begin(self._config, store, found)
+        except OutputBusy:
+            if store.lease.is_lock:
+                raise
+            # An owner that had been frozen woke, and wrote once more before its beat stopped it.
+            found = decide()
+            self._damaged_parts = opening.begin(self._config, store, found)
         return found
 
     async def _execute(self, opened: Opening, emit: Observer) -> None:
@@ -319,8 +327,6 @@ class Run:
     async def _label(self, opened: Opening, revision: Revision, emit: Observer) -> None:
         """Label and commit all rows that are not committed yet."""
         config, log = self._config, self._store.log
-        if config.cache is not None:
-            await in_thread(partial(log.add_cache, str(config.cache.absolute())))
         answers, earlier = opening.stores(config, self._store, log.run)
         # What ends this pass alone does not end the run.
         stop = Stop(self._stop)
@@ -333,6 +339,8 @@ class Run:
                 Dedup(open_answers, emit, drift, allowance, stop) as dedup,
                 open_engine(config, emit, stop, requests_sent=self._metrics.requests) as engine,
             ):
+                if config.cache is not None:  # which could be opened
+                    await in_thread(partial(log.add_cache, str(config.cache.absolute())))
                 stream = Stream(
                     config,
                     opened.source,
@@ -368,7 +376,7 @@ class Run:
                 store.log.set_assembled(store.output.draft_identity())
             else:
                 if not state.parts:  # an input without rows
-                    store.log.add_part(self._empty_part())
+                    store.log.add_part(write_empty_part(store, self._output_schema(None)))
                 store.log.set_assembled(store.draft_parts())
             failpoint("finish.identified")
             check_before_publishing(self._config, store, opened.source.input)
@@ -384,15 +392,3 @@ class Run:
         schema = output_schema(read, self._config)
         metadata = {**(schema.metadata or {}), **summary.metadata(self._config, revision)}
         return schema.with_metadata(metadata)
-
-    def _empty_part(self) -> PartRecord:
-        schema = self._output_schema(None)
-        return write_part(
-            self._store,
-            schema.empty_table(),
-            first_row=0,
-            errors=0,
-            labels={},
-            revision=None,
-            final_schema=schema,
-        )

@@ -90,7 +90,7 @@ class MetricsFile:
             case Requests():
                 self._latencies.update(map(partial(bisect_left, LATENCIES_S), event.seconds))
                 self._latency_sum_s += sum(event.seconds)
-            case RunEnded() if event.exit_code != OutputBusy.exit_code:
+            case RunEnded() if self._running or event.exit_code != OutputBusy.exit_code:
                 self._running = False
                 self._ended["exit_code"] = event.exit_code
                 if event.exit_code == EXIT_COMPLETE:

@@ -94,9 +94,13 @@ class BeatLease:
             with suppress(StoppedEarly):  # the log tells of a storage that is gone
                 head = max(self._numbers(), default=0)
                 if head != self._number:
-                    if head:
+                    if _is_owned(self._objects.get(_name(head)) or b""):
                         on_lost(taken_over(self._objects.place, self._told(head)))
-                    return
+                        return
+                    # Given back, by a plan or a run that was refused. If it was not: see the log.
+                    if not claim(self._objects, _name(head + 1), self._content()):
+                        continue
+                    self._number = head + 1
                 self._beat += 1
                 self._objects.put(_name(self._number), self._content())
 

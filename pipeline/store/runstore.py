@@ -124,14 +124,17 @@ class RunStore:
 
     def check_is_outside(self, inputs: Sequence[str]) -> None:
         """Refuse an input that would read this run's own parts. Raises OutputError."""
-        place = _address(self.place)
         for name in inputs:
-            if overlap(_address(name), place, f"{place}/{_PARTS}{_A_PART}"):
+            if any(
+                overlap(each, place, f"{place}/{_PARTS}{_A_PART}")
+                for each, place in zip(_addresses(name), _addresses(self.place), strict=True)
+            ):
                 fix = f"Choose a directory elsewhere, or one whose name ends with {RUN_SUFFIX}."
                 if self.log.entries.exists():
                     fix = (
                         "Move the directory elsewhere, or give it a name that ends with "
-                        f"{RUN_SUFFIX}, and go on with its new place: it keeps what was done."
+                        f"{RUN_SUFFIX}. Then continue with its new path: nothing that was done is "
+                        "lost."
                     )
                 raise OutputError(
                     f"{setting('run_dir')}: {self.place} and the input {name} are the same, or one "
@@ -307,8 +310,14 @@ class RunStore:
         self._objects.put(_PLAN, orjson.dumps(plan))
 
 
-def _address(name: str) -> str:
-    return name if is_address(name) else f"file://{expanded(name).resolve()}"
+def _addresses(name: str) -> list[str]:
+    """Return an address as it is named, and without links."""
+    if is_address(name):
+        return [name, name]
+    named = found = expanded(name).absolute()
+    with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no name at all
+        found = named.resolve()
+    return [f"file://{named}", f"file://{found}"]
 
 
 def _json(objects: Objects, name: str) -> dict[str, Any]:

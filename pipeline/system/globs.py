@@ -37,8 +37,8 @@ def is_named(parts: Sequence[str], pattern: Sequence[str], fixed: int) -> bool:
 def overlap(name: str, address: str, table: str) -> bool:
     """Return True if a name means a table at or below an address, or something that holds it.
 
-    `table` is that address if it is one of a table; or else one of its tables, each of which has
-    other digits in the last part of its name.
+    `table` is that address if it is one of a table; or else one of its tables, of which others may
+    have other digits in the last part of their names.
     """
     if "://" not in name or "://" not in address:
         return False

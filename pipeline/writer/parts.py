@@ -24,6 +24,19 @@ COMPRESSION = "zstd"
 _STREAM = ".arrows"
 
 
+def write_empty_part(store: RunStore, schema: pa.Schema) -> PartRecord:
+    """Write the part of a directory without rows. Raises what `write_part` does."""
+    return write_part(
+        store,
+        schema.empty_table(),
+        first_row=0,
+        errors=0,
+        labels={},
+        revision=None,
+        final_schema=schema,
+    )
+
+
 def write_part(
     store: RunStore,
     table: pa.Table,

@@ -101,8 +101,10 @@ async def cancelled_after(callbacks, delay_s, server, checkpoint):
             concurrency=2, grace_s=1,
         )
     )  # fmt: skip
-    with called_after(callbacks, delay_s, work.cancel):
+    asked = []
+    with called_after(callbacks, delay_s, lambda: asked.append(work.cancel())):
         await asyncio.wait([work])
+    assert work.cancelled() == any(asked)
     if work.cancelled():
         with pytest.raises(asyncio.CancelledError) as cancelled:
             await work
@@ -122,7 +124,9 @@ def take_what_is_kept(cancelled):
         shutil.rmtree(each)
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stride", [5, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 @pytest.mark.parametrize("delay_s", [0, 0.001], ids=["at once", "in a thread's work"])
 @pytest.mark.parametrize("kept", [False, True], ids=["no checkpoint", "checkpoint"])
 async def test_cancelled_after_every_callback(

@@ -59,13 +59,12 @@ class FarJob(Job):
 
 
 @pytest.fixture
-def proxy(s3_server, monkeypatch):
-    made = FaultProxy(s3_server.url)
+def proxy(storage, monkeypatch):
+    made = FaultProxy(storage.url)
     made.faults.dropped, made.faults.stalled, made.faults.stall_s = 0.05, 0.03, 0.3
     made.faults.status_503 = made.faults.status_409 = 0.03
-    for name, value in s3_server.environment().items():
+    for name, value in storage.environment(made.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT", made.url)
     remote.store_at.cache_clear()
     yield made
     remote.store_at.cache_clear()
@@ -73,8 +72,8 @@ def proxy(s3_server, monkeypatch):
 
 
 @pytest.fixture
-def far_job(job, proxy, s3_server):
-    bucket = s3_server.bucket()
+def far_job(job, proxy, storage):
+    bucket = storage.bucket()
     made = 0
 
     def make(out: str, *, far: bool) -> FarJob:

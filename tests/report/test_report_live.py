@@ -113,10 +113,10 @@ def test_what_cannot_be_followed_is_refused(cli, live, source, server):
     assert (done.code, "No run is recorded" in done.stderr) == (2, True)
     assert cli("run", source, "--endpoint", server.url, "-o", "out.parquet").code == 0
     done = cli("report", "out.parquet", "--live", "-o", "page.html")
-    said = "--live does not go together with --page. Drop one of the two.\n"
+    said = "--live and --page cannot be combined. Drop one of the two.\n"
     assert (done.code, done.stderr) == (2, said)
     done = cli("report", "out.parquet", "--port", 8080)
-    assert (done.code, done.stderr) == (2, "--port needs --live. Add that, or drop --port.\n")
+    assert (done.code, done.stderr) == (2, "--port needs --live. Add --live, or drop --port.\n")
     _, port, _ = live()
     done = cli("report", "out.parquet", "--live", "--port", port)
     assert done.code == 2

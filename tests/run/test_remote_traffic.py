@@ -72,8 +72,8 @@ def test_status_reads_the_log_alone(stored, asked, tmp_path, bucket):
     assert (found.committed_rows, found.answers) == (10 * PARTS, COMMITS * 50)
     assert not kinds["GET", "parts"] + kinds["GET", "answers"]
     assert kinds["GET", "log"] <= 1 + PARTS // 11 + 10
-    assert sent < 500 * PARTS + 20_000
-    assert stored().journal.size() > 2 * sent
+    assert sent < 1_000 * PARTS
+    assert stored().journal.size() > 1.5 * sent
 
 
 def test_answers_are_read_in_few_requests(stored, asked):
@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_reads_no_part(stored, asked, bucket):
     assert store.repair() == 0
     kinds, sent = asked()
     assert not kinds["GET", "parts"]
-    assert sent < 600 * PARTS  # a listing tells some hundred bytes of each
+    assert sent < 1_000 * PARTS  # a listing tells some hundred bytes of each
     keys = [f"run/parts/{part.file}" for part in parts]
     bucket.put(keys[3], b"other bytes of somebody else")
     bucket.put(keys[4], b"\4" * 9_999)

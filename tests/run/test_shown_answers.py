@@ -180,7 +180,7 @@ def test_where_its_answers_are_gone_an_update_is_refused(label, server, table, o
     (tmp_path / "out.parquet.run" / "responses.journal").unlink()
     source = table([*TEXTS, "new"])
     server.reset()
-    with pytest.raises(ResumeRefused, match=r"are kept apart, and .* is missing"):
+    with pytest.raises(ResumeRefused, match=r"are stored separately, and .* is missing"):
         label(source, output, threshold=THRESHOLD, update=True)
     assert server.requests == []
     label(source, output, threshold=THRESHOLD, overwrite=True)
@@ -218,11 +218,29 @@ def test_each_cache_of_a_run_is_needed(label, server, table, output, tmp_path, g
         caches[each].rename(caches[each].with_suffix(".away"))
     server.reset()
     names = " and ".join(str(caches[each]) for each in gone)
-    with pytest.raises(ResumeRefused, match=f"{names} (is|are) missing. Put (it|them) back there"):
+    with pytest.raises(
+        ResumeRefused, match=f"{names} (is|are) missing. Put (it|them) back"
+    ) as told:
         label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
+    left = [str(each) for number, each in enumerate(caches) if number not in gone]
+    assert str(told.value).endswith(
+        f'with `overwrite=True` and `cache="{left[0]}"`.' if left else "with `overwrite=True`."
+    )
     assert server.requests == []
     for each in gone:
         caches[each].with_suffix(".away").rename(caches[each])
+    label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
+    assert server.texts == ["new"]
+
+
+def test_a_cache_that_could_not_be_opened_is_not_needed(label, server, table, output, tmp_path):
+    """The run went on without it, so no answer is there."""
+    cache = tmp_path / "cache"
+    cache.symlink_to(tmp_path / "missing" / "cache")
+    with pytest.raises(StoppedEarly):
+        label(table(TEXTS), output, threshold=THRESHOLD, cache=cache)
+    label(table(TEXTS), output, threshold=THRESHOLD)
+    server.reset()
     label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
     assert server.texts == ["new"]
 

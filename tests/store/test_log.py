@@ -374,7 +374,7 @@ def test_few_entries_are_read_that_count_for_nothing(objects):
     log.add_part(_part(0))
     place.read.clear()
     assert RunLog(place).load() == log.state
-    assert len(place.read) <= 3 + 16
+    assert len(place.read) <= 3 + 4
 
 
 # --- two writers
