@@ -75,16 +75,17 @@ class RemoteObjects:
         return None
 
     def delete(self, *names: str) -> None:
-        _, prefix = remote.parts_of(self.place)
-        keys = [f"{prefix}/{name}" for name in names if not name.endswith("/")]
-        if not keys:
+        names = tuple(name for name in names if not name.endswith("/"))
+        if not names:
             return
-        with writing(self.place), self._at(names[0]) as (store, _):
+        _, prefix = remote.parts_of(self.place)
+        with writing(self.place):
             try:
-                store.delete(keys)
+                with self._at(names[0]) as (store, _):
+                    store.delete([f"{prefix}/{name}" for name in names])
             except FileNotFoundError:  # one of them was missing, and the others may be there
-                for key in keys:
-                    _delete_one(store, key)
+                for name in names:
+                    remote.delete(f"{self.place}/{name}")
 
     def check(self) -> None:
         try:
@@ -129,14 +130,6 @@ def _stamp(meta: Any) -> str | None:
     etag: str | None = meta["e_tag"]
     # Azure lists them without quotes. A weak one stays the same for content that is only alike.
     return None if etag is None or etag.startswith("W/") else etag.strip('"')
-
-
-def _delete_one(store: Any, key: str) -> None:
-    try:
-        with remote.as_os_error(key):
-            store.delete(key)
-    except FileNotFoundError:
-        pass
 
 
 def no_place(place: str, error: OSError) -> OutputError:

@@ -113,7 +113,7 @@ class RemoteOutput:
         try:
             with writing(self.place), remote.as_os_error(probe):
                 remote.store_at(place).put(key, b"")
-                remote.store_at(place).delete(key)
+                remote.delete(probe)
         except StoppedEarly as failure:
             if isinstance(failure.__cause__, OSError):
                 raise no_place(self.place, failure.__cause__) from failure
@@ -153,10 +153,10 @@ class RemoteOutput:
             names = {name for _, name in self._parts}
             old = self._names()
             if MARK in old:
-                self._delete(MARK)
+                remote.delete(self._address(MARK))
             for name in old:
                 if name != MARK and name not in names:
-                    self._delete(name)
+                    remote.delete(self._address(name))
             for part, name in self._parts:
                 stop_point()
                 self._put(name, self._part(part))
@@ -213,11 +213,6 @@ class RemoteOutput:
             remote.store_at(place).put(
                 key, content, chunk_size=_UPLOAD_BYTES, max_concurrency=_UPLOADS
             )
-
-    def _delete(self, name: str) -> None:
-        place, key = remote.parts_of(self._address(name))
-        with remote.as_os_error(self._address(name)):
-            remote.store_at(place).delete(key)
 
 
 def _measured(file: Any) -> list[Any]:

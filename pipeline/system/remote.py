@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,6 +98,16 @@ def listed(address: str) -> dict[str, Facts]:
     with as_os_error(address):
         found = [each for batch in store_at(place).list(prefix or None) for each in batch]
     return {f"{place}/{each['path']}": _facts_of(each) for each in sorted(found, key=_key)}
+
+
+def delete(address: str) -> None:
+    """Delete an object; a missing one is fine. Raises OSError.
+
+    A request of which no answer came is repeated, and Azure and Google then tell that it is gone.
+    """
+    place, key = parts_of(address)
+    with suppress(FileNotFoundError), as_os_error(address):
+        store_at(place).delete(key)
 
 
 def open_object(address: str, known: Facts | None = None) -> RemoteFile:

@@ -12,6 +12,7 @@ from pipeline.errors import InputError, OutputBusy, SettingsError
 from pipeline.events import MetricsFileFailed, Notice
 from pipeline.observers import metrics_file
 from pipeline.observers.words import notice
+from pipeline.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_UNITS = ("_seconds", "_per_second")
@@ -170,6 +171,22 @@ def test_the_file_is_that_of_the_run_which_holds_the_output(
     server.release()
     assert first.ended().code == 0
     assert numbers(path)["exit_code",] == 0
+
+
+@pytest.mark.fault(10)
+def test_a_run_that_loses_its_output_works_no_more(label, server, source, output, path):
+    """Another one took it over, whose file is on another machine: this one tells the end."""
+    other = open_store(output)
+
+    def taken(request):
+        if request.number == 2:
+            other.load()
+            other.log.add_cache("/of another run")
+
+    server.script = taken
+    with pytest.raises(OutputBusy):
+        label(source, output, metrics_file=path, batch_size=1, concurrency=1)
+    assert (numbers(path)["running",], numbers(path)["exit_code",]) == (0, 5)
 
 
 def test_it_is_written_while_the_run_works(label, server, source, output, path, monkeypatch):
