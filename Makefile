@@ -48,8 +48,8 @@ test: $(DEVELOP) ## run the tests; installs Chromium where it can
 	@$(BIN)/python -m tests.report.chromium
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
-test-faults: $(DEVELOP) $(STORAGE) ## kill, crash and cut the power many times, and report fault by fault
-	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m fault
+test-faults: $(DEVELOP) ## kill, crash and cut the power many times, and report fault by fault
+	$(BIN)/python -m pytest -p tests.faults.report -n 2 --dist worksteal -m 'fault and not storage'
 
 test-lowest: ## install the oldest versions that pyproject.toml allows, and run tests with them
 	rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
@@ -80,7 +80,7 @@ $(STORAGE): Makefile
 	npm install --silent --no-audit --no-fund --prefix $(@D) azurite@3.35.0 s3rver@3.7.1
 	@touch $@
 
-test-storage: $(DEVELOP) $(STORAGE) ## install Azurite and s3rver from npm, and run the tests that need them
+test-storage: $(DEVELOP) $(STORAGE) ## install Azurite and s3rver (needs npm), and run the tests that need them
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m storage
 
 lint: $(DEVELOP) ## ruff (rules and format), mypy, and the directions of imports

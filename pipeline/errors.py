@@ -116,7 +116,7 @@ class EndpointRefused(ClassifyError):
 
 
 class OutputBusy(ClassifyError):
-    """Another run holds this output, or took it over from this one, which is resumable."""
+    """Another run holds this output, or took it over."""
 
     exit_code = 5
 

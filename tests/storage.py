@@ -62,7 +62,7 @@ def certificate_of(address: str) -> bytes:
 
 
 PROGRAMS = Path(__file__).resolve().parents[1] / ".servers" / "storage"
-# Of a test that takes a `storage`: about what only S3 has.
+# For tests of what only S3 has.
 ONLY_S3 = pytest.mark.parametrize("storage", ["s3"], indirect=True)
 # All servers of a process have the same buckets.
 _numbers = itertools.count(1)
@@ -169,7 +169,7 @@ class S3rver(_FromNpm):
 
 
 class Azurite(_FromNpm):
-    """Microsoft's emulator of its storage, with the account and key of every emulator."""
+    """Microsoft's emulator of its storage, with its well-known account and key."""
 
     ACCOUNT = "devstoreaccount1"
     KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

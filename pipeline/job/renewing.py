@@ -45,7 +45,7 @@ def check_update(config: RunConfig, store: RunStore, **earlier: Unpack[EarlierRu
     for other in ("overwrite", "ask_again", "retry_failed"):
         if earlier.get(other):
             raise SettingsError(
-                f"{setting('update', 'True')} does not go together with {setting(other, 'True')}.",
+                f"{setting('update', 'True')} and {setting(other, 'True')} cannot be combined.",
                 "Drop one of the two.",
             )
     if not config.dedup:
@@ -112,7 +112,7 @@ def check_answers_are_kept(config: RunConfig, store: RunStore, was: RunState) ->
         raise ResumeRefused(
             f"{config.output} was made with a label map or a threshold, so its answers are stored "
             f"separately, and {' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing.",
-            f"Put {'it' if len(gone) == 1 else 'them'} back there, or label the whole input again "
+            f"Put {'it' if len(gone) == 1 else 'them'} back, or label the whole input again "
             f"with {setting('overwrite', 'True')}{uses_left}.",
         )
 

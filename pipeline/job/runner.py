@@ -193,7 +193,7 @@ class Run:
             raise
         finally:
             found = self._summary(started, error)
-            is_lost = isinstance(error, OutputBusy)  # log and summary are those of the other run
+            is_lost = isinstance(error, OutputBusy)  # what is told last is of the other run
             if is_lost:
                 self._observers.remove(log)
             emit(RunEnded(found["state"], found["exit_code"], str(error) if error else None))
@@ -272,7 +272,7 @@ class Run:
         try:
             self._damaged_parts = opening.begin(self._config, store, found)
         except OutputBusy:
-            if store.lease.is_lock:
+            if store.lease.is_lock or not store.lease.is_held():
                 raise
             # An owner that had been frozen woke, and wrote once more before its beat stopped it.
             found = decide()

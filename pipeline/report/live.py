@@ -16,9 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from pipeline.errors import ClassifyError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.foreign import visible
 from pipeline.report.page import draw
 from pipeline.wording import reason
@@ -60,8 +58,7 @@ class LivePage:
             if monotonic() >= self._due_at:
                 try:
                     self.draw()
-                except (ClassifyError, OSError, pa.ArrowException) as error:
-                    # The run may be removed, and its files may change while they are read.
+                except Exception as error:  # noqa: BLE001 - files may change while they are read
                     words = html.escape(visible(str(error)))
                     self._last = f"{_RELOADED}<p>{words}".encode()
             return self._last

@@ -74,6 +74,9 @@ class BeatLease:
             self._objects.delete(*map(_name, numbers))
         return True
 
+    def is_held(self) -> bool:
+        return max(self._numbers(), default=0) == self._number
+
     def release(self) -> None:
         if self._thread is None:
             return
@@ -94,13 +97,9 @@ class BeatLease:
             with suppress(StoppedEarly):  # the log tells of a storage that is gone
                 head = max(self._numbers(), default=0)
                 if head != self._number:
-                    if _is_owned(self._objects.get(_name(head)) or b""):
+                    if head:  # even if it was given back: that run may have done everything
                         on_lost(taken_over(self._objects.place, self._told(head)))
-                        return
-                    # Given back, by a plan or a run that was refused. If it was not: see the log.
-                    if not claim(self._objects, _name(head + 1), self._content()):
-                        continue
-                    self._number = head + 1
+                    return
                 self._beat += 1
                 self._objects.put(_name(self._number), self._content())
 

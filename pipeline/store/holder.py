@@ -48,4 +48,7 @@ def busy(place: object, holder: Holder, how: str = "") -> OutputBusy:
 
 def taken_over(place: object, how: object) -> OutputBusy:
     """Return the error of a run that lost its output to another one; `how` is known."""
-    return OutputBusy(f"{place}: another run took this output over ({how}).", _FIX)
+    return OutputBusy(
+        f"{place}: another run took this output over ({how}).",
+        "Wait for it, or stop it; then run the same command again.",
+    )

@@ -75,6 +75,9 @@ class FlockLease:
             os.pwrite(descriptor, here.ljust(_FILE_BYTES), 0)
             os.fsync(descriptor)
 
+    def is_held(self) -> bool:
+        return self.is_lock or self._beat.is_held()
+
     def release(self) -> None:
         self._beat.release()
         if self._descriptor is not None:

@@ -186,7 +186,7 @@ class Log:
 
     def _create(self, name: str, content: bytes) -> None:
         if not claim(self._objects, name, content):
-            raise taken_over(self._objects.place, f"{name} was written by that one")
+            raise taken_over(self._objects.place, f"{name} was written by the other run")
 
     def _numbers(self) -> list[int]:
         found = map(_NAME.fullmatch, self._objects.list(FOLDER))

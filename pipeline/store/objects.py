@@ -140,6 +140,9 @@ class Lease(Protocol):
         Raises OutputBusy if it is held, OutputError if no place can be made.
         """
 
+    def is_held(self) -> bool:
+        """Return False if another run has taken the lease since this one did."""
+
     def release(self) -> None:
         """Release the lease; harmless if it is not held."""
 

@@ -13,11 +13,13 @@ A part is durable before its record is. Whoever writes holds the lease; readers 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -314,7 +316,7 @@ def _addresses(name: str) -> list[str]:
     """Return an address as it is named, and without links."""
     if is_address(name):
         return [name, name]
-    named = found = expanded(name).absolute()
+    named = found = Path(os.path.abspath(expanded(name)))  # noqa: PTH100 - without ".."
     with suppress(OSError, RuntimeError, ValueError):  # a loop of links, or no name at all
         found = named.resolve()
     return [f"file://{named}", f"file://{found}"]

@@ -328,6 +328,20 @@ def test_a_run_directory_behind_a_link_is_found(label, server, tmp_path):
     assert server.requests == []
 
 
+@pytest.mark.parametrize(
+    ("given", "run_dir"), [("..", "../../runs/x"), ("../in", "../in/../state"), (".", "../state")]
+)
+def test_a_run_directory_outside_is_taken_however_it_is_named(
+    label, tmp_path, monkeypatch, given, run_dir
+):
+    inside = tmp_path / "work" / "in"
+    inside.mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["one", "two"]}), inside / "a.parquet")
+    monkeypatch.chdir(inside)
+    done = label(given, tmp_path / "out.parquet", run_dir=run_dir)
+    assert (done["state"], done["rows"]) == ("complete", 2)
+
+
 def test_an_unfinished_run_inside_its_input_is_moved_and_goes_on(cli, server, tmp_path):
     """Older versions began such runs; what they were answered was paid for."""
     inside = tmp_path / "in" / "state"

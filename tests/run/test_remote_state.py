@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import timedelta
 from functools import lru_cache
 
@@ -155,8 +156,8 @@ def test_a_server_that_ignores_conditions_is_refused(cli, server, source, tmp_pa
     for variable, value in s3rver.environment().items():
         monkeypatch.setenv(variable, value)
     place = ("--run-dir", "s3://box/run", "--endpoint", server.url)
-    done = cli("run", source, "-o", "out.parquet", *place)
-    s3rver.close()
+    with closing(s3rver):
+        done = cli("run", source, "-o", "out.parquet", *place)
     assert done.code == 2
     assert "ignores that an object must be absent" in done.stderr
     assert not server.requests
@@ -296,13 +297,16 @@ def test_an_owner_that_was_frozen_is_fenced_by_the_log(bucket, tmp_path, monkeyp
 
 
 @pytest.mark.fault(10)
-def test_an_owner_that_lost_its_lease_stops(label, server, bucket, source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("owner", ["other", None])  # None: it has ended by now
+def test_an_owner_that_lost_its_lease_stops(
+    label, server, bucket, source, tmp_path, monkeypatch, owner
+):
     """Its next beat tells it; it sends no more, and the summary stays that of the other run."""
     monkeypatch.setattr("pipeline.store.beat.BEAT_S", 0.05)
 
     def taken(request):
         if request.number == 2:
-            holder = {"pid": 7, "host": "elsewhere", "since": 0.0, "owner": "other", "beat": 0}
+            holder = {"pid": 7, "host": "elsewhere", "since": 0.0, "owner": owner, "beat": 0}
             bucket.put("run/lease/00000009.json", json.dumps(holder).encode())
             bucket.put("run/summary.json", b'{"of": "the other"}')
         return server.reply(delay=0.2)
@@ -315,7 +319,7 @@ def test_an_owner_that_lost_its_lease_stops(label, server, bucket, source, tmp_p
         )  # fmt: skip
     assert str(stopped.value) == (
         f"{bucket.url}/run: another run took this output over (process 7 on elsewhere). "
-        "Wait for it, stop it, or choose another output."
+        "Wait for it, or stop it; then run the same command again."
     )
     assert len(server.requests) < 100
     left = RemoteObjects(f"{bucket.url}/run")
@@ -324,31 +328,14 @@ def test_an_owner_that_lost_its_lease_stops(label, server, bucket, source, tmp_p
 
 
 @pytest.mark.fault(10)
-def test_a_lease_that_was_given_back_is_taken_again(
-    label, server, bucket, source, tmp_path, monkeypatch
-):
-    """By a plan or a run that was refused, while this one stood still; nobody else goes on."""
-    monkeypatch.setattr("pipeline.store.beat.BEAT_S", 0.05)
-
-    def taken(request):
-        if request.number == 2:
-            given_back = {"pid": 7, "host": "elsewhere", "since": 0.0, "owner": None, "beat": 3}
-            bucket.put("run/lease/00000009.json", json.dumps(given_back).encode())
-        return server.reply(delay=0.2) if request.number < 5 else None
-
-    server.script = taken
-    output, run_dir = tmp_path / "out.parquet", f"{bucket.url}/run"
-    assert label(source, output, run_dir=run_dir, batch_size=100)["state"] == "complete"
-    objects = RemoteObjects(run_dir)
-    assert max(objects.list("lease/")) == "lease/00000010.json"
-    assert json.loads(objects.get("lease/00000010.json"))["owner"] is None
-
-
-@pytest.mark.fault(10)
+@pytest.mark.parametrize("lost", [False, True])
 def test_a_last_commit_of_the_owner_before_stops_nobody(
-    label, server, bucket, source, tmp_path, monkeypatch
+    label, server, bucket, source, tmp_path, monkeypatch, lost
 ):
-    """It was frozen, wakes, and writes once more between what the next one reads and writes."""
+    """It was frozen, wakes, and writes once more between what the next one reads and writes.
+
+    If that is the next owner, as the lease tells, it goes on instead.
+    """
     output, run_dir = tmp_path / "out.parquet", f"{bucket.url}/run"
     with pytest.raises(StoppedEarly):
         label(source, output, run_dir=run_dir, batch_size=8, max_requests=40)
@@ -361,9 +348,16 @@ def test_a_last_commit_of_the_owner_before_stops_nobody(
         decided.append(found)
         if len(decided) == 1:
             woken.log.add_cache("/late")
+            if lost:
+                bucket.put("run/lease/00000099.json", b"{}")
         return found
 
     monkeypatch.setattr(opening, "decide", deciding)
+    if lost:
+        with pytest.raises(OutputBusy):
+            label(source, output, run_dir=run_dir)
+        woken.log.add_cache("/and goes on")
+        return
     assert label(source, output, run_dir=run_dir)["state"] == "complete"
     assert len(decided) == 2
     assert not server.sent_twice()

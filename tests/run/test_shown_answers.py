@@ -250,7 +250,7 @@ def test_answers_that_were_deleted_are_named(label, server, table, output):
     journal = output.with_name("out.parquet.run") / "responses.journal"
     journal.unlink()
     server.reset()
-    with pytest.raises(ResumeRefused, match=f"{journal} is missing. Put it back there, or label"):
+    with pytest.raises(ResumeRefused, match=f"{journal} is missing. Put it back, or label"):
         label(table([*TEXTS, "new"]), output, threshold=0.6, update=True)
     assert server.requests == []
 
@@ -262,7 +262,7 @@ def test_another_cache_is_not_taken_for_the_one_of_the_run(label, server, table,
     label(source, tmp_path / "else.parquet", text_pair="text", cache=other)
     cache.unlink()
     server.reset()
-    with pytest.raises(ResumeRefused, match=f"{cache} is missing. Put it back there"):
+    with pytest.raises(ResumeRefused, match=f"{cache} is missing. Put it back"):
         label(table([*TEXTS, "new"]), output, threshold=0.6, cache=other, update=True)
     with pytest.raises(ResumeRefused, match="Replace it with `overwrite=True`, or choose"):
         label(source, output, threshold=0.6, cache=other)

@@ -147,7 +147,7 @@ def test_what_cannot_be_updated_is_refused(label, server, output, tmp_path):
     with pytest.raises(SettingsError, match="`update=True`: needs `dedup`"):
         label(tmp_path / "in.parquet", output, update=True, dedup=False)
     for other in ("overwrite", "ask_again", "retry_failed"):
-        with pytest.raises(SettingsError, match=f"does not go together with `{other}=True`"):
+        with pytest.raises(SettingsError, match=f"and `{other}=True` cannot be combined"):
             label(tmp_path / "in.parquet", output, update=True, **{other: True})
     with pytest.raises(SettingsError, match="the output is the input"):
         label(tmp_path / "in.parquet", tmp_path / "in.parquet", update=True)

@@ -144,6 +144,9 @@ class MemoryLease:
         self._holder = Holder.here()
         return True
 
+    def is_held(self) -> bool:
+        return True
+
     def release(self) -> None:
         self._holder = None
 
