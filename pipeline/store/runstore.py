@@ -173,13 +173,17 @@ class RunStore:
             self._objects.delete(name)
         self.log.entries.shorten()
 
+    def take_over(self) -> None:
+        """Fence what an earlier attempt may still write: a request outlives a killed process."""
+        if not self.lease.is_lock:
+            self.log.take_over()
+
     def repair(self) -> int:
         """Make an interrupted run ready to go on. Return how many parts were damaged.
 
         Their rows are done again; the answers are in the journal.
         """
-        if not self.lease.is_lock:
-            self.log.take_over()
+        self.take_over()
         there = self._objects.stamps(_PARTS)
         damaged = self._damaged(self.log.run, there)
         if damaged:

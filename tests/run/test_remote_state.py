@@ -16,7 +16,8 @@ import pytest
 from obstore.store import from_url
 
 from pipeline.errors import OutputBusy, OutputError, StoppedEarly
-from pipeline.job import opening
+from pipeline.job import opening, summary
+from pipeline.job.decisions import Complete, Standing
 from pipeline.store import RunRecord, open_store, output_at
 from pipeline.store.frames import FramesFile
 from pipeline.store.log import Log
@@ -361,6 +362,31 @@ def test_a_last_commit_of_the_owner_before_stops_nobody(
     assert label(source, output, run_dir=run_dir)["state"] == "complete"
     assert len(decided) == 2
     assert not server.sent_twice()
+
+
+@pytest.mark.fault(1)
+def test_the_last_record_of_a_killed_run_may_come_late(
+    label, cli, server, bucket, source, tmp_path, monkeypatch
+):
+    """Its request was under way when it was killed, and is done once the next run has read."""
+    output, run_dir = tmp_path / "out.parquet", f"{bucket.url}/run"
+    command = ("run", source, "-o", output, "--run-dir", run_dir, "--endpoint", server.url)
+    assert cli(*command, PIPELINE_FAILPOINT="finish.assembled").code == 137
+    sent, decide, decided = len(server.requests), opening.decide, []
+    killed = open_store(output, run_dir)
+    killed.load()
+
+    def deciding(config, *arguments, **more):
+        found = decide(config, *arguments, **more)
+        decided.append(type(found))
+        if len(decided) == 1:
+            killed.log.set_complete(summary.facts(config, killed.log.run, "complete"))
+        return found
+
+    monkeypatch.setattr(opening, "decide", deciding)
+    assert label(source, output, run_dir=run_dir)["state"] == "complete"
+    assert decided == [Standing, Complete]
+    assert len(server.requests) == sent
 
 
 def test_the_output_is_labelled_parquet(label, bucket, source, tmp_path):
