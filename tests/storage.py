@@ -11,6 +11,7 @@ import http.server
 import itertools
 import json
 import logging
+import os
 import re
 import socket
 import ssl
@@ -124,7 +125,7 @@ class S3Server:
 class _FromNpm:
     """A server in a process of its own; `{directory}` and `{port}` in its command are replaced."""
 
-    def __init__(self, directory: Path, *command: str) -> None:
+    def __init__(self, directory: Path, *command: str, **environ: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -132,7 +133,9 @@ class _FromNpm:
         said = directory / "log"
         with said.open("wb") as log:
             path = PROGRAMS / "node_modules" / ".bin" / program
-            self._process = subprocess.Popen([path, *arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [path, *arguments], stdout=log, stderr=log, env={**os.environ, **environ}
+            )
         self.url = f"http://127.0.0.1:{port}"
         until = time.monotonic() + 60
         while True:
@@ -169,16 +172,16 @@ class S3rver(_FromNpm):
 
 
 class Azurite(_FromNpm):
-    """Microsoft's emulator of its storage, with its well-known account and key."""
+    """Microsoft's emulator of its storage, with one account."""
 
-    ACCOUNT = "devstoreaccount1"
-    KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    ACCOUNT, KEY = "devstoreaccount1", b64encode(b"known to everybody").decode()
 
     def __init__(self, directory: Path) -> None:
         super().__init__(
             directory,
             *("azurite-blob", "--silent", "--location", "{directory}", "--blobPort", "{port}"),
             *("--blobHost", "127.0.0.1", "--skipApiVersionCheck", "--disableTelemetry"),
+            AZURITE_ACCOUNTS=f"{self.ACCOUNT}:{self.KEY}",
         )
 
     def environment(self, url: str = "") -> dict[str, str]:
