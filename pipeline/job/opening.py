@@ -145,7 +145,7 @@ def begin(config: RunConfig, store: RunStore, found: Opening) -> int:
         case Continue():
             return store.repair()
         case Standing():
-            store.take_over()
+            store.fence()
         case Complete() | Retry():
             if store.log.run.retry_of is not None:
                 store.log.drop_retry()

@@ -64,7 +64,7 @@ class BeatLease:
         self._facts = {**vars(Holder.here()), "owner": owner, "machine": _machine()}
         name = _name(self._number)
         if not claim(self._objects, name, self._content()):
-            raise busy(self._objects.place, self._told(self._number), self.why)
+            raise busy(self._objects.place, self._owner_of(self._number), self.why)
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._go_on, args=(on_lost,), name="lease-beat", daemon=True
@@ -98,12 +98,12 @@ class BeatLease:
                 head = max(self._numbers(), default=0)
                 if head != self._number:
                     if head:  # even if it was given back: that run may have done everything
-                        on_lost(taken_over(self._objects.place, self._told(head)))
+                        on_lost(taken_over(self._objects.place, self._owner_of(head)))
                     return
                 self._beat += 1
                 self._objects.put(_name(self._number), self._content())
 
-    def _told(self, number: int) -> Holder:
+    def _owner_of(self, number: int) -> Holder:
         return Holder.parsed(self._objects.get(_name(number)) or b"") or Holder()
 
     def _content(self) -> bytes:

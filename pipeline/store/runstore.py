@@ -173,7 +173,7 @@ class RunStore:
             self._objects.delete(name)
         self.log.entries.shorten()
 
-    def take_over(self) -> None:
+    def fence(self) -> None:
         """Fence what an earlier attempt may still write: a request outlives a killed process."""
         if not self.lease.is_lock:
             self.log.take_over()
@@ -183,7 +183,7 @@ class RunStore:
 
         Their rows are done again; the answers are in the journal.
         """
-        self.take_over()
+        self.fence()
         there = self._objects.stamps(_PARTS)
         damaged = self._damaged(self.log.run, there)
         if damaged:
